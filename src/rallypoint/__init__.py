@@ -1,0 +1,50 @@
+"""Processes of a distributed job find each other, agree who takes part, share small values and wait for each other.
+
+The public names below are loaded on first use (PEP 562), so that ``import rallypoint`` costs next to nothing
+and pulls in no third-party module.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "rallypoint.errors": (
+        "BarrierTimeoutError",
+        "BindError",
+        "ConnectTimeoutError",
+        "ConnectionLostError",
+        "CorruptStoreError",
+        "DistBackendError",
+        "DistError",
+        "DistNetworkError",
+        "DistStoreError",
+        "DuplicateMemberError",
+        "ForkedStoreError",
+        "LocalProtocolError",
+        "QueueEmptyError",
+        "RemoteProtocolError",
+        "ReplyTimeoutError",
+        "StoreTimeoutError",
+        "WorkersMissingError",
+    ),
+}
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 - the names are the table's keys
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
