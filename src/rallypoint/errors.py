@@ -83,9 +83,12 @@ class DistError(RuntimeError):
 
 
 def _rebuild(kind: type[DistError], args: tuple[object, ...], data: dict[str, object]) -> DistError:
-    error = kind.__new__(kind, *args)
+    # The attribute kind.__new__ is RuntimeError's, which refuses classes laid out as OSError.
+    new = OSError.__new__ if issubclass(kind, OSError) else RuntimeError.__new__
+    error: DistError = new(kind, *args)
     error.args = args
-    error.__dict__.update(data)
+    for name, value in data.items():
+        setattr(error, name, value)
     return error
 
 
@@ -243,6 +246,9 @@ class BindError(DistNetworkError, OSError):
     def __init__(self, message: str, *, endpoint: Endpoint | None = None, errno: int | None = None) -> None:
         super().__init__(message, endpoint=endpoint)
         self.errno = errno
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, {**self.__dict__, "errno": self.errno})
 
     def __str__(self) -> str:
         # OSError would print the number in front of the sentence, which names it already.

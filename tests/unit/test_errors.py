@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import copy
+import errno
+import multiprocessing
+import re
+from multiprocessing.connection import Connection
+
+import pytest
+
+from rallypoint import errors
+from rallypoint.types import Endpoint
+
+ENDPOINT = Endpoint("127.0.0.1", 29400)
+
+SAMPLES: list[errors.DistError] = [
+    errors.StoreTimeoutError("s", keys=["a", "b"], missing=["b"], waited_s=1.5, endpoint=ENDPOINT),
+    errors.WorkersMissingError("w", arrived=1, expected=2, waited_s=1.0, endpoint=ENDPOINT),
+    errors.BarrierTimeoutError("b", missing=["rank 3"], arrived=3, expected=4, waited_s=2.0),
+    errors.DuplicateMemberError("d", member="rank 3"),
+    errors.CorruptStoreError("c", path="/tmp/store", offset=12),
+    errors.ForkedStoreError("f", owner_pid=7),
+    errors.BindError("i", endpoint=ENDPOINT, errno=errno.EADDRINUSE),
+    errors.ConnectTimeoutError("t", endpoint=ENDPOINT, waited_s=1.0, attempts=3),
+    errors.ReplyTimeoutError("r", endpoint=ENDPOINT, waited_s=1.0),
+    errors.ConnectionLostError("l", endpoint=ENDPOINT),
+    errors.RendezvousClosedError("c", outcome="succeeded"),
+    errors.RendezvousTimeoutError("t", waited_s=1.0, arrived=1, expected=2),
+    errors.SignalException("s", 15),
+]
+
+
+def test_every_error_is_listed_and_shown_in_the_tree() -> None:
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert classes == set(errors.__all__)
+    drawn = set(re.findall(r"\w+(?:Error|Exception)\b", errors.__doc__ or ""))
+    assert classes <= drawn
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_code_that_catches_runtime_error_goes_on_working(name: str) -> None:
+    assert issubclass(getattr(errors, name), RuntimeError)
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if "Timeout" in name])
+def test_every_timeout_is_a_timeout_error(name: str) -> None:
+    assert issubclass(getattr(errors, name), TimeoutError)
+
+
+def test_torch_code_finds_the_kinds_it_catches() -> None:
+    assert issubclass(errors.QueueEmptyError, errors.DistStoreError)
+    assert issubclass(errors.StoreTimeoutError, errors.DistStoreError)
+    assert issubclass(errors.ConnectTimeoutError, errors.DistNetworkError)
+    assert issubclass(errors.ConnectionLostError, ConnectionError)
+    assert issubclass(errors.BindError, OSError)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_the_text_is_the_sentence_alone(error: errors.DistError) -> None:
+    assert str(error) == error.args[0]
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_a_copy_carries_the_data(error: errors.DistError) -> None:
+    twin = copy.copy(error)
+    assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+    assert getattr(twin, "errno", None) == getattr(error, "errno", None)
+
+
+def _send_errors(pipe: Connection) -> None:
+    pipe.send(SAMPLES)
+    pipe.close()
+
+
+def test_errors_cross_from_a_child_process() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_send_errors, args=(theirs,))
+    child.start()
+    theirs.close()
+    received = ours.recv()
+    child.join()
+    ours.close()
+    assert [(type(error), vars(error)) for error in received] == [(type(error), vars(error)) for error in SAMPLES]
+
+
+def test_a_bind_error_knows_the_systems_number() -> None:
+    error = errors.BindError("port 29400 is in use", endpoint=ENDPOINT, errno=errno.EADDRINUSE)
+    assert error.errno == errno.EADDRINUSE
+    assert str(error) == "port 29400 is in use"
