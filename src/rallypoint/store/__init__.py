@@ -1,0 +1,9 @@
+"""Stores: a map from keys to bytes that several processes share, behind one interface.
+
+``base`` is the interface, ``tcp`` the store that speaks TCPStore's wire; ``hash``, ``file`` and ``prefix`` are the
+others. Import the classes from :mod:`rallypoint` or from their modules.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []
