@@ -1,0 +1,382 @@
+"""Where a server listens and where a client finds it: endpoints as text, name resolution, listening sockets.
+
+Three kinds of listeners, all with close-on-exec, and ``SO_REUSEADDR`` where the kernel knows it:
+
+- ``listen`` is for servers embedded in a program: a literal loopback name or address binds loopback only, any other
+  host binds every interface, because the name that clients use may be translated on its way (NAT, a virtual
+  address) and need not be an address of this machine;
+- ``listen_exactly`` is for people who say what they want bound: nothing but the addresses of that name;
+- ``listen_unix`` makes a socket file, readable and writable by its owner only.
+
+A port in use is an error at once. Port 0 is chosen by the kernel; where one call makes several listeners they
+share one port number.
+
+An endpoint of a Unix domain socket is ``Endpoint("unix:PATH", 0)``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from typing import NamedTuple, TypeAlias
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import BindError, ConnectTimeoutError, DistNetworkError
+from rallypoint.net.unix import bind_socket_file, remove_stale_file
+from rallypoint.types import Endpoint
+
+__all__ = [
+    "BACKLOG",
+    "UNIX_PREFIX",
+    "Resolved",
+    "SocketAddress",
+    "adopt_listener",
+    "close_listener",
+    "format_endpoint",
+    "is_loopback",
+    "listen",
+    "listen_exactly",
+    "listen_unix",
+    "local_endpoint",
+    "parse_endpoint",
+    "resolve",
+]
+
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str
+"""What the socket calls take: IPv4, IPv6, or the path of a Unix domain socket."""
+
+UNIX_PREFIX = "unix:"
+"""How a host string says that it is the path of a Unix domain socket."""
+
+BACKLOG = 65535
+"""Connections that may wait to be accepted; the kernel lowers it to its own maximum (``somaxconn``)."""
+
+PORT_MAX = 65535
+
+_SHARED_PORT_ATTEMPTS = 16  # tries to find one port number that is free on both loopback addresses
+_WILDCARD_HOSTS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+_NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+_RESOLVER_SLICE_S = 0.1  # a signal that another thread received is noticed after this long
+
+
+class Resolved(NamedTuple):
+    """One address to connect to or to listen on, as the socket calls take it."""
+
+    family: int
+    sockaddr: SocketAddress
+
+
+# --- endpoints as text -----------------------------------------------------------------------------------
+
+
+def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
+    """Read ``host:port``, ``[IPv6]:port``, ``unix:PATH``, or, with a default port, a host alone.
+
+    Args:
+        text: what a person wrote.
+        default_port: the port if none is written; ``None`` makes a missing port an error.
+
+    Raises:
+        ValueError: in one sentence, with what would be right.
+    """
+    if text.startswith(UNIX_PREFIX):
+        if not text[len(UNIX_PREFIX) :]:
+            raise ValueError(f"the endpoint {text!r} has no path: write unix:/path/of/socket")
+        return Endpoint(text, 0)
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"the endpoint {text!r} is not an IPv6 address in brackets: write [::1]:29500")
+        port = rest[1:] if rest else None
+    elif text.count(":") > 1:
+        raise ValueError(f"the endpoint {text!r} is ambiguous: write an IPv6 address in brackets, as in [::1]:29500")
+    else:
+        host, colon, rest = text.partition(":")
+        port = rest if colon else None
+    if not host:
+        raise ValueError(f"the endpoint {text!r} names no host: write host:port")
+    if port is None:
+        if default_port is None:
+            raise ValueError(f"the endpoint {text!r} has no port: write {text}:29500")
+        return Endpoint(host, default_port)
+    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise ValueError(f"the endpoint {text!r} has the port {port!r}: a port is a number from 0 to {PORT_MAX}")
+    return Endpoint(host, int(port))
+
+
+def format_endpoint(endpoint: Endpoint) -> str:
+    """Give ``host:port``, ``[IPv6]:port`` or ``unix:PATH``."""
+    return endpoint.host if endpoint.host.startswith(UNIX_PREFIX) else str(endpoint)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is literally this machine's loopback: ``localhost``, ``127.x.y.z`` or ``::1``.
+
+    No name is resolved: a name that happens to lead to 127.0.0.1 (Debian's ``127.0.1.1 myhost``) does not count.
+    """
+    if host.lower().rstrip(".") == "localhost" or host == "::1":
+        return True
+    try:
+        return socket.inet_pton(socket.AF_INET, host)[0] == 127
+    except OSError:
+        return False
+
+
+def local_endpoint(sock: socket.socket) -> Endpoint:
+    """Give the address that a socket is bound to."""
+    return _endpoint_of(sock.getsockname())
+
+
+def _endpoint_of(address: object) -> Endpoint:
+    if isinstance(address, tuple):
+        return Endpoint(str(address[0]), int(address[1]))
+    path = os.fsdecode(address) if isinstance(address, bytes) else str(address)
+    return Endpoint(f"{UNIX_PREFIX}{path}", 0)
+
+
+# --- names to addresses ----------------------------------------------------------------------------------
+
+
+def resolve(host: str, port: int, deadline: Deadline) -> list[Resolved]:
+    """Give every address of a host, in the order in which they should be tried.
+
+    Addresses and Unix paths are answered at once. A name is looked up in a helper thread, because the system's
+    resolver knows no deadline: when the caller's deadline passes first, the thread is left to end by itself, which
+    it does when the resolver gives up.
+
+    Args:
+        host: a name, an address, or ``unix:PATH``.
+        port: the TCP port; ignored for ``unix:PATH``.
+        deadline: how long a look-up may take.
+
+    Raises:
+        DistNetworkError: if the name has no address.
+        ConnectTimeoutError: if the resolver did not answer before the deadline.
+    """
+    endpoint = Endpoint(host, port)
+    if host.startswith(UNIX_PREFIX):
+        return [Resolved(socket.AF_UNIX, host[len(UNIX_PREFIX) :])]
+    try:
+        return _look_up(host, port, socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        pass  # not an address, so a name
+    answer: list[list[Resolved] | Exception] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            answer.append(_look_up(host, port, 0))
+        except (OSError, UnicodeError) as error:
+            answer.append(error)
+        done.set()
+
+    threading.Thread(target=ask, name="rallypoint-resolver", daemon=True).start()
+    while not done.wait(min(_RESOLVER_SLICE_S, deadline.remaining_s())):
+        if deadline.has_passed():
+            raise ConnectTimeoutError(
+                f"the host name {host!r} was not resolved within {deadline.waited_s():.1f} s",
+                endpoint=endpoint,
+                waited_s=deadline.waited_s(),
+            )
+    outcome = answer[0]
+    if isinstance(outcome, Exception):
+        reason = outcome.strerror if isinstance(outcome, OSError) else str(outcome)
+        raise DistNetworkError(f"the host name {host!r} cannot be resolved: {reason}", endpoint=endpoint) from outcome
+    return outcome
+
+
+def _look_up(host: str, port: int, flags: int) -> list[Resolved]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    unique = dict.fromkeys(Resolved(int(family), _checked(address)) for family, _, _, _, address in found)
+    return list(unique)
+
+
+def _checked(address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> SocketAddress:
+    if isinstance(address[0], int):  # an interpreter without IPv6 gives such addresses raw
+        raise OSError(errno.EAFNOSUPPORT, "this Python was built without IPv6")
+    return address
+
+
+# --- listening -------------------------------------------------------------------------------------------
+
+
+def listen(host: str, port: int, *, backlog: int = BACKLOG) -> list[socket.socket]:
+    """Listen for a server embedded in a program.
+
+    Args:
+        host: the name or address that clients use. A literal loopback one binds loopback only (``localhost``: both
+            127.0.0.1 and ::1, where the machine has them); any other binds every interface, IPv6 and IPv4.
+            ``unix:PATH`` is possible too.
+        port: the TCP port; 0 lets the kernel choose.
+        backlog: connections that may wait to be accepted.
+
+    Returns:
+        One or two listening sockets on one port number.
+
+    Raises:
+        BindError: if the port is in use or may not be bound; at once, and naming the port.
+    """
+    if host.startswith(UNIX_PREFIX):
+        return [listen_unix(host[len(UNIX_PREFIX) :], backlog=backlog)]
+    if not is_loopback(host):
+        return [_listen_everywhere(host, port, backlog)]
+    if host.lower().rstrip(".") == "localhost":
+        return _listen_together(
+            host, port, backlog, [Resolved(socket.AF_INET, ("127.0.0.1", 0)), Resolved(socket.AF_INET6, ("::1", 0))]
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return _listen_together(host, port, backlog, [Resolved(family, (host, 0))])
+
+
+def listen_exactly(host: str, port: int, *, backlog: int = BACKLOG) -> list[socket.socket]:
+    """Listen on the addresses of one name, and on nothing else.
+
+    Args:
+        host: an address or a name of this machine, or ``unix:PATH``. ``0.0.0.0`` is every IPv4 address, ``::`` every
+            address, IPv4 included.
+        port: the TCP port; 0 lets the kernel choose one that is free on all the addresses.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        BindError: if an address cannot be bound.
+        DistNetworkError: if the name cannot be resolved.
+    """
+    if host == "::":
+        return [_listen_everywhere(host, port, backlog)]
+    if host.startswith(UNIX_PREFIX) or host.lower().rstrip(".") == "localhost":
+        return listen(host, port, backlog=backlog)
+    return _listen_together(host, port, backlog, resolve(host, port, Deadline.never()))
+
+
+def listen_unix(path: str, *, backlog: int = BACKLOG) -> socket.socket:
+    """Listen on a socket file that only its owner may use.
+
+    The file of a dead server is replaced; the file of a living one, or a file that is no socket, is an error.
+    Close the listener by ``close_listener``, which removes the file.
+
+    Raises:
+        BindError: if the path is in use, too long for the system, or may not be written.
+    """
+    try:
+        return bind_socket_file(path, backlog)
+    except OSError as error:
+        endpoint = Endpoint(f"{UNIX_PREFIX}{path}", 0)
+        raise BindError(
+            f"The server socket has failed to listen on {endpoint.host}. {_describe(error)}",
+            endpoint=endpoint,
+            errno=error.errno,
+        ) from error
+
+
+def adopt_listener(fd: int, port: int = 0, *, backlog: int = BACKLOG) -> socket.socket:
+    """Take over a bound socket that somebody else made, listening or not.
+
+    From a successful call on, the descriptor belongs to the returned socket; after an error it is still the caller's.
+
+    Args:
+        fd: the descriptor.
+        port: the port that it must be bound to; 0 accepts any.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        DistNetworkError: if the descriptor is not open, is no stream socket, or is bound to another port.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise DistNetworkError(f"Failed to open existing socket. socket: {fd}, {_describe(error)}") from error
+    try:
+        bound = _endpoint_of(sock.getsockname())
+        is_expected = port in (bound.port, 0)
+        if is_expected:
+            sock.listen(backlog)
+            sock.set_inheritable(False)
+    except OSError as error:
+        sock.detach()
+        raise DistNetworkError(f"Failed to listen on existing socket. socket: {fd}, {_describe(error)}") from error
+    if not is_expected:
+        sock.detach()
+        raise DistNetworkError(f"listen fd {fd} is bound to port {bound.port}, expected to be bound to port {port}")
+    return sock
+
+
+def close_listener(listener: socket.socket) -> None:
+    """Close a listener; a socket file that nobody listens on any more is removed with it."""
+    try:
+        path = listener.getsockname() if listener.family == socket.AF_UNIX else ""
+    except OSError:
+        path = ""  # closed already
+    listener.close()
+    if path:
+        remove_stale_file(path)
+
+
+def _listen_everywhere(host: str, port: int, backlog: int) -> socket.socket:
+    try:
+        return _listen_one(Resolved(socket.AF_INET6, ("::", 0)), port, backlog, is_dual=True)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_FAMILY:
+            raise _bind_error(host, port, socket.AF_INET6, error) from error
+    try:
+        return _listen_one(Resolved(socket.AF_INET, ("0.0.0.0", 0)), port, backlog)  # noqa: S104 - asked for
+    except OSError as error:
+        raise _bind_error(host, port, socket.AF_INET, error) from error
+
+
+def _listen_together(host: str, port: int, backlog: int, addresses: list[Resolved]) -> list[socket.socket]:
+    """Listen on several addresses with one port number; a missing family is left out if another one is there."""
+    for attempt in range(_SHARED_PORT_ATTEMPTS):
+        listeners: list[socket.socket] = []
+        refused: tuple[int, OSError] | None = None
+        for address in addresses:
+            shared = listeners[0].getsockname()[1] if listeners else port
+            try:
+                listeners.append(_listen_one(address, shared, backlog))
+            except OSError as error:
+                if refused is None or error.errno not in _NO_SUCH_FAMILY:
+                    refused = (address.family, error)
+                if error.errno not in _NO_SUCH_FAMILY:
+                    break
+        if refused is None or (listeners and refused[1].errno in _NO_SUCH_FAMILY):
+            return listeners
+        had_some = bool(listeners)
+        for listener in listeners:
+            listener.close()
+        is_clash = port == 0 and had_some and refused[1].errno == errno.EADDRINUSE
+        if not is_clash or attempt == _SHARED_PORT_ATTEMPTS - 1:
+            raise _bind_error(host, port, *refused) from refused[1]
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _listen_one(address: Resolved, port: int, backlog: int, *, is_dual: bool = False) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_dual else 1)
+        sock.bind((address.sockaddr[0], port, *address.sockaddr[2:]))
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_error(host: str, port: int, family: int, error: OSError) -> BindError:
+    is_ipv6 = "true" if family == socket.AF_INET6 and host not in _WILDCARD_HOSTS and is_loopback(host) else "false"
+    return BindError(
+        "The server socket has failed to listen on any local network address. "
+        f"port: {port}, useIpv6: {is_ipv6}, {_describe(error)}",
+        endpoint=Endpoint(host, port),
+        errno=error.errno,
+    )
+
+
+def _describe(error: OSError) -> str:
+    """Give ``code: -98, name: EADDRINUSE, message: address already in use``."""
+    if error.errno is None:  # Python's own check, as of a path that is too long
+        return f"message: {error}"
+    name = errno.errorcode.get(error.errno, "UNKNOWN")
+    return f"code: -{error.errno}, name: {name}, message: {os.strerror(error.errno).lower()}"

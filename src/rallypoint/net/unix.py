@@ -1,0 +1,81 @@
+"""Socket files of Unix domain sockets: made for their owner, replaced when their server is dead, removed at the end.
+
+A file is *stale* when connecting to it is refused: nobody listens behind it. Judging and replacing happen under a
+lock on the folder, so that two servers that start at once do not remove each other's file; the lock is the folder's
+own (``flock``), so nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["bind_socket_file", "remove_stale_file"]
+
+
+def bind_socket_file(path: str, backlog: int) -> socket.socket:
+    """Listen on a socket file that only its owner may use; a stale one is replaced.
+
+    Args:
+        path: where the file goes; its folder must exist.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        OSError: ``EADDRINUSE`` if a living server or a file of another kind is there; whatever else ``bind`` says.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(OSError):  # Linux takes the file's mode from here; elsewhere the umask decides
+            os.fchmod(sock.fileno(), 0o600)
+        with _locked_folder(path):
+            if _is_stale(path):
+                Path(path).unlink()
+            sock.bind(path)
+            sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def remove_stale_file(path: str) -> None:
+    """Remove a socket file if nobody listens on it; call it after the listener was closed."""
+    # A folder that is gone or may not be written is no harm: the next server meets a stale file, and replaces it.
+    with contextlib.suppress(OSError), _locked_folder(path):
+        if _is_stale(path):
+            Path(path).unlink()
+
+
+def _is_stale(path: str) -> bool:
+    """Tell whether a path is a socket file that nobody listens on."""
+    try:
+        if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False  # alive with a full backlog, or not ours to judge
+    return False
+
+
+@contextlib.contextmanager
+def _locked_folder(path: str) -> Iterator[None]:
+    """Let one process at a time judge and replace the socket files of a folder."""
+    import fcntl
+
+    fd = os.open(Path(path).parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
