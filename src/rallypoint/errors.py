@@ -27,6 +27,7 @@
     │   └── RendezvousGracefulExitError         not a failure: this node is no longer needed
     └── AgentError                              the workers of this node
         ├── ChildFailedError                    workers failed: .name .failures (in rallypoint.agent.failure)
+        ├── WorkerStartError                    a worker could not be started: .local_rank .argv .errno
         └── SignalException                     a signal asked the launcher to stop: .sigval
 
 Two axes: the layer, and whose fault. Every timeout is also a ``TimeoutError``, every lost connection also a
@@ -68,6 +69,7 @@ __all__ = [
     "ReplyTimeoutError",
     "SignalException",
     "StoreTimeoutError",
+    "WorkerStartError",
     "WorkersMissingError",
 ]
 
@@ -356,6 +358,22 @@ class RendezvousGracefulExitError(RendezvousError):
 
 class AgentError(DistError):
     """Something went wrong around the workers of this node."""
+
+
+class WorkerStartError(AgentError):
+    """A worker could not be started; those that already ran have been ended.
+
+    Attributes:
+        local_rank: which worker.
+        argv: its command.
+        errno: the system's error number, ``errno.ENOENT`` for a missing program.
+    """
+
+    def __init__(self, message: str, *, local_rank: int, argv: Sequence[str], errno: int | None = None) -> None:
+        super().__init__(message)
+        self.local_rank = local_rank
+        self.argv = tuple(argv)
+        self.errno = errno
 
 
 class SignalException(AgentError):  # noqa: N818 - torch's name
