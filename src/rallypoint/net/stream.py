@@ -1,0 +1,388 @@
+"""One blocking byte stream: what a client needs of a socket, at the least cost per request and reply.
+
+A request costs one system call, its reply one more, in the common case:
+
+- ``send`` first tries without waiting, and polls only when the peer's window is full;
+- ``receive_exactly`` reads ahead into a buffer, so the parts of one reply cost one call together; the call blocks
+  in the kernel for at most ``WAIT_SLICE_S`` (``SO_RCVTIMEO``), and polls only in the last slice before a deadline.
+
+Waits release the interpreter lock. A signal that reaches the waiting thread ends its wait at once; one that the
+system hands to another thread is seen at the end of the slice. Every read and write has a deadline, on the
+system's monotonic clock; it may be infinite.
+
+``OSError`` leaves this module only as a ``DistNetworkError``, by the table in ``translate``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+from collections import deque
+from time import monotonic
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import ConnectionLostError, ConnectTimeoutError, DistNetworkError, ReplyTimeoutError
+from rallypoint.net.address import Resolved, format_endpoint, local_endpoint, resolve
+from rallypoint.types import Endpoint
+
+__all__ = ["WAIT_SLICE_S", "Stream", "connect", "translate", "tune"]
+
+WAIT_SLICE_S = 0.05
+"""The longest uninterrupted wait in the kernel, in seconds."""
+
+CONNECT_STAGGER_S = 0.25
+"""How long one address of a name may keep the next one waiting, in seconds. Source: RFC 8305, section 8."""
+
+KEEPALIVE_IDLE_S = 120
+"""Silence after which the kernel asks whether the other machine is still there, in seconds."""
+
+KEEPALIVE_INTERVAL_S = 30
+"""Pause between two such questions, in seconds."""
+
+KEEPALIVE_PROBES = 10
+"""Unanswered questions after which the connection is lost: a vanished machine shows after 7 minutes."""
+
+_READ_SIZE = 16384  # larger reads cost more to allocate than they save
+_CHUNK_SIZE_MAX = 8 * 1024 * 1024  # memory taken for an announced size before its bytes are there
+_SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_SLICE = struct.pack("@ll", 0, int(WAIT_SLICE_S * 1_000_000))
+
+_PEER_IS_GONE = frozenset(
+    {
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.EBADF,
+    }
+)
+
+
+def translate(error: OSError, endpoint: Endpoint) -> DistNetworkError:
+    """Give the error that callers see for one that the system gave on an open connection.
+
+    ================================================================  ==========================
+    the system says                                                   callers see
+    ================================================================  ==========================
+    the connection was reset, shut down, or the machine went silent   ``ConnectionLostError``
+    anything else (no buffers, a firewall's refusal, ...)             ``DistNetworkError``
+    ================================================================  ==========================
+
+    That the peer closed its side, and that a deadline passed, are not errors of the system: see
+    ``Stream.receive_exactly``.
+    """
+    kind = ConnectionLostError if error.errno in _PEER_IS_GONE else DistNetworkError
+    reason = os.strerror(error.errno) if error.errno is not None else str(error)
+    return kind(f"{reason}: the connection to {format_endpoint(endpoint)} is lost", endpoint=endpoint)
+
+
+def tune(sock: socket.socket) -> None:
+    """Set a connection up for small messages between long silences: no send delay, keepalive probes."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)  # Linux, macOS
+    if idle is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, idle, KEEPALIVE_IDLE_S)
+    if hasattr(socket, "TCP_KEEPINTVL"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+class Stream:
+    """An open connection, used by one thread at a time.
+
+    After an error that is no ``ReplyTimeoutError`` of ``receive_exactly``, and after a ``KeyboardInterrupt``, bytes
+    may be missing: the stream can only be closed.
+
+    Args:
+        sock: a connected stream socket; the stream owns it from now on.
+        endpoint: the peer as the caller named it, for errors.
+
+    Attributes:
+        endpoint: the peer as the caller named it.
+
+    Threads: one at a time, but ``close`` may come from any: it ends the wait of another thread with
+    ``ConnectionLostError``.
+    """
+
+    __slots__ = ("_data", "_owner_pid", "_poll", "_receive", "_send", "_sock", "_start", "endpoint")
+
+    def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _SLICE)
+        tune(sock)
+        self.endpoint = endpoint
+        self._sock = sock
+        self._send = sock.send
+        self._receive = sock.recv
+        self._data = b""  # bytes that were read ahead; those before _start are used up
+        self._start = 0
+        self._poll = select.poll()
+        self._owner_pid = os.getpid()
+
+    @property
+    def local(self) -> Endpoint:
+        """The address of our end."""
+        return local_endpoint(self._sock)
+
+    @property
+    def peer(self) -> Endpoint:
+        """The address of the other end; never a name, none is looked up."""
+        address = self._sock.getpeername()
+        return Endpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else self.endpoint
+
+    def fileno(self) -> int:
+        """Give the descriptor; -1 after ``close``."""
+        return self._sock.fileno()
+
+    def send(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
+        """Send all of the data.
+
+        Args:
+            data: at least one byte.
+            deadline: a passed one still lets the system take what it takes at once.
+
+        Raises:
+            ReplyTimeoutError: if the peer did not take all of it in time. A part may have gone out, so the stream
+                can only be closed.
+            ConnectionLostError: if the peer closed or reset the connection.
+            DistNetworkError: for any other trouble of the system's.
+
+        Cost: one system call, if the peer's window has room.
+        """
+        try:
+            sent = self._send(data, _SEND_FLAGS)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise translate(error, self.endpoint) from error
+        if sent != len(data):
+            self._send_rest(memoryview(data)[sent:], deadline)
+
+    def _send_rest(self, data: memoryview, deadline: Deadline) -> None:
+        while data:
+            if not self._is_ready(select.POLLOUT, deadline.at):
+                if deadline.has_passed():
+                    raise self._timeout("did not take a request", deadline)
+                continue
+            try:
+                data = data[self._send(data, _SEND_FLAGS) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise translate(error, self.endpoint) from error
+
+    def receive_exactly(self, size: int, deadline: Deadline) -> bytes:
+        """Receive that many bytes.
+
+        Args:
+            size: 0 or more; the caller bounds it. Memory is taken as bytes arrive, 8 MiB ahead at most.
+            deadline: a passed one still gives bytes that are there already.
+
+        Raises:
+            ReplyTimeoutError: if they did not arrive in time. Nothing is lost: what did arrive is kept for the next
+                call.
+            ConnectionLostError: if the peer closed or reset the connection before.
+            DistNetworkError: for any other trouble of the system's.
+
+        Cost: no system call if the bytes were read ahead, else one in the common case.
+        """
+        data, start = self._data, self._start
+        end = start + size
+        if end <= len(data):
+            self._start = end
+            return data[start:end]
+        if start == len(data) and size <= _READ_SIZE and monotonic() + WAIT_SLICE_S < deadline.at:
+            try:
+                data = self._receive(_READ_SIZE)
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    raise translate(error, self.endpoint) from error
+            else:
+                if len(data) == size:
+                    return data
+                self._data, self._start = data, 0
+                if len(data) > size:
+                    self._start = size
+                    return data[:size]
+                if not data:
+                    raise self._lost()
+        return self._receive_rest(size, deadline)
+
+    def _receive_rest(self, size: int, deadline: Deadline) -> bytes:
+        """Receive what the first look did not give: large values, slow peers, near deadlines."""
+        parts = [self._data[self._start :]]
+        missing = size - len(parts[0])
+        self._data, self._start = b"", 0
+        try:
+            while missing > 0:
+                chunk = self._receive_some(missing, deadline)
+                parts.append(chunk)
+                missing -= len(chunk)
+        except ReplyTimeoutError:
+            self._data = b"".join(parts)
+            raise
+        data = b"".join(parts)
+        if missing:
+            self._data, self._start = data, size
+            return data[:size]
+        return data
+
+    def _receive_some(self, missing: int, deadline: Deadline) -> bytes:
+        """Receive at least one byte; more than ``missing`` only if that is little."""
+        wanted, flags = _READ_SIZE, 0
+        if missing > _READ_SIZE:
+            # An exact, whole read: the kernel fills the value's own memory, and nothing is copied after it.
+            wanted, flags = min(missing, _CHUNK_SIZE_MAX), socket.MSG_WAITALL
+        while True:
+            if monotonic() + WAIT_SLICE_S >= deadline.at:
+                if not self._is_ready(select.POLLIN, deadline.at):
+                    if deadline.has_passed():
+                        raise self._timeout("did not answer", deadline)
+                    continue
+                flags = socket.MSG_DONTWAIT
+            try:
+                chunk = self._receive(wanted, flags)
+            except BlockingIOError:
+                continue  # a slice is over
+            except OSError as error:
+                raise translate(error, self.endpoint) from error
+            if not chunk:
+                raise self._lost()
+            return chunk
+
+    def _is_ready(self, event: int, until: float) -> bool:
+        """Wait for one slice at most."""
+        remaining_s = min(WAIT_SLICE_S, max(0.0, until - monotonic()))
+        try:
+            self._poll.register(self._sock, event)
+        except ValueError as error:  # the descriptor is -1: closed by another thread
+            raise self._lost() from error
+        return bool(self._poll.poll(remaining_s * 1000))
+
+    def _timeout(self, what: str, deadline: Deadline) -> ReplyTimeoutError:
+        waited_s = deadline.waited_s()
+        return ReplyTimeoutError(
+            f"the server at {format_endpoint(self.endpoint)} {what} within {waited_s:.3f} s",
+            endpoint=self.endpoint,
+            waited_s=waited_s,
+        )
+
+    def _lost(self) -> ConnectionLostError:
+        return ConnectionLostError(
+            "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash? "
+            f"The server was {format_endpoint(self.endpoint)}.",
+            endpoint=self.endpoint,
+        )
+
+    def close(self) -> None:
+        """Close the connection; closing twice is harmless. In a forked child the parent's connection lives on."""
+        if self._sock.fileno() != -1 and os.getpid() == self._owner_pid:
+            with contextlib.suppress(OSError):  # the peer may be faster
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._sock.fileno() == -1 else f"fd {self._sock.fileno()}"
+        return f"Stream({format_endpoint(self.endpoint)}, {state})"
+
+
+def connect(endpoint: Endpoint, deadline: Deadline) -> Stream:
+    """Try once to connect, over all the addresses of the endpoint's name.
+
+    The addresses are tried in the resolver's order; one that stays silent keeps the next one waiting for
+    ``CONNECT_STAGGER_S`` only, and the first that answers wins.
+
+    Args:
+        endpoint: a TCP endpoint, or ``Endpoint("unix:PATH", 0)``.
+        deadline: covers the name's resolution too; a passed one still looks once.
+
+    Raises:
+        ConnectTimeoutError: if nobody answered in time.
+        DistNetworkError: if the name has no address, or all its addresses refused; says why the last one did.
+    """
+    addresses = deque(resolve(endpoint.host, endpoint.port, deadline))
+    poller = select.poll()
+    pending: dict[int, socket.socket] = {}
+    refusals: list[OSError] = []
+    next_start = 0.0
+    try:
+        while True:
+            if addresses and (not pending or monotonic() >= next_start):
+                begun = _begin(addresses.popleft())
+                if isinstance(begun, OSError):
+                    refusals.append(begun)
+                    continue
+                pending[begun.fileno()] = begun
+                poller.register(begun, select.POLLOUT)
+                next_start = monotonic() + CONNECT_STAGGER_S
+            if not pending and not addresses:
+                raise _refused(endpoint, refusals) from refusals[-1]
+            for fd, _ in poller.poll(min(WAIT_SLICE_S, deadline.remaining_s()) * 1000):
+                poller.unregister(fd)
+                outcome = _finish(pending.pop(fd), endpoint)
+                if isinstance(outcome, Stream):
+                    return outcome
+                refusals.append(outcome)
+            if pending and deadline.has_passed():
+                raise ConnectTimeoutError(
+                    f"{format_endpoint(endpoint)} did not answer within {deadline.waited_s():.3f} s",
+                    endpoint=endpoint,
+                    waited_s=deadline.waited_s(),
+                    attempts=1,
+                )
+    finally:
+        for sock in pending.values():
+            sock.close()
+
+
+def _begin(address: Resolved) -> socket.socket | OSError:
+    """Start to connect; a refusal leaves no socket behind."""
+    try:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+    except OSError as error:
+        return error
+    sock.setblocking(False)
+    try:
+        sock.connect(address.sockaddr)
+    except OSError as error:
+        # For a Unix domain socket with a full backlog the system says EAGAIN, and there is nothing to wait for.
+        if error.errno != errno.EINPROGRESS:
+            sock.close()
+            return error
+    return sock
+
+
+def _finish(sock: socket.socket, endpoint: Endpoint) -> Stream | OSError:
+    """Give the stream of a connection attempt that ended well, else why it did not, and no socket is left."""
+    try:
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not number and sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
+            # Connecting to a free port of the ephemeral range, the kernel may pick that very port for our end, and
+            # connects us to ourselves.
+            number = errno.ECONNREFUSED
+        if not number:
+            return Stream(sock, endpoint)
+    except OSError as error:  # gone again already
+        sock.close()
+        return error
+    sock.close()
+    return OSError(number, os.strerror(number))
+
+
+def _refused(endpoint: Endpoint, refusals: list[OSError]) -> DistNetworkError:
+    last = refusals[-1]
+    reason = os.strerror(last.errno).lower() if last.errno is not None else str(last)
+    count = f", as on its {len(refusals) - 1} other addresses" if len(refusals) > 1 else ""
+    return DistNetworkError(f"no connection to {format_endpoint(endpoint)}: {reason}{count}", endpoint=endpoint)
