@@ -1,0 +1,253 @@
+"""What can happen to a worker group, and what is to be done about it: the words of ``agent.group``.
+
+Plain data without behaviour, shared by the machine that decides and the driver that acts. Time that passes
+between an effect and the event that answers it is the driver's.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+__all__ = [
+    "Begun",
+    "Decision",
+    "Dismissed",
+    "Effect",
+    "Event",
+    "Fenced",
+    "Finish",
+    "GroupState",
+    "Leave",
+    "Rendezvous",
+    "RendezvousDone",
+    "RendezvousFailed",
+    "ReportFailure",
+    "ReportSuccess",
+    "RoundOver",
+    "RunClosed",
+    "SignalReceived",
+    "StartFailed",
+    "StartWorkers",
+    "Started",
+    "StopFinished",
+    "StopWorkers",
+    "StoreBack",
+    "StoreLost",
+    "Ticked",
+    "WorkerExited",
+    "describe_exit",
+    "describe_signal",
+    "exit_code_of",
+]
+
+
+class GroupState(Enum):
+    """Where the worker group of a node stands."""
+
+    INIT = "init"
+    RENDEZVOUS = "rendezvous"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    STOPPING = "stopping"
+    SUCCEEDED_WAITING = "succeeded, waiting for the other nodes"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    SUCCEEDED = "succeeded"
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether the run has ended on this node."""
+        return self in (GroupState.STOPPED, GroupState.FAILED, GroupState.SUCCEEDED)
+
+
+# --- what can happen -------------------------------------------------------------------------------------
+
+
+class Begun(NamedTuple):
+    """The agent was told to run."""
+
+
+class RendezvousDone(NamedTuple):
+    """A round is formed and this node's place in it is known."""
+
+    round: int
+    node_rank: int
+    node_count: int
+
+
+class RendezvousFailed(NamedTuple):
+    """No round came about: too few nodes in time, or a backend that does not answer."""
+
+    why: str
+
+
+class Dismissed(NamedTuple):
+    """This node stood by as a spare, and the run ended without it."""
+
+    why: str
+
+
+class RunClosed(NamedTuple):
+    """The run has ended for all nodes; ``outcome`` is ``succeeded``, ``failed``, ``closed`` or unknown."""
+
+    outcome: str | None
+    why: str
+
+
+class RoundOver(NamedTuple):
+    """Another round is wanted: a node came, went, or reported a failure."""
+
+    why: str
+
+
+class Fenced(NamedTuple):
+    """The others took this node for dead and went on without it."""
+
+    why: str
+
+
+class Started(NamedTuple):
+    """All workers run: process id by local rank."""
+
+    pids: Mapping[int, int]
+
+
+class StartFailed(NamedTuple):
+    """A worker could not be started; those started before it are gone again."""
+
+    why: str
+    exit_code: int
+
+
+class WorkerExited(NamedTuple):
+    """A worker ended: its exit code, or minus the signal that killed it."""
+
+    local_rank: int
+    returncode: int
+
+
+class StopFinished(NamedTuple):
+    """All workers of this node, and all their children, are gone."""
+
+
+class SignalReceived(NamedTuple):
+    """Somebody asks this agent to end."""
+
+    number: int
+
+
+class StoreLost(NamedTuple):
+    """The rendezvous did not answer; whether the round still stands is unknown."""
+
+    why: str
+
+
+class StoreBack(NamedTuple):
+    """The rendezvous answers again."""
+
+
+class Ticked(NamedTuple):
+    """Time passed."""
+
+
+Event: TypeAlias = (
+    Begun
+    | RendezvousDone
+    | RendezvousFailed
+    | Dismissed
+    | RunClosed
+    | RoundOver
+    | Fenced
+    | Started
+    | StartFailed
+    | WorkerExited
+    | StopFinished
+    | SignalReceived
+    | StoreLost
+    | StoreBack
+    | Ticked
+)
+
+
+# --- what is to be done ----------------------------------------------------------------------------------
+
+
+class Rendezvous(NamedTuple):
+    """Join the next round; answered by RendezvousDone, RendezvousFailed, RunClosed, Dismissed or RoundOver."""
+
+
+class StartWorkers(NamedTuple):
+    """Start all workers; answered by Started or StartFailed."""
+
+    round: int
+    restarts_used: int
+
+
+class StopWorkers(NamedTuple):
+    """Signal all workers, kill what is left after ``grace_s``; answered by StopFinished, once.
+
+    During a stop it means: from now on this signal and this grace.
+    """
+
+    signal_number: int
+    grace_s: float
+
+
+class ReportFailure(NamedTuple):
+    """Tell the other nodes that a worker failed here; ``final`` ends the run. Minus n: killed by signal n."""
+
+    message: str
+    returncode: int
+    final: bool
+
+
+class ReportSuccess(NamedTuple):
+    """Tell the other nodes that all workers ended well here."""
+
+
+class Leave(NamedTuple):
+    """Tell the other nodes that this one goes, so that they need not find out."""
+
+    why: str
+
+
+class Finish(NamedTuple):
+    """The run has ended on this node."""
+
+    state: GroupState
+    exit_code: int
+
+
+Effect: TypeAlias = Rendezvous | StartWorkers | StopWorkers | ReportFailure | ReportSuccess | Leave | Finish
+
+
+class Decision(NamedTuple):
+    """One step's result: where the group stands now, what to do in order, and why."""
+
+    state: GroupState
+    effects: tuple[Effect, ...]
+    why: str
+
+
+def exit_code_of(returncode: int) -> int:
+    """Give the exit code that a shell would show: the worker's own, or 128 + the signal that killed it."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def describe_signal(number: int) -> str:
+    """Give a signal's name, or its number where the platform has no name for it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def describe_exit(local_rank: int, pid: int | None, returncode: int) -> str:
+    """Give one clause about how a worker ended."""
+    who = f"worker {local_rank} (pid {pid})" if pid is not None else f"worker {local_rank}"
+    if returncode < 0:
+        return f"{who} was killed by {describe_signal(-returncode)}"
+    return f"{who} ended with exit code {returncode}"

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from rallypoint.agent.moves import GroupState, describe_exit, describe_signal, exit_code_of
+
+
+@pytest.mark.parametrize(("returncode", "exit_code"), [(0, 0), (42, 42), (-9, 137), (-15, 143)])
+def test_exit_codes_are_those_that_a_shell_shows(returncode: int, exit_code: int) -> None:
+    assert exit_code_of(returncode) == exit_code
+
+
+def test_an_exit_is_described_in_one_clause() -> None:
+    assert describe_exit(1, 77, 42) == "worker 1 (pid 77) ended with exit code 42"
+    assert describe_exit(0, 78, -signal.SIGSEGV) == "worker 0 (pid 78) was killed by SIGSEGV"
+    assert describe_exit(0, None, 1) == "worker 0 ended with exit code 1"
+
+
+def test_a_signal_without_a_name_keeps_its_number() -> None:
+    assert describe_signal(signal.SIGTERM) == "SIGTERM"
+    assert describe_signal(99) == "signal 99"
+
+
+def test_three_states_are_final() -> None:
+    assert {state for state in GroupState if state.is_final} == {
+        GroupState.STOPPED,
+        GroupState.FAILED,
+        GroupState.SUCCEEDED,
+    }
