@@ -16,7 +16,7 @@ from rallypoint.net.address import UNIX_PREFIX
 from rallypoint.net.stream import Stream, connect
 from rallypoint.types import Endpoint, Timeout, as_seconds
 
-__all__ = ["ATTEMPT_S_MAX", "LOOK_ONCE_S", "Backoff", "Handshake", "connect_with_retries"]
+__all__ = ["ATTEMPT_S_MAX", "DEFAULT_BACKOFF", "LOOK_ONCE_S", "Backoff", "Handshake", "connect_with_retries"]
 
 LOOK_ONCE_S = 1.0
 """How long the one attempt of a timeout of 0 may take, in seconds: enough for a living server to answer."""
@@ -58,12 +58,16 @@ class Backoff(NamedTuple):
         return min(nominal_s, self.max_s) * (1 - self.spread + 2 * self.spread * chance)
 
 
+DEFAULT_BACKOFF = Backoff()
+"""Quick at first, because servers and clients of one job start together; then about one attempt in 2 s a client."""
+
+
 def connect_with_retries(
     endpoint: Endpoint,
     timeout: Timeout,
     handshake: Handshake,
     *,
-    backoff: Backoff = Backoff(),
+    backoff: Backoff = DEFAULT_BACKOFF,
     clock: Clock = SYSTEM_CLOCK,
     attempt: Callable[[Endpoint, Deadline], Stream] = connect,
     chance: Callable[[], float] = random.random,
@@ -96,7 +100,9 @@ def connect_with_retries(
             return _connect_once(endpoint, this_deadline, handshake, attempt)
         except DistNetworkError as error:
             if timeout_s > 0:
-                clock.sleep(min(deadline.remaining_s(), backoff.pause_s(attempts, chance())))
+                # Never more than half of what is left: a server that comes shortly before the deadline is met.
+                left_s = deadline.remaining_s()
+                clock.sleep(min(left_s, backoff.pause_s(attempts, chance()), max(left_s / 2, backoff.first_s)))
             if timeout_s <= 0 or deadline.has_passed():
                 raise _given_up(endpoint, timeout_s, attempts, deadline, error) from error
 
@@ -116,10 +122,7 @@ def _connect_once(
 def _given_up(
     endpoint: Endpoint, timeout_s: float, attempts: int, deadline: Deadline, last: DistNetworkError
 ) -> ConnectTimeoutError:
-    if endpoint.host.startswith(UNIX_PREFIX):
-        where = f"({endpoint.host})"
-    else:
-        where = f"({endpoint.host}, {endpoint.port})"
+    where = f"({endpoint.host})" if endpoint.host.startswith(UNIX_PREFIX) else f"({endpoint.host}, {endpoint.port})"
     # The first sentence is torch's, word for word, because people search logs for it.
     return ConnectTimeoutError(
         f"The client socket has timed out after {max(0.0, timeout_s) * 1000:.0f}ms while trying to connect to {where}. "
