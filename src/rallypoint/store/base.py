@@ -11,8 +11,10 @@ waits for ever on one, which nobody means who computes "time left" and arrives l
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
@@ -27,6 +29,7 @@ __all__ = [
     "as_timeout_s",
     "check_lengths",
     "decode_key",
+    "timeout_override",
     "wait_timed_out",
 ]
 
@@ -43,6 +46,9 @@ KEYS_SHOWN_MAX = 32
 
 MEMBER_COUNT = "/num_members"
 LAST_MEMBER = "/last_member"
+
+_overrides: ContextVar[Mapping[int, float] | None] = ContextVar("rallypoint_store_timeouts", default=None)
+"""Timeouts that hold for one caller only (thread or task), in seconds by the store's ``id``."""
 
 
 def as_timeout_s(timeout: Timeout, what: str = "timeout") -> float:
@@ -130,7 +136,21 @@ class Store:
     implemented.").
     """
 
-    _timeout_s: float = DEFAULT_TIMEOUT.total_seconds()
+    _own_timeout_s: float = DEFAULT_TIMEOUT.total_seconds()
+
+    @property
+    def _timeout_s(self) -> float:
+        """What a blocking call of this caller waits, in seconds: its :func:`timeout_override`, else the store's own."""
+        overrides = _overrides.get()
+        return self._own_timeout_s if overrides is None else overrides.get(id(self), self._own_timeout_s)
+
+    @_timeout_s.setter
+    def _timeout_s(self, seconds: float) -> None:
+        overrides = _overrides.get()
+        if overrides is not None and id(self) in overrides:
+            _overrides.set({**overrides, id(self): seconds})
+        else:
+            self._own_timeout_s = seconds
 
     # --- what a subclass brings --------------------------------------------------------------------------
 
@@ -335,6 +355,19 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def timeout_override(store: Store, seconds: float) -> Iterator[None]:
+    """Let ``store`` wait ``seconds`` for the calling thread or task, and for nobody else, until the block ends.
+
+    Inside, ``store.timeout`` shows that time and ``store.set_timeout`` changes it; both end with the block.
+    """
+    token = _overrides.set({**(_overrides.get() or {}), id(store): seconds})
+    try:
+        yield
+    finally:
+        _overrides.reset(token)
 
 
 def _as_list(texts: Keys) -> list[Text]:
