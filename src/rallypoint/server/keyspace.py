@@ -1,0 +1,265 @@
+"""The keys and the queues: what each verb does to them, and nothing else.
+
+Rules:
+
+- Keys and queues are two name spaces. A name is *present* if it has a key or a queue with an item in it.
+- A method either does all it says or raises and changes nothing.
+- Methods that may create a key say whether they did, so that whoever keeps the waiters can wake them. An overwrite
+  creates nothing.
+- An emptied queue is gone; asking about an unknown name leaves nothing behind.
+
+Theory of operation. Values are immutable ``bytes``, handed out without a copy. A value that APPEND grows becomes a
+``bytearray`` until somebody reads it, so that n appends cost the sum of their sizes and not its square::
+
+    bytes --APPEND--> bytearray --APPEND--> bytearray --read--> bytes
+
+Every key and every queue item counts ``ENTRY_SIZE`` bytes besides its own, about what Python's tables take, so
+that many empty entries are bounded too.
+
+What this file does not know: peers, bytes on the wire, who waits, what time it is.
+
+Source: behaviour observed on a torch 2.13.0 server, see ``tests/support/vectors.jsonl``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from rallypoint.errors import DistStoreError
+from rallypoint.protocol.spec import CloseReason
+from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["ENTRY_SIZE", "Keyspace", "KeyspaceError"]
+
+ENTRY_SIZE: Final = 128
+"""Bytes that one key or one queue item is taken to need besides its text."""
+
+# What C's strtoll takes in base 10: white space, a sign, digits; the rest is not looked at.
+_NUMBER = re.compile(rb"[\t\n\v\f\r ]*([+-]?)(0*)([0-9]*)")
+_INT64_DIGITS = 19
+_INT64_MIN = -(1 << 63)
+_INT64_MAX = (1 << 63) - 1
+_SHOWN_MAX = 40
+
+
+class KeyspaceError(DistStoreError):
+    """A verb cannot be applied; nothing was changed.
+
+    Attributes:
+        reason: the kind of refusal, in the words of the wire.
+    """
+
+    def __init__(self, reason: CloseReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Keyspace:
+    """One map of keys and one of queues.
+
+    Attributes:
+        queues: name -> its items, oldest first; never an empty one. Read only, for others.
+        stored_size: bytes stored, ``ENTRY_SIZE`` included for each entry.
+
+    Cost: a lookup for each name, unless a method says otherwise.
+    Threads: none but the caller's.
+    """
+
+    __slots__ = ("_stored_size_max", "_value_size_max", "_values", "queues", "stored_size")
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._values: dict[bytes, bytes | bytearray] = {}
+        self._value_size_max = limits.value_stored_size_max
+        self._stored_size_max = limits.stored_size_max
+        self.queues: dict[bytes, deque[bytes]] = {}
+        self.stored_size = 0
+
+    def __len__(self) -> int:
+        """Count the keys; queues are not keys."""
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a name is present: as a key, or as a queue with an item in it."""
+        return name in self._values or name in self.queues
+
+    def has_key(self, key: bytes) -> bool:
+        """Tell whether a key exists, queues aside."""
+        return key in self._values
+
+    def keys(self) -> list[bytes]:
+        """Give all keys, oldest first. Cost: their number."""
+        return list(self._values)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Give a value, ``None`` for a missing key."""
+        value = self._values.get(key)
+        if isinstance(value, bytearray):
+            value = self._values[key] = bytes(value)
+        return value
+
+    def set(self, key: bytes, value: bytes) -> bool:
+        """Store a value; say whether the key is new."""
+        old = self._values.get(key)
+        if old is None:
+            size = self.stored_size + len(key) + len(value) + ENTRY_SIZE
+        else:
+            size = self.stored_size + len(value) - len(old)
+        if size > self._stored_size_max:
+            raise self._full(size)
+        self.stored_size = size
+        self._values[key] = value
+        return old is None
+
+    def multi_set(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """Store several values, all or none, a later pair over an earlier one; give the new keys in their order.
+
+        Cost: the number of pairs.
+        """
+        values = self._values
+        new = dict(pairs)
+        size = self.stored_size
+        created = []
+        for key, value in new.items():
+            old = values.get(key)
+            if old is None:
+                created.append(key)
+                size += len(key) + len(value) + ENTRY_SIZE
+            else:
+                size += len(value) - len(old)
+        if size > self._stored_size_max:
+            raise self._full(size)
+        self.stored_size = size
+        values.update(new)
+        return created
+
+    def append(self, key: bytes, value: bytes) -> bool:
+        """Add to the end of a value, of an empty one if the key is missing; say whether the key is new.
+
+        Raises:
+            KeyspaceError: the value would be longer than ``limits.value_stored_size_max``.
+
+        Cost: the size of ``value``, and once the size of the old value after each read of it.
+        """
+        old = self._values.get(key)
+        if old is None:
+            return self.set(key, value)
+        length = len(old) + len(value)
+        if length > self._value_size_max:
+            raise KeyspaceError(
+                CloseReason.STORED_VALUE_TOO_LARGE,
+                f"APPEND would grow the value of key {_shown(key)} to {length} bytes,"
+                f" the limit is {self._value_size_max}",
+            )
+        size = self.stored_size + len(value)
+        if size > self._stored_size_max:
+            raise self._full(size)
+        self.stored_size = size
+        if not isinstance(old, bytearray):
+            old = self._values[key] = bytearray(old)
+        old += value
+        return False
+
+    def add(self, key: bytes, delta: int) -> tuple[int, bool]:
+        """Add to the number that a value is in decimal text; give the sum and whether the key is new.
+
+        A missing key counts as 0; the text is read as C's ``strtoll`` reads it in base 10; the sum wraps around at
+        64 bits.
+
+        Raises:
+            KeyspaceError: the text has no digits, or its number does not fit into 64 bits.
+        """
+        old = self._values.get(key)
+        total = delta if old is None else self._number(key, old) + delta
+        if not _INT64_MIN <= total <= _INT64_MAX:
+            total = (total - _INT64_MIN & (1 << 64) - 1) + _INT64_MIN
+        return total, self.set(key, b"%d" % total)
+
+    def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> tuple[bytes, bool]:
+        """Store ``desired`` if the value is ``expected``; give the reply and whether the key is new.
+
+        ============== ================ ========== ==================
+        key            ``expected``     effect     reply
+        ============== ================ ========== ==================
+        missing        empty            created    ``desired``
+        missing        not empty        nothing    ``expected``
+        present        equal            replaced   ``desired``
+        present        different        nothing    the current value
+        ============== ================ ========== ==================
+        """
+        current = self.get(key)
+        if current is None:
+            return (expected, False) if expected else (desired, self.set(key, desired))
+        if current != expected:
+            return current, False
+        self.set(key, desired)
+        return desired, False
+
+    def delete(self, key: bytes) -> bool:
+        """Remove a key, not a queue; say whether there was one."""
+        old = self._values.pop(key, None)
+        if old is None:
+            return False
+        self.stored_size -= len(key) + len(old) + ENTRY_SIZE
+        return True
+
+    def push(self, name: bytes, item: bytes) -> None:
+        """Put an item at the end of a queue."""
+        size = self.stored_size + len(name) + len(item) + ENTRY_SIZE
+        if size > self._stored_size_max:
+            raise self._full(size)
+        self.stored_size = size
+        queue = self.queues.get(name)
+        if queue is None:
+            self.queues[name] = deque((item,))
+        else:
+            queue.append(item)
+
+    def pop(self, name: bytes) -> tuple[int, bytes | None]:
+        """Take the oldest item of a queue; give the length before, and the item or ``None``."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return 0, None
+        length = len(queue)
+        item = queue.popleft()
+        self.stored_size -= len(name) + len(item) + ENTRY_SIZE
+        if length == 1:
+            del self.queues[name]
+        return length, item
+
+    def queue_length(self, name: bytes) -> int:
+        """Give the number of items in a queue, 0 for an unknown one."""
+        return len(self.queues.get(name, ()))
+
+    def _number(self, key: bytes, text: bytes | bytearray) -> int:
+        if len(text) < _INT64_DIGITS and text.isdigit():
+            return int(text)
+        found = _NUMBER.match(text)
+        assert found is not None  # it matches the empty text too
+        sign, zeros, digits = found.groups()
+        if not zeros and not digits:
+            raise KeyspaceError(
+                CloseReason.NOT_A_NUMBER,
+                f"the value of key {_shown(key)} is {_shown(bytes(text[:99]))}, not a decimal number",
+            )
+        if len(digits) <= _INT64_DIGITS:
+            number = int(sign + (digits or b"0"))
+            if _INT64_MIN <= number <= _INT64_MAX:
+                return number
+        raise KeyspaceError(
+            CloseReason.NOT_A_NUMBER,
+            f"the value of key {_shown(key)} is {_shown(bytes(text[:99]))}, which 64 bits cannot hold",
+        )
+
+    def _full(self, size: int) -> KeyspaceError:
+        return KeyspaceError(
+            CloseReason.STORE_FULL,
+            f"the store would hold {size} bytes in {len(self._values)} keys and {len(self.queues)} queues,"
+            f" the limit is {self._stored_size_max}",
+        )
+
+
+def _shown(text: bytes) -> str:
+    return repr(text) if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]!r}..."

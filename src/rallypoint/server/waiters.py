@@ -1,0 +1,186 @@
+"""Who waits for what, and whom a change releases.
+
+Rules:
+
+- A peer waits for one thing at a time: names (WAIT) or a barrier. A second wait replaces the first.
+- A waiter on names is released by a creation of one of its names, if at that moment all of them are present.
+  Nothing else releases it: not an overwrite, not a deletion, not a failed COMPARE_SET.
+- A new key releases every waiter that it completes. A queue item releases one: the first registered.
+- A waiter on a barrier is released when an arrival brings the count to its world size, and by nothing else.
+- A released, cancelled, replaced or closed waiter leaves nothing behind.
+
+Theory of operation. Each waiter is registered under *all* its names, present or not, and counts those that are absent.
+The engine reports each change of presence, both ways, so the count is exact at all times and a release needs no
+look at the other names: n names cost n steps to register, one step for each change, n to release::
+
+    WAIT [a b c]     names: a -> {7: w}   b -> {7: w}   c -> {7: w}      w.missing = 2   (b is there)
+    SET a            appeared(a) ........................................ w.missing = 1
+    DELETE_KEY b     vanished(b) ........................................ w.missing = 2
+    SET c, SET b     appeared(c), appeared(b) ........................... w.missing = 0, release 7
+
+A queue item that releases a waiter is not reserved for it, anybody may pop it first. But the peer holds the *call*
+to that queue until it pops; a peer that goes away, cancels or waits anew without popping gives the call back, and
+the engine passes it on, so that no item lies there while somebody sleeps for it.
+
+Among several releases the order is that of registration.
+
+What this file does not know: the keyspace, replies, what time it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = ["Waiters"]
+
+_NOBODY: Final[list[int]] = []
+
+
+class _Waiter:
+    """One peer's wait for names."""
+
+    __slots__ = ("missing", "names")
+
+    def __init__(self, names: dict[bytes, None], missing: int) -> None:
+        self.names = names
+        self.missing = missing
+
+
+class Waiters:
+    """All that is waited for.
+
+    Threads: none but the caller's.
+    """
+
+    __slots__ = ("_barriers", "_calls", "_names", "_pending")
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, dict[int, _Waiter]] = {}
+        self._barriers: dict[bytes, dict[int, int]] = {}
+        self._pending: dict[int, _Waiter | bytes] = {}
+        self._calls: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        """Count the peers that wait, for names or for a barrier."""
+        return len(self._pending)
+
+    def wait(self, peer: int, names: dict[bytes, None], missing: int) -> None:
+        """Register a peer for names.
+
+        Args:
+            peer: not registered for anything: ``forget`` comes first.
+            names: the names, each once, in a dictionary that is not changed afterwards.
+            missing: how many of them are absent, at least 1.
+
+        Cost: the number of names.
+        """
+        waiter = _Waiter(names, missing)
+        self._pending[peer] = waiter
+        for name in names:
+            there = self._names.get(name)
+            if there is None:
+                self._names[name] = {peer: waiter}
+            else:
+                there[peer] = waiter
+
+    def wait_barrier(self, peer: int, name: bytes, world_size: int) -> None:
+        """Register a peer for a barrier's count; ``forget`` comes first."""
+        self._pending[peer] = name
+        self._barriers.setdefault(name, {})[peer] = world_size
+
+    def forget(self, peer: int) -> bytes | None:
+        """Drop a peer's wait and its call, if it has any; give the queue it was called to and did not pop.
+
+        Cost: the number of names that the peer waits for.
+        """
+        self._drop(peer)
+        return self._calls.pop(peer, None)
+
+    def appeared(self, name: bytes, is_newly_present: bool) -> list[int]:
+        """Take note of a new key; give the peers that it releases.
+
+        Args:
+            name: the key.
+            is_newly_present: no queue of that name held an item.
+
+        Cost: the number of waiters on the name, and of the names of those that are released.
+        """
+        there = self._names.get(name)
+        if there is None:
+            return _NOBODY
+        if is_newly_present:
+            for waiter in there.values():
+                waiter.missing -= 1
+        released = [peer for peer, waiter in there.items() if not waiter.missing]
+        for peer in released:
+            self._drop(peer)
+        return released
+
+    def pushed(self, name: bytes, is_newly_present: bool) -> int | None:
+        """Take note of a queue item, or of a call given back; give the one peer that it releases, or ``None``.
+
+        Args:
+            name: the queue.
+            is_newly_present: the queue was empty and there is no key of that name.
+
+        Cost: the number of waiters on the name, and of the names of the one that is released.
+        """
+        there = self._names.get(name)
+        if there is None:
+            return None
+        if is_newly_present:
+            for waiter in there.values():
+                waiter.missing -= 1
+        for peer, waiter in there.items():
+            if not waiter.missing:
+                self._drop(peer)
+                self._calls[peer] = name
+                return peer
+        return None
+
+    def popped(self, peer: int, name: bytes) -> None:
+        """Take note that a peer looked into a queue: its call to it is answered."""
+        if self._calls and self._calls.get(peer) == name:
+            del self._calls[peer]
+
+    def vanished(self, name: bytes) -> None:
+        """Take note that a name is no longer present. Cost: the number of waiters on it."""
+        there = self._names.get(name)
+        if there is not None:
+            for waiter in there.values():
+                waiter.missing += 1
+
+    def arrived(self, name: bytes, count: int) -> list[int]:
+        """Take note of an arrival at a barrier; give the peers that it releases.
+
+        Cost: the number of waiters at the barrier.
+        """
+        there = self._barriers.get(name)
+        if there is None:
+            return _NOBODY
+        released = [peer for peer, world_size in there.items() if count >= world_size]
+        for peer in released:
+            self._drop(peer)
+        return released
+
+    def names_waited_for(self) -> Iterable[bytes]:
+        """Give each name that somebody waits for, barriers aside."""
+        return self._names.keys()
+
+    def _drop(self, peer: int) -> None:
+        waiter = self._pending.pop(peer, None)
+        if waiter is None:
+            return
+        if isinstance(waiter, bytes):
+            _leave(self._barriers, waiter, peer)
+        else:
+            for name in waiter.names:
+                _leave(self._names, name, peer)
+
+
+def _leave(table: dict[bytes, dict[int, _Waiter]] | dict[bytes, dict[int, int]], name: bytes, peer: int) -> None:
+    there = table[name]
+    del there[peer]
+    if not there:
+        del table[name]
