@@ -1,0 +1,398 @@
+"""The loop that drives an engine: sockets, readiness, output, time. It owns no rule of the store.
+
+Theory of operation, one wake-up::
+
+    poll --> for each ready connection: one read, one engine step; its replies go to their peers' output
+         --> accept newcomers
+         --> flush every connection that got output: one system call each in the common case
+         --> what time made due: handshake deadlines, lingering ends, the end of a drain
+
+Nothing here waits for one peer. A peer that does not read its replies is not read either
+(``connection.OUTPUT_HIGH_SIZE``); one that floods gets one read a wake-up, like everybody else. A refused peer gets the
+replies that it is still owed, then the end of the stream, and is closed when it has seen that, at the latest after
+``LINGER_S``.
+
+``stop`` drains: listeners close at once, requests that are there are served, and replies are sent, until nothing
+is left to do or the time for it is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from rallypoint.clock import SYSTEM_CLOCK, Clock
+from rallypoint.events import emit
+from rallypoint.server.acceptor import Acceptor
+from rallypoint.server.connection import Connection
+from rallypoint.server.engine import (
+    Close,
+    Connected,
+    Disconnected,
+    Effect,
+    Engine,
+    Pause,
+    Received,
+    Reply,
+    Resumed,
+    Ticked,
+)
+from rallypoint.server.poller import READ, WRITE, make_poller
+
+__all__ = ["DRAIN_S", "LINGER_S", "ServerLoop", "log_line"]
+
+DRAIN_S = 2.0
+"""How long ``stop`` lets pending replies go out, in seconds."""
+
+LINGER_S = 1.0
+"""How long a refused peer may take to read the end of its stream, in seconds."""
+
+READ_SIZE = 64 * 1024
+"""Bytes read from one connection at one wake-up."""
+
+EVENTS_MAX = 128
+"""Connections served before replies go out."""
+
+
+def log_line(message: str) -> None:
+    """Write one line to the log ``rallypoint.server``."""
+    import logging  # here, because a server that refuses nobody need not load it
+
+    logging.getLogger("rallypoint.server").warning(message)
+
+
+class ServerLoop:
+    """One server, run by one thread.
+
+    Args:
+        engine: the machine behind the sockets.
+        listeners: bound and listening sockets; the loop owns them and closes them.
+        clock: the time that the engine is told.
+        log: takes one line, without its end, for each refusal.
+
+    Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
+    in ``run``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        listeners: Sequence[socket.socket],
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        log: Callable[[str], None] = log_line,
+    ) -> None:
+        self._engine = engine
+        self._step = engine.step
+        self._clock = clock
+        self._log = log
+        self._poller = make_poller()
+        self._connections: dict[int, Connection] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._dirty: list[Connection] = []
+        self._resumable: dict[int, Connection] = {}
+        self._lingering: deque[tuple[float, Connection]] = deque()
+        self._periodic: tuple[float, Callable[[], None]] | None = None
+        self._periodic_at = math.inf
+        self._is_accepting = False
+        self._drain_s: float | None = None
+        self._due_at = 0.0
+        self._acceptor = Acceptor(listeners, log)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self.watch(self._wake_reader.fileno(), self._woken)
+
+    # --- for the owner -----------------------------------------------------------------------------------
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back, in the loop's thread, whenever a foreign descriptor can be read; call it before ``run``."""
+        self._watched[fd] = callback
+        self._poller.register(fd, READ)
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Call back, in the loop's thread, about every ``period_s`` seconds; one callback a loop, before ``run``."""
+        self._periodic = (period_s, callback)
+        self._periodic_at = self._clock.now() + period_s
+
+    def stop(self, drain_s: float = DRAIN_S) -> None:
+        """End the loop, after draining for ``drain_s`` seconds at most; a second call may shorten that, 0 ends it.
+
+        Threads: any; also from a signal handler.
+        """
+        self._drain_s = drain_s
+        with contextlib.suppress(OSError):  # full: the loop wakes up anyway; closed: it has ended
+            self._wake_writer.send(b"\0")
+
+    def run(self) -> None:
+        """Serve until ``stop``; all sockets are closed at the end, however it comes."""
+        try:
+            self._resume_accepting()
+            while self._drain_s is None:
+                self._wake_up(self._timeout_s())
+            self._drain()
+        finally:
+            self._close_all()
+
+    def abandon(self) -> None:
+        """Close this process's copies of all descriptors: for a forked child, in which the loop does not run."""
+        self._acceptor.abandon()
+        for connection in self._connections.values():
+            connection.sock.close()
+        self._connections = {}
+        self._close_own()
+
+    # --- one wake-up -------------------------------------------------------------------------------------
+
+    def _wake_up(self, timeout_s: float) -> int:
+        """Serve what is ready, waiting ``timeout_s`` for it; give the number of events."""
+        events = self._poller.poll(timeout_s, EVENTS_MAX)
+        now = self._clock.now()
+        connections = self._connections
+        others: list[int] = []
+        for fd, ready in events:
+            connection = connections.get(fd)
+            if connection is None:
+                others.append(fd)
+                continue
+            if ready & WRITE:
+                self._dirty.append(connection)
+            if ready & ~WRITE:
+                self._read(connection, now)
+        if self._resumable:
+            resumable, self._resumable = self._resumable, {}
+            for connection in resumable.values():
+                if connections.get(connection.fd) is connection:
+                    self._resume(connection, now)
+        # Descriptors closed above are not given to newcomers before every event of this wake-up has been seen.
+        for fd in others:
+            self._serve_other(fd, now)
+        if now >= self._due_at:
+            self._pass_time(now)
+        self._flush_dirty(now)
+        return len(events)
+
+    def _read(self, connection: Connection, now: float) -> None:
+        if not connection.mask & READ:
+            self._lose(connection, now)  # not read on purpose, so what is reported is the loss of the connection
+            return
+        try:
+            data = connection.receive(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose(connection, now)
+            return
+        if data and not connection.is_closing:
+            self._apply(self._step(Received(connection.fd, data), now))
+        elif not data:
+            self._end_of_input(connection, now)
+
+    def _apply(self, effects: list[Effect]) -> None:
+        connections = self._connections
+        for effect in effects:
+            connection = connections.get(effect.peer)
+            if connection is None:
+                continue  # lost in this very wake-up
+            if type(effect) is Reply:
+                if connection.is_blocked:
+                    connection.add_behind(effect.data)
+                    self._watch_connection(connection)
+                    continue
+                if not connection.output:
+                    self._dirty.append(connection)
+                connection.output.append(effect.data)
+            elif type(effect) is Pause:
+                connection.is_paused = True
+                self._dirty.append(connection)
+                self._watch_connection(connection)
+            elif type(effect) is Close:
+                self._refuse(connection, effect)
+
+    def _resume(self, connection: Connection, now: float) -> None:
+        """Let the engine go on with a peer whose output is sent."""
+        connection.is_paused = False
+        self._apply(self._step(Resumed(connection.fd), now))
+        self._watch_connection(connection)
+
+    def _flush_dirty(self, now: float) -> None:
+        dirty = self._dirty
+        self._dirty = []
+        for connection in dirty:
+            if connection.fd not in self._connections:
+                continue
+            was_blocked = connection.is_blocked
+            try:
+                is_sent = connection.flush()
+            except OSError:
+                self._lose(connection, now)
+                continue
+            if is_sent and connection.is_paused:
+                self._resumable[connection.fd] = connection
+            if is_sent and connection.is_closing:
+                self._announce_end(connection)
+            if was_blocked or not is_sent:
+                self._watch_connection(connection)
+
+    def _watch_connection(self, connection: Connection) -> None:
+        """Watch a connection for what it is ready for by its state."""
+        mask = 0
+        if connection.is_closing:
+            mask = READ if connection.is_lingering else 0
+        elif not (connection.is_paused or connection.is_choked):
+            mask = READ
+        if connection.is_blocked:
+            mask |= WRITE
+        if mask != connection.mask:
+            connection.mask = mask
+            self._poller.modify(connection.fd, mask)
+
+    # --- newcomers and other descriptors -----------------------------------------------------------------
+
+    def _serve_other(self, fd: int, now: float) -> None:
+        callback = self._watched.get(fd)
+        if callback is not None:
+            callback()
+        elif self._is_accepting and fd in self._acceptor.fds:
+            for sock in self._acceptor.accept(fd, now):
+                self._welcome(sock, now)
+            if self._acceptor.paused_until > now:
+                self._stop_accepting()
+
+    def _welcome(self, sock: socket.socket, now: float) -> None:
+        connection = Connection(sock)
+        try:
+            self._poller.register(connection.fd, READ)
+        except OSError as error:  # the system's bound on watched descriptors
+            self._log(f"refused {connection.peer_name()}: it cannot be watched ({error})")
+            sock.close()
+            return
+        connection.mask = READ
+        self._connections[connection.fd] = connection
+        self._apply(self._step(Connected(connection.fd), now))
+
+    def _resume_accepting(self) -> None:
+        self._is_accepting = True
+        for fd in self._acceptor.fds:
+            self._poller.register(fd, READ)
+
+    def _stop_accepting(self) -> None:
+        if self._is_accepting:
+            self._is_accepting = False
+            for fd in self._acceptor.fds:
+                self._poller.unregister(fd)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(4096)
+
+    # --- ends of connections -----------------------------------------------------------------------------
+
+    def _refuse(self, connection: Connection, close: Close) -> None:
+        """Close a peer on the engine's word; the log says why."""
+        message = f"closed {connection.peer_name()}: {close.detail}"
+        self._log(message)
+        emit("server.refused", message, reason=close.reason.name)
+        self._begin_closing(connection)
+
+    def _end_of_input(self, connection: Connection, now: float) -> None:
+        """The peer sends no more; what it is owed still goes out."""
+        if connection.is_closing:
+            self._close(connection)
+            return
+        self._apply(self._step(Disconnected(connection.fd), now))
+        if connection.output:
+            self._begin_closing(connection)
+        else:
+            self._close(connection)
+
+    def _begin_closing(self, connection: Connection) -> None:
+        connection.is_closing = True
+        self._lingering.append((self._clock.now() + LINGER_S, connection))
+        self._dirty.append(connection)
+        self._watch_connection(connection)
+
+    def _announce_end(self, connection: Connection) -> None:
+        """Close our side only: closing both at once would take back replies that the peer has not read yet."""
+        if not connection.is_lingering:
+            connection.is_lingering = True
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_WR)
+            self._watch_connection(connection)
+
+    def _lose(self, connection: Connection, now: float) -> None:
+        """The connection broke."""
+        self._close(connection)
+        if not connection.is_closing:
+            self._apply(self._step(Disconnected(connection.fd), now))
+
+    def _close(self, connection: Connection) -> None:
+        if self._connections.pop(connection.fd, None) is not None:
+            self._resumable.pop(connection.fd, None)
+            self._poller.unregister(connection.fd)
+            connection.sock.close()
+
+    # --- time --------------------------------------------------------------------------------------------
+
+    def _timeout_s(self) -> float:
+        """Give how long the next poll may wait, -1 for ever."""
+        if self._resumable:
+            self._due_at = 0.0
+            return 0.0
+        due_at = self._engine.next_deadline()
+        if due_at is None:
+            due_at = math.inf
+        if self._lingering:
+            due_at = min(due_at, self._lingering[0][0])
+        if self._drain_s is None and not self._is_accepting:
+            due_at = min(due_at, self._acceptor.paused_until)
+        due_at = min(due_at, self._periodic_at)
+        self._due_at = due_at
+        return -1.0 if due_at == math.inf else max(0.0, due_at - self._clock.now())
+
+    def _pass_time(self, now: float) -> None:
+        deadline = self._engine.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._apply(self._step(Ticked(), now))
+        while self._lingering and self._lingering[0][0] <= now:
+            connection = self._lingering.popleft()[1]
+            if self._connections.get(connection.fd) is connection:
+                self._close(connection)
+        if self._drain_s is None and not self._is_accepting and self._acceptor.paused_until <= now:
+            self._resume_accepting()
+        if self._periodic is not None and self._periodic_at <= now:
+            period_s, callback = self._periodic
+            self._periodic_at = now + period_s
+            callback()
+
+    # --- the end -----------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Serve what is there and send what is owed, until nothing is left or the time is over."""
+        self._stop_accepting()
+        self._acceptor.close()
+        started = self._clock.now()
+        while True:
+            left_s = started + (self._drain_s or 0.0) - self._clock.now()
+            if left_s <= 0:
+                return
+            has_output = any(connection.output for connection in self._connections.values())
+            is_busy = has_output or bool(self._resumable)
+            timeout_s = left_s if has_output and not self._resumable else 0.0
+            self._due_at = 0.0
+            if not self._wake_up(timeout_s) and not is_busy:
+                return
+
+    def _close_all(self) -> None:
+        self._acceptor.close()
+        for connection in list(self._connections.values()):
+            self._close(connection)
+        self._close_own()
+
+    def _close_own(self) -> None:
+        self._poller.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
