@@ -1,0 +1,153 @@
+"""The server that a store runs because it was told to (``is_master``): its port, its life, who shares it.
+
+A server lives as long as the stores that hold it: one, or with ``multi_tenant`` all stores of this process on the same
+port. It does not live on in a forked child: the child's copies of those stores leave the parent's server alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from socket import AF_INET6, socket
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from rallypoint.errors import BindError, DistStoreError
+from rallypoint.net.address import UNIX_PREFIX, adopt_listener, listen, local_endpoint
+from rallypoint.types import Endpoint
+
+if TYPE_CHECKING:
+    from rallypoint.server.daemon import ServerHandle
+
+__all__ = ["HostedServer", "ServerMode", "host_server", "is_agent_store", "server_mode"]
+
+ServerMode: TypeAlias = Literal["process", "thread"]
+
+SERVER_MODES: tuple[ServerMode, ...] = ("process", "thread")
+
+_lock = threading.Lock()
+_shared: dict[tuple[int, int], HostedServer] = {}  # servers for several tenants, by process and port
+
+
+class HostedServer:
+    """A running server and the number of stores that hold it.
+
+    Attributes:
+        port: where it listens.
+        reachable_at: the address at which this machine's own clients reach it, whatever name others use.
+    """
+
+    def __init__(self, handle: ServerHandle, reachable_at: Endpoint) -> None:
+        self.port = reachable_at.port
+        self.reachable_at = reachable_at
+        self._handle = handle
+        self._holders = 1
+        self._owner_pid = os.getpid()
+
+    def release(self) -> None:
+        """Let go of the server; the last holder ends it."""
+        if os.getpid() != self._owner_pid:
+            return
+        with _lock:
+            self._holders -= 1
+            is_last = self._holders == 0
+            if is_last and _shared.get((self._owner_pid, self.port)) is self:
+                del _shared[self._owner_pid, self.port]
+        if is_last:
+            self._handle.close()
+
+    def _hold(self) -> HostedServer:
+        self._holders += 1
+        return self
+
+
+def host_server(
+    host_name: str, port: int, *, listen_fd: int | None, multi_tenant: bool, mode: ServerMode
+) -> HostedServer:
+    """Run a server for a store, or share the one that this process runs already.
+
+    Args:
+        host_name: the name that clients use; decides whether loopback or every interface is bound.
+        port: the TCP port; 0 lets the kernel choose.
+        listen_fd: a bound socket to serve on; the server takes it over.
+        multi_tenant: share the server with this process's other stores on the same port that say so too.
+        mode: where it runs.
+
+    Raises:
+        BindError: if the port is in use.
+        DistStoreError: if ``listen_fd`` is bound to another port.
+        DistNetworkError: if ``listen_fd`` is no bound socket.
+    """
+    if not multi_tenant or port == 0:
+        server = _start(host_name, port, listen_fd, mode)
+        if multi_tenant:
+            with _lock:
+                _shared[os.getpid(), server.port] = server
+        return server
+    with _lock:
+        running = _shared.get((os.getpid(), port))
+        if running is not None:
+            return running._hold()  # noqa: SLF001 - our own class, under our own lock
+        _shared[os.getpid(), port] = server = _start(host_name, port, listen_fd, mode)
+        return server
+
+
+def _start(host_name: str, port: int, listen_fd: int | None, mode: ServerMode) -> HostedServer:
+    from rallypoint.server.daemon import start_server  # plain clients need no server in memory
+
+    listeners = listen(host_name, port) if listen_fd is None else [_adopt(listen_fd, port)]
+    try:
+        reachable_at = _own_address(listeners)
+        handle = start_server(listeners, mode)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return HostedServer(handle, reachable_at)
+
+
+def _adopt(fd: int, port: int) -> socket:
+    listener = adopt_listener(fd)
+    bound = local_endpoint(listener).port
+    if port not in (bound, 0):
+        listener.detach()  # a refused descriptor stays the caller's
+        raise DistStoreError(f"listen fd {fd} is bound to port {bound}, expected to be bound to port {port}")
+    return listener
+
+
+def _own_address(listeners: Sequence[socket]) -> Endpoint:
+    """Give the address at which this machine reaches a server, without asking a name service."""
+    bound = local_endpoint(listeners[0])
+    if bound.host.startswith(UNIX_PREFIX):
+        return bound
+    if bound.host in ("::", "0.0.0.0"):  # noqa: S104 - compared with, not bound
+        return bound._replace(host="::1" if listeners[0].family == AF_INET6 else "127.0.0.1")
+    return bound
+
+
+def is_agent_store(port: int, error: BindError) -> bool:
+    """Tell whether a failed bind only means that the launcher's own store serves on that port already.
+
+    Torch's rule: the environment says ``TORCHELASTIC_USE_AGENT_STORE`` and ``MASTER_PORT`` is this port.
+
+    Args:
+        port: the port that could not be bound.
+        error: why; only a port in use counts.
+    """
+    uses_agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() in ("1", "true")
+    return uses_agent_store and os.environ.get("MASTER_PORT") == str(port) and error.errno == errno.EADDRINUSE
+
+
+def server_mode(asked: str | None) -> ServerMode:
+    """Give where an embedded server runs: as asked, else as ``RALLYPOINT_SERVER`` says, else in a process of its own.
+
+    Raises:
+        ValueError: for anything but ``process`` and ``thread``.
+    """
+    wanted = asked if asked is not None else os.environ.get("RALLYPOINT_SERVER") or "process"
+    for mode in SERVER_MODES:
+        if wanted == mode:
+            return mode
+    source = "server" if asked is not None else "RALLYPOINT_SERVER"
+    raise ValueError(f"{source} must be 'process' or 'thread', not {wanted!r}")

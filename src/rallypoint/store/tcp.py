@@ -1,0 +1,407 @@
+"""The store that speaks TCPStore's wire, to our server and to torch's.
+
+Each method is one call of ``protocol.client``, made on a connection of ``store.connections``; a store that was told
+to host runs a server by ``store.hosting``. What this file adds is torch's surface: names, argument types, ``/`` in
+front of keys, and errors that know the caller's keys.
+
+Differences from torch's TCPStore, all of them cures: every read has a deadline; a thread that waits does not hold up
+others on the same object; a timeout names the keys that are missing; a timeout of 0 succeeds on what is there; Ctrl-C
+ends a wait at once; a blocking pop that loses a race waits on; a forked child is told, not confused.
+
+Source: methods, arguments and error texts as observed in torch 2.13.0.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import BarrierTimeoutError, BindError, ForkedStoreError, WorkersMissingError
+from rallypoint.net.address import UNIX_PREFIX
+from rallypoint.protocol import client
+from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
+from rallypoint.store.connections import Begin, Connections, connect
+from rallypoint.store.hosting import HostedServer, host_server, is_agent_store, server_mode
+from rallypoint.types import Endpoint, Keys, Text, Timeout, as_bytes, as_keys
+
+__all__ = ["TCPStore"]
+
+T = TypeVar("T")
+
+WORKER_COUNT = b"init/"
+"""Where joining clients count themselves; out of users' reach, whose keys begin with ``/``."""
+
+POLL_FIRST_S = 0.001
+POLL_MAX_S = 0.02
+"""Pauses between looks at the worker count, doubling: torch's wire cannot wait for a number."""
+
+PORT_MAX = 65535
+
+
+def _wire(key: Text) -> bytes:
+    return b"/" + as_bytes(key, "key")
+
+
+def _wire_keys(keys: Keys) -> list[bytes]:
+    return [b"/" + key for key in as_keys(keys)]
+
+
+class TCPStore(Store):
+    """A store on a server that clients reach over TCP; one of them may run the server.
+
+    Args:
+        host_name: the server's name or address. On the host of the server it only says what to bind: a literal
+            loopback name or address binds loopback, any other every interface.
+        port: the server's port. 0 lets the kernel choose one for a server; ``port`` tells which.
+        world_size: how many clients take part, this one included, if that is known: they count themselves, and the
+            one with the server waits for all. ``None`` or negative counts and waits for nobody.
+        is_master: run the server.
+        timeout: seconds or a ``timedelta``, for the constructor as a whole and then for each wait; 0 looks once,
+            ``math.inf`` waits for ever.
+        wait_for_workers: take part in the count at all.
+        multi_tenant: share one server among this process's stores on the same port; it lives until the last is gone.
+        master_listen_fd: a bound socket to serve on; taken over unless the constructor fails.
+        use_libuv: what ``libuvBackend`` tells; false refuses queues, as torch's legacy backend does, and asks
+            the server carefully enough for that backend.
+        server: where an own server runs, ``"process"`` or ``"thread"``; ``None`` is what ``RALLYPOINT_SERVER`` says,
+            else a process.
+
+    Raises:
+        ValueError: a world size of 0, a port outside 0..65535, a negative timeout.
+        BindError: the port is in use.
+        ConnectTimeoutError: nobody answered as a store does before the timeout.
+        WorkersMissingError: too few clients joined before it.
+
+    Threads: any number may use one store; one that waits holds up nobody.
+    """
+
+    def __init__(  # noqa: PLR0917 - torch's signature
+        self,
+        host_name: str,
+        port: int,
+        world_size: int | None = None,
+        is_master: bool = False,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        wait_for_workers: bool = True,
+        multi_tenant: bool = False,
+        master_listen_fd: int | None = None,
+        use_libuv: bool = True,
+        *,
+        server: str | None = None,
+    ) -> None:
+        self._server: HostedServer | None = None
+        self._connections: Connections | None = None
+        self._owner_pid = os.getpid()
+        _check_arguments(host_name, port, world_size, is_master)
+        self._own_timeout_s = as_timeout_s(timeout)
+        self._host = host_name
+        self._port = port
+        self._use_libuv = bool(use_libuv)
+        deadline = Deadline(self._own_timeout_s)
+        try:
+            if is_master:
+                self._start_server(master_listen_fd, bool(multi_tenant), server)
+            self._connect(deadline.remaining_s())
+            if wait_for_workers and world_size is not None and world_size > 0:
+                self._join(world_size, deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- beginning and end -------------------------------------------------------------------------------
+
+    def _start_server(self, listen_fd: int | None, multi_tenant: bool, server: str | None) -> None:
+        mode = server_mode(server)
+        try:
+            self._server = host_server(
+                self._host, self._port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode
+            )
+        except BindError as error:
+            if not is_agent_store(self._port, error):
+                raise
+        else:
+            self._port = self._server.port
+
+    def _connect(self, timeout_s: float) -> None:
+        # Our own server is reached directly: the name that others use may be wrong here, or lead around a corner.
+        endpoint = Endpoint(self._host, self._port) if self._server is None else self._server.reachable_at
+        self._connections = Connections(endpoint, connect(endpoint, timeout_s), is_careful=not self._use_libuv)
+
+    def _join(self, world_size: int, deadline: Deadline) -> None:
+        arrived = self._run(lambda _: client.add(WORKER_COUNT, 1))
+        pause_s = POLL_FIRST_S
+        while self._server is not None and arrived < world_size:
+            if deadline.has_passed():
+                raise WorkersMissingError(
+                    f"Timed out after {deadline.timeout_s:g} seconds waiting for clients. "
+                    f"{arrived}/{world_size} clients joined.",
+                    arrived=arrived,
+                    expected=world_size,
+                    waited_s=deadline.waited_s(),
+                    endpoint=Endpoint(self._host, self._port),
+                )
+            time.sleep(min(pause_s, deadline.remaining_s()))
+            pause_s = min(POLL_MAX_S, 2 * pause_s)
+            arrived = self._run(lambda _: client.add(WORKER_COUNT, 0))
+
+    def close(self) -> None:
+        """Close the connections, and end the server unless other stores share it. Closing twice is fine."""
+        connections, server, self._server = self._connections, self._server, None
+        if connections is not None:
+            connections.close(f"the store on {connections.endpoint} is closed")
+        if server is not None:
+            server.release()
+
+    def __del__(self) -> None:
+        if getattr(self, "_connections", None) is not None or getattr(self, "_server", None) is not None:
+            self.close()
+
+    def clone(self) -> TCPStore:
+        """Give another client of the same server, with connections and a timeout of its own.
+
+        It does not keep the server alive. It may be made in a forked child, of a store that the child inherited.
+        """
+        known = self._connections.endpoint if self._connections else Endpoint(self._host, self._port)
+        connections = Connections(known, connect(known, self._timeout_s), is_careful=not self._use_libuv)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(
+            self.__dict__,
+            _server=None,
+            _connections=connections,
+            _owner_pid=os.getpid(),
+            _own_timeout_s=self._timeout_s,
+        )
+        return twin
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a TCPStore cannot be pickled or copied, it holds connections of this process: make a new TCPStore with "
+            f"host {self._host!r} and port {self._port} where it is needed, or use clone() in this process"
+        )
+
+    # --- keys and values ---------------------------------------------------------------------------------
+
+    def set(self, key: Text, value: Text, /) -> None:
+        """Store ``value`` under ``key``. Cost: one message, not waited for."""
+        wire, content = _wire(key), as_bytes(value)
+        self._run(lambda _: client.set_value(wire, content))
+
+    def get(self, key: Text, /) -> bytes:
+        """Give the value of ``key``, waiting for it until the timeout.
+
+        Raises:
+            StoreTimeoutError: if the key did not appear in time.
+
+        Cost: one round trip if the key is there.
+        """
+        wire = _wire(key)
+        return self._wait([wire], lambda is_careful: client.get(wire, is_careful=is_careful), self._timeout_s)
+
+    def add(self, key: Text, amount: int, /) -> int:
+        """Add a signed 64-bit number to a counter, and give its new value. Cost: one round trip."""
+        wire, delta = _wire(key), _as_integer(amount, "amount")
+        return self._run(lambda _: client.add(wire, delta))
+
+    def compare_set(self, key: Text, expected: Text, desired: Text, /) -> bytes:
+        """Replace the value if it is the expected one; see :meth:`Store.compare_set`. Cost: one round trip."""
+        wire, old, new = _wire(key), as_bytes(expected, "expected"), as_bytes(desired, "desired")
+        return self._run(lambda _: client.compare_set(wire, old, new))
+
+    def check(self, keys: Keys, /) -> bool:
+        """Tell whether all keys are there; a queue that is not empty counts as there. Cost: one round trip."""
+        wires = _wire_keys(keys)
+        return self._run(lambda _: client.check(wires))
+
+    def wait(self, keys: Keys, timeout: Timeout | None = None, /) -> None:
+        """Wait until all keys are there; see :meth:`Store.wait`. Cost: one round trip if they are."""
+        wires = _wire_keys(keys)
+        self._wait(wires, lambda _: client.wait(wires), self._timeout_s if timeout is None else as_timeout_s(timeout))
+
+    def delete_key(self, key: Text, /) -> bool:
+        """Remove a key; tell whether there was one. Cost: one round trip."""
+        wire = _wire(key)
+        return self._run(lambda _: client.delete_key(wire))
+
+    def num_keys(self) -> int:
+        """Count the server's keys, the count of workers included. Cost: one round trip."""
+        return self._run(lambda _: client.num_keys())
+
+    def list_keys(self) -> list[str]:
+        """Give the names of all keys, in no particular order.
+
+        Raises:
+            UnicodeDecodeError: if one is not UTF-8.
+
+        Cost: one round trip; grows with the store.
+        """
+        return [wire[1:].decode() for wire in self._run(lambda _: client.list_keys()) if wire.startswith(b"/")]
+
+    def append(self, key: Text, value: Text, /) -> None:
+        """Add to the end of a value; a missing key is created. Cost: one message, not waited for."""
+        wire, suffix = _wire(key), as_bytes(value)
+        self._run(lambda _: client.append(wire, suffix))
+
+    def multi_get(self, keys: Keys, /) -> list[bytes]:
+        """Give the values of several keys in order, waiting for all. Cost: one round trip if they are there."""
+        wires = _wire_keys(keys)
+        return self._wait(wires, lambda is_careful: client.multi_get(wires, is_careful=is_careful), self._timeout_s)
+
+    def multi_set(self, keys: Keys, values: Keys, /) -> None:
+        """Store several values at once, which our server does as one step. Cost: one message, not waited for.
+
+        Raises:
+            DistStoreError: if there are not as many values as keys.
+        """
+        wires, contents = _wire_keys(keys), as_keys(values)
+        check_lengths(wires, contents)
+        pairs = list(zip(wires, contents, strict=True))
+        self._run(lambda _: client.multi_set(pairs))
+
+    def has_extended_api(self) -> bool:
+        """Tell that ``append``, ``multi_get`` and ``multi_set`` are one request each: true."""
+        return True
+
+    # --- queues and barriers -----------------------------------------------------------------------------
+
+    def queue_push(self, key: Text, value: Text, /) -> None:
+        """Put an item at the end of a queue. Cost: one message, not waited for."""
+        self._need_queues()
+        wire, item = _wire(key), as_bytes(value)
+        self._run(lambda _: client.queue_push(wire, item))
+
+    def queue_pop(self, key: Text, block: bool = True) -> bytes:
+        """Take the oldest item of a queue; if another caller takes it first, go on waiting.
+
+        Raises:
+            QueueEmptyError: if there is none and ``block`` is false.
+            StoreTimeoutError: if there was none for us before the timeout.
+
+        Cost: one round trip if there is an item.
+        """
+        self._need_queues()
+        wire, is_blocking = _wire(key), bool(block)
+        return self._wait([wire], lambda _: client.queue_pop(wire, is_blocking=is_blocking), self._timeout_s)
+
+    def queue_len(self, key: Text, /) -> int:
+        """Give the number of items in a queue. Cost: one round trip."""
+        self._need_queues()
+        wire = _wire(key)
+        return self._run(lambda _: client.queue_len(wire))
+
+    def barrier(self, key: Text, world_size: int, timeout: Timeout | None = None) -> None:
+        """Wait until ``world_size`` callers have come to the barrier ``key``; a name serves once.
+
+        Torch's verb, with its rules: who comes later passes at once, who gave up stays counted. ``key`` then holds
+        the count, as a counter does. :func:`rallypoint.primitives.barrier.barrier` can be used again and again.
+
+        Args:
+            key: the barrier's name, also the name of its counter.
+            world_size: how many callers are expected.
+            timeout: seconds or a ``timedelta``; ``None`` is the store's own.
+
+        Raises:
+            BarrierTimeoutError: if too few came in time.
+
+        Cost: one round trip and the time of the last; one more if this object has just written something.
+        """
+        timeout_s = self._timeout_s if timeout is None else as_timeout_s(timeout)
+        wire, size = _wire(key), _as_integer(world_size, "world_size")
+        started = time.monotonic()
+        try:
+            self._run(lambda _: client.barrier(wire, size), timeout_s, settles=True)
+        except client.WaitExpired as expired:
+            waited_s, arrived = time.monotonic() - started, expired.arrived
+            endpoint = self._connected().endpoint
+            raise BarrierTimeoutError(
+                f"barrier timeout after {int(timeout_s * 1000)}ms, key: {decode_key(key)} "
+                f"({'?' if arrived is None else arrived} of {size} came; waited {waited_s:.3f} s on {endpoint})",
+                arrived=arrived or 0,
+                expected=size,
+                waited_s=waited_s,
+                endpoint=endpoint,
+            ) from None
+
+    def _need_queues(self) -> None:
+        if not self._use_libuv:
+            raise NotImplementedError("queues not implemented on legacy TCPStore backend")
+
+    # --- calls -------------------------------------------------------------------------------------------
+
+    def _connected(self) -> Connections:
+        if os.getpid() != self._owner_pid:
+            raise ForkedStoreError(
+                f"this store belongs to process {self._owner_pid}, process {os.getpid()} inherited it by a fork: "
+                "its connections cannot be shared; make a new TCPStore here, or use store.clone()",
+                owner_pid=self._owner_pid,
+            )
+        if self._connections is None:
+            raise RuntimeError("this store was not constructed: call super().__init__() first")
+        return self._connections
+
+    def _run(self, begin: Begin[T], timeout_s: float | None = None, *, settles: bool = False) -> T:
+        return self._connected().run(begin, self._timeout_s if timeout_s is None else timeout_s, settles=settles)
+
+    def _wait(self, wires: Sequence[bytes], begin: Begin[T], timeout_s: float) -> T:
+        started = time.monotonic()
+        try:
+            return self._run(begin, timeout_s)
+        except client.WaitExpired as expired:
+            raise wait_timed_out(
+                [wire[1:] for wire in wires],
+                [wire[1:] for wire in expired.missing],
+                timeout_s=timeout_s,
+                waited_s=time.monotonic() - started,
+                endpoint=self._connected().endpoint,
+            ) from None
+
+    # --- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """The host name, as it was given."""
+        return self._host
+
+    @property
+    def port(self) -> int:
+        """The server's port; the real one where 0 was given."""
+        return self._port
+
+    @property
+    def libuvBackend(self) -> bool:  # noqa: N802 - torch's name
+        """The ``use_libuv`` that was given."""
+        return self._use_libuv
+
+    def __repr__(self) -> str:
+        main = self._connections.main if self._connections is not None else None
+        client_text = "<nullptr>"
+        if main is not None and main.stream.fileno() != -1:
+            stream = main.stream
+            client_text = f"TCPClient(SocketImpl(fd={stream.fileno()}, addr={stream.local}, remote={stream.peer}))"
+        server = "<nullptr>" if self._server is None else f"TCPServer(port={self._server.port})"
+        return f"{type(self).__name__}(client={client_text}, server={server})"
+
+
+def _as_integer(number: int, what: str) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{what} must be an int, not {type(number).__name__}")
+    return int(number)
+
+
+def _check_arguments(host_name: object, port: object, world_size: object, is_master: object) -> None:
+    if not isinstance(host_name, str):
+        raise TypeError(f"TCPStore: host_name must be a str, not {type(host_name).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"TCPStore: port must be an int, not {type(port).__name__}")
+    if not isinstance(is_master, bool):
+        raise TypeError(f"TCPStore: is_master must be a bool, not {type(is_master).__name__}")
+    if world_size is not None and (isinstance(world_size, bool) or not isinstance(world_size, int)):
+        raise TypeError(f"TCPStore: world_size must be an int or None, not {type(world_size).__name__}")
+    if not 0 <= port <= PORT_MAX:
+        raise ValueError(f"TCPStore port must be from 0 to {PORT_MAX}, not {port}")
+    if port == 0 and not is_master and not host_name.startswith(UNIX_PREFIX):
+        raise ValueError("TCPStore port 0 lets a server choose; a client must name the server's port")
+    if world_size == 0:
+        raise ValueError("TCPStore world size cannot be 0")
