@@ -381,14 +381,13 @@ class Engine:
         return 8
 
     def _check(self, peer: int, request: Request) -> int:
-        present = all(name in self._keyspace for name in request[1])
-        self._effects.append(Reply(peer, READY if present else NOT_READY))
+        self._effects.append(Reply(peer, NOT_READY if self._keyspace.missing(request[1]) else READY))
         return 1
 
     def _wait(self, peer: int, request: Request) -> int:
         self._abandon(peer)
         names = dict.fromkeys(request[1])
-        missing = sum(name not in self._keyspace for name in names)
+        missing = self._keyspace.missing(names)
         if missing:
             self._waiters.wait(peer, names, missing)
             return 0

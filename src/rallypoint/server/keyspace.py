@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rallypoint.errors import DistStoreError
@@ -84,6 +84,16 @@ class Keyspace:
     def __contains__(self, name: object) -> bool:
         """Tell whether a name is present: as a key, or as a queue with an item in it."""
         return name in self._values or name in self.queues
+
+    def missing(self, names: Iterable[bytes]) -> int:
+        """Count those of the names that are not present. Cost: the number of names."""
+        values = self._values
+        queues = self.queues
+        count = 0
+        for name in names:
+            if name not in values and name not in queues:
+                count += 1
+        return count
 
     def has_key(self, key: bytes) -> bool:
         """Tell whether a key exists, queues aside."""
