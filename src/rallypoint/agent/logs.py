@@ -12,25 +12,24 @@ removed at a clean end.
 from __future__ import annotations
 
 import enum
+import errno
+import os
 import re
-from collections.abc import Mapping
+import shutil
+import string
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["DEFAULT_PREFIX", "LogFolders", "LogOptions", "Output", "Std", "WorkerLogs", "read_tail", "to_map"]
+__all__ = ["DEFAULT_PREFIX", "LogFolders", "LogOptions", "Output", "Std", "Streams", "WorkerLogs", "to_map"]
 
 DEFAULT_PREFIX = "[${role_name}${local_rank}]:"
 """The template that stands before each tee'd line; also known: ``${rank}`` and ``${hostname}``."""
 
 RUN_NAME_SIZE_MAX = 128
 """The part of a run id that goes into a folder's name, in characters."""
-
-TAIL_LINES_MAX = 20
-"""The last lines of a failed worker's stderr that its report shows."""
-
-TAIL_SIZE_MAX = 16 * 1024
-"""The bytes at the end of a stream that are looked at for those lines."""
 
 
 class Std(enum.IntFlag):
@@ -93,9 +92,7 @@ def to_map(streams: Streams, local_world_size: int) -> dict[int, Std]:
 
     Shape: keys 0 to ``local_world_size`` - 1, in order.
     """
-    if isinstance(streams, Std):
-        return dict.fromkeys(range(local_world_size), streams)
-    return {rank: streams.get(rank, Std.NONE) for rank in range(local_world_size)}
+    return {rank: _of(streams, rank) for rank in range(local_world_size)}
 
 
 @dataclass(frozen=True)
@@ -167,19 +164,28 @@ class LogFolders:
 
     Args:
         run_id: the run's id; characters that do not suit a file name become ``_``.
-        options: what the user asked for.
+        options: what the user asked for; the default keeps nothing.
 
     Raises:
         NotADirectoryError: if ``options.log_dir`` is there and is no folder.
+
+    Threads: one.
     """
 
     def __init__(self, run_id: str, options: LogOptions | None = None) -> None:
-        raise NotImplementedError
+        self._options = LogOptions() if options is None else options
+        self._run_name = re.sub(r"[^A-Za-z0-9._-]", "_", run_id)[:RUN_NAME_SIZE_MAX] or "run"
+        self._root: Path | None = None
+        self._private: Path | None = None
+        log_dir = self._options.log_dir
+        self._keeps_nothing = log_dir == Path(os.devnull)
+        if log_dir is not None and not self._keeps_nothing and log_dir.exists() and not log_dir.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "the log folder is no folder", str(log_dir))
 
     @property
     def root(self) -> Path | None:
-        """Give the folder that keeps this run's streams, or ``None`` as long as none is kept."""
-        raise NotImplementedError
+        """Give this run's folder in the log folder, ``None`` as long as nothing is kept."""
+        return self._root
 
     def open_round(
         self, round_number: int, ranks: Mapping[int, int], role_name: str = "default"
@@ -197,17 +203,71 @@ class LogFolders:
         Raises:
             OSError: if a folder cannot be made.
         """
-        raise NotImplementedError
+        kept = {rank: self._streams(rank) for rank in ranks}
+        folder = self._round_folder(round_number, is_private=not self._is_kept(kept.values()))
+        logs = {}
+        for local_rank, rank in ranks.items():
+            home = folder / str(local_rank)
+            home.mkdir()
+            prefix = string.Template(self._options.prefix).safe_substitute(
+                role_name=role_name, local_rank=local_rank, rank=rank, hostname=os.uname().nodename
+            )
+            redirects, tee = kept[local_rank]
+            logs[local_rank] = WorkerLogs(
+                self._output(home / "stdout.log", local_rank, Std.OUT in redirects, Std.OUT in tee, prefix),
+                self._output(home / "stderr.log", local_rank, Std.ERR in redirects, Std.ERR in tee, prefix),
+                home / "error.json",
+            )
+        return logs
 
     def close(self, *, clean: bool) -> None:
         """Remove the private folder of error files, if there is one. Calling it twice does no harm.
 
         Args:
-            clean: whether the run ended well; otherwise a private folder that holds an error file stays.
+            clean: whether the run ended well; otherwise a private folder that holds an error file stays, because
+                the report names it.
         """
-        raise NotImplementedError
+        private, self._private = self._private, None
+        if private is not None and (clean or not any(private.rglob("error.json"))):
+            shutil.rmtree(private, ignore_errors=True)
+
+    def _streams(self, local_rank: int) -> tuple[Std, Std]:
+        return _of(self._options.redirects, local_rank), _of(self._options.tee, local_rank)
+
+    def _is_kept(self, streams: Iterable[tuple[Std, Std]]) -> bool:
+        if self._keeps_nothing:
+            return False
+        return self._options.log_dir is not None or any(redirects | tee for redirects, tee in streams)
+
+    def _round_folder(self, round_number: int, *, is_private: bool) -> Path:
+        if is_private:
+            if self._private is None:
+                self._private = Path(tempfile.mkdtemp(prefix="rallypoint_errors_"))
+            home = self._private
+        else:
+            if self._root is None:
+                log_dir = self._options.log_dir or Path(tempfile.mkdtemp(prefix="rallypoint_"))
+                log_dir.mkdir(parents=True, exist_ok=True)
+                self._root = Path(tempfile.mkdtemp(prefix=f"{self._run_name}_", dir=log_dir.absolute()))
+            home = self._root
+        folder = home / f"round_{round_number}"
+        again = 0
+        while folder.exists():
+            again += 1
+            folder = home / f"round_{round_number}.{again}"
+        folder.mkdir()
+        return folder
+
+    def _output(self, path: Path, local_rank: int, is_redirected: bool, is_teed: bool, prefix: str) -> Output:
+        shown = self._options.local_ranks_filter
+        is_shown = shown is None or local_rank in shown
+        kept = None if self._keeps_nothing else path
+        if is_teed:
+            return Output(kept, console=is_shown, prefix=prefix if is_shown else None)
+        if is_redirected:
+            return Output(kept, console=False)
+        return Output(console=is_shown)
 
 
-def read_tail(path: Path, lines_max: int = TAIL_LINES_MAX) -> tuple[str, ...]:
-    """Give the last lines of a log file, decoded for people; an unreadable file has none."""
-    raise NotImplementedError
+def _of(streams: Streams, local_rank: int) -> Std:
+    return streams if isinstance(streams, Std) else streams.get(local_rank, Std.NONE)
