@@ -263,7 +263,7 @@ def _take_exit(m: _Memory, event: WorkerExited) -> Decision:
     m.exits[event.local_rank] = event.returncode
     text = describe_exit(event.local_rank, m.pids.get(event.local_rank), event.returncode)
     if event.returncode != 0:
-        return _fail(m, text, event.returncode)
+        return _fail(m, f"{text}: {event.detail}" if event.detail else text, event.returncode)
     total = m.rules.local_world_size
     left = total - len(m.exits)
     if left:

@@ -123,10 +123,11 @@ class StartFailed(NamedTuple):
 
 
 class WorkerExited(NamedTuple):
-    """A worker ended: its exit code, or minus the signal that killed it."""
+    """A worker ended: its exit code, or minus the signal that killed it; ``detail`` is what it said about it."""
 
     local_rank: int
     returncode: int
+    detail: str = ""
 
 
 class StopFinished(NamedTuple):

@@ -119,6 +119,14 @@ def test_a_failure_without_restarts_ends_the_run_with_the_workers_own_code() -> 
     assert end.effects == (Finish(GroupState.FAILED, 42),)
 
 
+def test_what_the_worker_said_is_passed_on() -> None:
+    stop = play(machine(), *RUNNING, WorkerExited(1, 1, "ValueError: boom"))
+
+    assert stop.effects[0] == ReportFailure(
+        "worker 1 (pid 101) ended with exit code 1: ValueError: boom", 1, final=True
+    )
+
+
 def test_a_killed_worker_counts_as_128_plus_the_signal() -> None:
     group = machine()
     stop = play(group, *RUNNING, WorkerExited(0, -signal.SIGKILL))

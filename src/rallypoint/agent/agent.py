@@ -1,0 +1,367 @@
+"""The agent of one node: carries out what ``agent.group`` decides.
+
+One loop, in the thread that calls ``run``. It waits for workers to end, and for events that other threads and the
+signal handlers put into its inbox; each is one step of the machine, whose effects it carries out. Threads of its
+own: two that deal with the rendezvous (``agent.membership``) and one during each stop, so that signals are taken
+while workers are given their time to end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import FrameType
+from typing import TypeAlias
+
+from rallypoint.agent.failure import ProcessFailure
+from rallypoint.agent.group import GroupRules, WorkerGroupMachine
+from rallypoint.agent.guard import Guard
+from rallypoint.agent.inbox import Inbox
+from rallypoint.agent.logs import LogFolders, LogOptions, WorkerLogs
+from rallypoint.agent.membership import Membership, knows_success
+from rallypoint.agent.moves import (
+    Begun,
+    Decision,
+    Effect,
+    Event,
+    Finish,
+    GroupState,
+    Leave,
+    Rendezvous,
+    ReportFailure,
+    ReportSuccess,
+    SignalReceived,
+    Started,
+    StartFailed,
+    StartWorkers,
+    StopFinished,
+    StopWorkers,
+    Ticked,
+    WorkerExited,
+)
+from rallypoint.agent.places import NodeWorkers
+from rallypoint.agent.process import WorkerCommand, WorkerExit, WorkerProcesses
+from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
+from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerPlace, WorkerSpec, WorkerState
+from rallypoint.clock import SYSTEM_CLOCK, Clock
+from rallypoint.errors import AgentError
+from rallypoint.events import emit
+
+__all__ = ["GRACE_S", "Agent", "Environment"]
+
+GRACE_S = 30.0
+"""The seconds that workers have between being asked to end and SIGKILL, unless told otherwise."""
+
+FOREIGN_SUCCESS_WAIT_S = 300.0
+"""How long a node waits for the others' success with handlers that do not report it; torch's exit barrier."""
+
+TICK_S = 1.0
+"""The longest pause of the loop, for platforms on which a signal does not interrupt a wait."""
+
+CLOSE_S = 10.0
+"""How long reports on their way may take when everything else has ended."""
+
+NOT_STARTED = 127
+"""The exit code of a command that cannot be started, as in a shell."""
+
+Environment: TypeAlias = Callable[[WorkerPlace], Mapping[str, str]]
+"""Gives the complete environment of one worker."""
+
+_log = logging.getLogger("rallypoint.agent")
+
+_RESULT_STATES = {
+    GroupState.SUCCEEDED: WorkerState.SUCCEEDED,
+    GroupState.FAILED: WorkerState.FAILED,
+    GroupState.STOPPED: WorkerState.STOPPED,
+}
+
+
+class Agent:
+    """Runs the workers of one node until the run ends.
+
+    Args:
+        spec: what to run, and how to meet the other nodes.
+        environment: gives each worker's environment.
+        logs: where the workers' output goes; ``None``: to the agent's own streams.
+        grace_s: seconds between asking workers to end and SIGKILL, wherever workers are stopped; 0 or more.
+        store_patience_s: seconds without an answer from the rendezvous until the node gives up.
+        signals: the signals that ask this agent to end. One that is ignored when ``run`` begins stays ignored.
+        clock: what time is measured on.
+
+    Threads: ``run`` installs signal handlers if it is called in the main thread, and none otherwise.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        environment: Environment,
+        *,
+        logs: LogOptions | None = None,
+        grace_s: float = GRACE_S,
+        store_patience_s: float = 30.0,
+        signals: tuple[int, ...] = DEFAULT_SIGNALS,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if grace_s < 0:
+            raise ValueError(f"grace_s is {grace_s:g}; workers get 0 seconds or more to end")
+        self._spec = spec
+        self._environment = environment
+        self._signals = signals
+        self._clock = clock
+        self._group = WorkerGroup(spec)
+        self._machine = WorkerGroupMachine(
+            GroupRules(
+                local_world_size=spec.local_world_size,
+                max_restarts=spec.max_restarts,
+                grace_s=grace_s,
+                store_patience_s=store_patience_s,
+                success_wait_s=math.inf if knows_success(spec.rdzv_handler) else FOREIGN_SUCCESS_WAIT_S,
+            )
+        )
+        self._inbox = Inbox()
+        self._folders = LogFolders(spec.rdzv_handler.get_run_id(), logs)
+        self._guard: Guard | None = None
+        self._membership: Membership | None = None
+        self._processes: WorkerProcesses | None = None
+        self._stopper: threading.Thread | None = None
+        self._logs: dict[int, WorkerLogs] = {}
+        self._failures: dict[int, ProcessFailure] = {}
+        self._round_token = 0
+        self._signal: int | None = None
+        self._why = ""
+        self._end: Finish | None = None
+
+    def get_worker_group(self) -> WorkerGroup:
+        """Give the workers as they stand; belongs to the agent, do not change it."""
+        return self._group
+
+    def run(self) -> RunResult:
+        """Run until the run ends on this node; call it once.
+
+        Returns:
+            How it ended. A signal is an end like any other, not an exception.
+
+        Raises:
+            AgentError: if the process that guards the workers cannot be started.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(taken_signals(self._signals, self._take_signal))
+            stack.callback(self._close_logs)
+            self._guard = stack.enter_context(Guard.start())
+            self._membership = Membership(
+                self._spec.rdzv_handler,
+                NodeWorkers(self._spec.role, self._spec.local_world_size),
+                self._inbox.put,
+                look_interval_s=self._spec.monitor_interval,
+                is_identical=os.environ.get("TORCH_ELASTIC_WORKER_IDENTICAL") == "1",
+            )
+            stack.callback(self._membership.close, CLOSE_S)
+            stack.callback(self._stop_leftovers)
+            self._step(Begun())
+            while self._end is None:
+                self._turn()
+        return self._result(self._end)
+
+    # --- events in -----------------------------------------------------------------------------------------
+
+    def _take_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal, between any two instructions of the main thread: only leaves a note."""
+        self._inbox.put(SignalReceived(number))
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and deal with all of it."""
+        pause_s = min(TICK_S, max(0.0, self._machine.next_deadline() - self._clock.now()))
+        event = self._inbox.get(0.0, self._round_token)
+        if event is None and self._machine.state is GroupState.HEALTHY and self._processes is not None:
+            self._take_exits(self._processes.wait(pause_s))
+        elif event is None:
+            event = self._inbox.get(pause_s, self._round_token)
+        if event is not None:
+            self._step(event)
+        if self._end is None and self._clock.now() >= self._machine.next_deadline():
+            self._step(Ticked())
+
+    def _take_exits(self, exits: list[WorkerExit]) -> None:
+        """Tell the machine of workers that ended by themselves; all that failed at one moment are in the report."""
+        events = []
+        for exited in exits:
+            detail = ""
+            if exited.returncode != 0:
+                rank, error_file = (
+                    self._group.workers[exited.local_rank].global_rank,
+                    self._logs[exited.local_rank].error_file,
+                )
+                failure = ProcessFailure(exited.local_rank, exited.pid, exited.returncode, str(error_file))
+                self._failures[rank] = failure
+                detail = failure.message if failure.traceback is not None else ""
+            events.append(WorkerExited(exited.local_rank, exited.returncode, detail))
+        for event in events:
+            self._step(event)
+
+    def _step(self, event: Event) -> None:
+        before = self._machine.state
+        decision = self._machine.step(event, self._clock.now())
+        self._tell(event, decision)
+        if decision.state is not before:
+            self._group.state = _RESULT_STATES.get(decision.state, _group_state(decision.state))
+        for effect in decision.effects:
+            self._carry_out(effect)
+
+    def _tell(self, event: Event, decision: Decision) -> None:
+        if isinstance(event, SignalReceived) and self._signal is None:
+            self._signal = event.number
+        if decision.why != self._why:
+            self._why = decision.why
+            emit(f"agent.{decision.state.name.lower()}", decision.why, event=type(event).__name__)
+
+    # --- effects out ---------------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect) -> None:
+        assert self._membership is not None, "effects come from a run"
+        match effect:
+            case Rendezvous():
+                self._round_token += 1
+                self._membership.join()
+            case StartWorkers():
+                self._start(effect)
+            case StopWorkers():
+                self._stop(effect)
+            case ReportFailure(message, returncode, final):
+                self._membership.report_failure(message, returncode, final)
+            case ReportSuccess():
+                self._membership.report_success()
+            case Leave(why):
+                self._membership.leave(why)
+            case Finish():
+                self._end = effect
+
+    def _start(self, effect: StartWorkers) -> None:
+        assert self._membership is not None, "a round was joined"
+        assert self._guard is not None, "the guard runs as long as the agent"
+        token = self._round_token
+        self._membership.watch(lambda event: self._inbox.put(event, token))
+        self._failures = {}
+        self._take_places()
+        try:
+            self._logs = self._folders.open_round(
+                effect.round, {w.local_rank: w.global_rank for w in self._group.workers}, self._spec.role
+            )
+            commands = [self._command(worker.local_rank, effect) for worker in self._group.workers]
+            self._processes = WorkerProcesses.start(commands, guard=self._guard)
+        except (AgentError, OSError) as error:
+            self._step(StartFailed(str(error), NOT_STARTED))
+            return
+        for worker in self._group.workers:
+            worker.id = self._processes.pids[worker.local_rank]
+        self._inbox.wake = self._processes.wake
+        self._step(Started(self._processes.pids))
+
+    def _take_places(self) -> None:
+        """Take over what the rendezvous settled."""
+        assert self._membership is not None
+        joined = self._membership.joined
+        assert joined is not None, "workers start in a round"
+        bootstrap, group = joined.info.bootstrap_store_info, self._group
+        group.store, group.group_rank, group.group_world_size = (
+            joined.info.store,
+            joined.info.rank,
+            joined.info.world_size,
+        )
+        group.master_addr = self._spec.master_addr or bootstrap.master_addr
+        group.master_port = self._spec.master_port or bootstrap.master_port
+        for worker in group.workers:
+            worker.global_rank = joined.ranks.first_rank + worker.local_rank
+            worker.role_rank = joined.ranks.first_role_rank + worker.local_rank
+            worker.world_size, worker.role_world_size = joined.ranks.world_size, joined.ranks.role_world_size
+
+    def _command(self, local_rank: int, effect: StartWorkers) -> WorkerCommand:
+        spec, group, logs = self._spec, self._group, self._logs[local_rank]
+        worker = group.workers[local_rank]
+        assert group.group_rank is not None
+        assert group.group_world_size is not None
+        assert group.master_addr is not None
+        assert group.master_port is not None
+        place = WorkerPlace(
+            run_id=spec.rdzv_handler.get_run_id(),
+            round=effect.round,
+            node_rank=group.group_rank,
+            node_count=group.group_world_size,
+            local_rank=local_rank,
+            local_world_size=spec.local_world_size,
+            rank=worker.global_rank,
+            world_size=worker.world_size,
+            role=spec.role,
+            role_rank=worker.role_rank,
+            role_world_size=worker.role_world_size,
+            master_addr=group.master_addr,
+            master_port=group.master_port,
+            use_agent_store=spec.rdzv_handler.use_agent_store,
+            max_restarts=spec.max_restarts,
+            node_restarts=effect.restarts_used,
+            error_file=str(logs.error_file),
+        )
+        return WorkerCommand(
+            local_rank, (spec.entrypoint, *spec.args), self._environment(place), logs.stdout, logs.stderr
+        )
+
+    def _stop(self, effect: StopWorkers) -> None:
+        processes = self._processes
+        if processes is None:
+            self._step(StopFinished())
+        elif self._stopper is not None and self._stopper.is_alive():
+            processes.hurry()
+        else:
+            self._inbox.wake = None
+            self._stopper = threading.Thread(
+                target=self._run_stop, args=(processes, effect), name="rallypoint-stop", daemon=True
+            )
+            self._stopper.start()
+
+    def _run_stop(self, processes: WorkerProcesses, effect: StopWorkers) -> None:
+        """End the workers; runs in a thread of its own, which has the processes to itself until it is through."""
+        try:
+            for exited in processes.stop(effect.signal_number, effect.grace_s):
+                self._inbox.put(WorkerExited(exited.local_rank, exited.returncode))
+        except Exception:  # noqa: BLE001 - the loop waits for StopFinished, whatever happens here
+            _log.exception("stopping the workers failed")
+        for local_rank, pid in processes.running.items():
+            emit("agent.trouble", f"worker {local_rank} (pid {pid}) does not end, even by SIGKILL", pid=pid)
+        for failure in self._failures.values():
+            failure.stderr_tail = processes.tail(failure.local_rank)
+        self._processes = None
+        self._inbox.put(StopFinished())
+
+    # --- the end -------------------------------------------------------------------------------------------
+
+    def _stop_leftovers(self) -> None:
+        """Stop what an unexpected exception has left running."""
+        if self._stopper is not None:
+            self._stopper.join()
+        if self._processes is not None:
+            self._processes.stop(signal.SIGTERM, GRACE_S)
+
+    def _close_logs(self) -> None:
+        self._folders.close(clean=self._end is not None and self._end.state is not GroupState.FAILED)
+
+    def _result(self, end: Finish) -> RunResult:
+        state = _RESULT_STATES[end.state]
+        ranks = [worker.global_rank for worker in self._group.workers if worker.global_rank >= 0]
+        return RunResult(
+            state,
+            dict.fromkeys(ranks) if state is WorkerState.SUCCEEDED else {},
+            self._failures if state is WorkerState.FAILED else {},
+            end.exit_code,
+            self._why,
+            self._signal if state is WorkerState.STOPPED else None,
+        )
+
+
+def _group_state(state: GroupState) -> WorkerState:
+    if state in (GroupState.HEALTHY, GroupState.SUCCEEDED_WAITING):
+        return WorkerState.HEALTHY
+    return WorkerState.STOPPED if state is GroupState.STOPPING else WorkerState.INIT

@@ -1,0 +1,284 @@
+"""This node's dealings with its rendezvous handler, off the agent's main loop.
+
+Handlers block: until enough nodes have come, until a store answers. So one thread joins and reports, in order, and
+one thread for each round watches what becomes of it. Both answer with events of ``agent.moves``; neither decides
+anything.
+
+Handlers that know only torch's methods report no success. For them each node whose workers all ended well says so in
+the round's store, and looks whether all have::
+
+    rallypoint/succeeded/<node rank>      "1"
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from rallypoint.agent.moves import (
+    Dismissed,
+    Event,
+    Fenced,
+    RendezvousDone,
+    RendezvousFailed,
+    RoundOver,
+    RunClosed,
+    StoreBack,
+    StoreLost,
+)
+from rallypoint.agent.places import NodeWorkers, Ranks, agree_on_ranks, number_workers
+from rallypoint.errors import DistError
+from rallypoint.events import emit
+from rallypoint.rendezvous.handler import RendezvousHandler, RoundNews, RoundStatus
+
+if TYPE_CHECKING:
+    from rallypoint.rendezvous.handler import RendezvousInfo
+
+__all__ = ["Joined", "Membership", "RoundWatch", "knows_success"]
+
+NEWS_WAIT_S = 0.5
+"""How long one look for news may take; a watch that is told to end does so within this time."""
+
+PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
+"""Between looks at a rendezvous that does not answer."""
+
+LEAVE_S = 5.0
+"""How long leaving may take: whoever asked this node to go does not wait for a store that is gone."""
+
+SUCCEEDED_KEY = "rallypoint/succeeded/{}"
+
+_log = logging.getLogger("rallypoint.agent")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A round that this node takes part in.
+
+    Attributes:
+        info: what the handler gave.
+        round: its number; with handlers that do not number their rounds, how many this node was in before.
+        ranks: the ranks of this node's workers.
+    """
+
+    info: RendezvousInfo
+    round: int
+    ranks: Ranks
+
+
+def knows_success(handler: RendezvousHandler) -> bool:
+    """Tell whether a handler ends the run by itself once all nodes have reported success."""
+    return type(handler).report_success is not RendezvousHandler.report_success
+
+
+class Membership:
+    """Joins rounds, reports, leaves; answers through ``post``.
+
+    Args:
+        handler: how this node meets the others.
+        mine: what this node runs.
+        post: takes the answers, in the thread that has them; must not block.
+        look_interval_s: seconds between looks at handlers that cannot tell their news by themselves.
+        is_identical: whether all nodes are known to run the same, so that nobody needs to ask.
+
+    Threads: call from one thread.
+    """
+
+    def __init__(
+        self,
+        handler: RendezvousHandler,
+        mine: NodeWorkers,
+        post: Callable[[Event], None],
+        *,
+        look_interval_s: float = 0.1,
+        is_identical: bool = False,
+    ) -> None:
+        self.joined: Joined | None = None
+        self._handler = handler
+        self._mine = mine
+        self._post = post
+        self._look_interval_s = look_interval_s
+        self._is_identical = is_identical
+        self._watch: RoundWatch | None = None
+        self._retired: list[RoundWatch] = []
+        self._errands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run_errands, name="rallypoint-membership", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Join the next round; answered by one of RendezvousDone, RunClosed, Dismissed, RendezvousFailed, RoundOver."""
+        self._retire_watch()
+        self._errands.put(self._join)
+
+    def watch(self, post: Callable[[Event], None]) -> None:
+        """Begin to watch the round just joined; ``post`` takes its news until the next ``join``."""
+        assert self.joined is not None, "a round that was joined is watched"
+        self._watch = RoundWatch(self._handler, self.joined.info, post, self._look_interval_s)
+        self._watch.start()
+
+    def report_failure(self, message: str, returncode: int, final: bool) -> None:
+        """Tell the others that a worker failed here; trouble in telling is logged."""
+        self._errands.put(lambda: _try("report a failure", self._handler.report_failure, message, returncode, final))
+
+    def report_success(self) -> None:
+        """Tell the others that all workers ended well here; trouble in telling is logged."""
+        if knows_success(self._handler):
+            self._errands.put(lambda: _try("report success", self._handler.report_success))
+        elif self._watch is not None:
+            self._watch.count_success()
+
+    def leave(self, why: str) -> None:
+        """Tell the others that this node goes; gives up after ``LEAVE_S``."""
+        self._is_closing = True
+        thread = threading.Thread(
+            target=_try, args=("leave", self._handler.leave, why), name="rallypoint-leave", daemon=True
+        )
+        thread.start()
+        thread.join(LEAVE_S)
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what is on its way, within ``timeout_s`` seconds, and end the threads."""
+        self._errands.put(None)
+        self._retire_watch()
+        self._thread.join(0.0 if self._is_closing else timeout_s)
+        for watch in self._retired:
+            watch.join(timeout_s)
+
+    def _retire_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._retired = [watch for watch in self._retired if watch.is_alive()] + [self._watch]
+            self._watch = None
+
+    def _run_errands(self) -> None:
+        while (errand := self._errands.get()) is not None:
+            errand()
+
+    def _join(self) -> None:
+        try:
+            event = self._try_to_join()
+        except Exception as error:  # noqa: BLE001 - a foreign handler may raise anything; each ends as an event
+            event = _describe_failure(error)
+        self._post(event)
+
+    def _try_to_join(self) -> Event:
+        info = self._handler.next_rendezvous()
+        ranks: Ranks | None
+        if self._is_identical:
+            ranks = number_workers([self._mine] * info.world_size)[info.rank]
+        else:
+            ranks = agree_on_ranks(info.store, info.rank, info.world_size, self._mine, is_current=self._is_current)
+        if ranks is None:
+            return RoundOver("its nodes had not told each other what they run")
+        last = self.joined.round if self.joined is not None else -1
+        number = int(getattr(info, "round", last + 1))
+        self.joined = Joined(info, number if number > last else last + 1, ranks)
+        return RendezvousDone(self.joined.round, info.rank, info.world_size)
+
+    def _is_current(self) -> bool:
+        return not self._is_closing and self._handler.check_round().status is RoundStatus.CURRENT
+
+
+def _describe_failure(error: Exception) -> Event:
+    """Give the event that an exception of ``next_rendezvous`` means; torch's classes are known by their names."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error) or type(error).__name__
+    if "RendezvousClosedError" in names:
+        return RunClosed(getattr(error, "outcome", None), text)
+    if "RendezvousGracefulExitError" in names:
+        return Dismissed(text)
+    if not isinstance(error, DistError):
+        _log.error("the rendezvous handler failed", exc_info=error)
+        text = f"{type(error).__name__}: {text}"
+    return RendezvousFailed(text)
+
+
+def _try(what: str, call: Callable[..., None], *args: object) -> None:
+    try:
+        call(*args)
+    except Exception as error:  # noqa: BLE001 - the run goes on, or ends, without this message; it is not lost silently
+        emit("agent.trouble", f"could not {what}: {type(error).__name__}: {error}")
+
+
+class RoundWatch(threading.Thread):
+    """Watches one round until it is over, and says so once.
+
+    Whatever goes wrong in a look is told as StoreLost, and looked again: this thread ends when it is told to, or
+    when it has told the end of its round.
+
+    Args:
+        handler: whom to ask.
+        info: the round.
+        post: takes the events.
+        look_interval_s: seconds between looks at a handler that cannot wait for news.
+    """
+
+    def __init__(
+        self, handler: RendezvousHandler, info: RendezvousInfo, post: Callable[[Event], None], look_interval_s: float
+    ) -> None:
+        super().__init__(name="rallypoint-round-watch", daemon=True)
+        self._handler = handler
+        self._info = info
+        self._post = post
+        self._look_interval_s = look_interval_s
+        self._ended = threading.Event()
+        self._has_succeeded = False
+        self._waits_by_itself = type(handler).wait_for_news is not RendezvousHandler.wait_for_news
+
+    def stop(self) -> None:
+        """Tell the thread to end; returns at once."""
+        self._ended.set()
+
+    def count_success(self) -> None:
+        """Count this node among those that ended well, for handlers that do not."""
+        self._has_succeeded = True
+
+    def run(self) -> None:
+        """Look until the round is over."""
+        pause_s = 0.0
+        while not self._ended.wait(pause_s):
+            try:
+                news = self._look()
+            except Exception as error:  # noqa: BLE001 - whatever a foreign handler raises, the watch goes on
+                pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
+                self._tell(StoreLost(str(error) or type(error).__name__))
+                continue
+            if pause_s:
+                self._tell(StoreBack())
+            pause_s = 0.0
+            if news.status is not RoundStatus.CURRENT:
+                self._tell(_event_of(news))
+                return
+
+    def _tell(self, event: Event) -> None:
+        if not self._ended.is_set():
+            self._post(event)
+
+    def _look(self) -> RoundNews:
+        if self._waits_by_itself and not self._has_succeeded:
+            return self._handler.wait_for_news(NEWS_WAIT_S)
+        if self._all_succeeded():
+            return RoundNews(RoundStatus.CLOSED, f"all {self._info.world_size} nodes ended well", "succeeded")
+        news = self._handler.check_round()
+        if news.status is RoundStatus.CLOSED and self._all_succeeded():
+            # The first node that saw the last success may have closed the run between the two looks.
+            return news._replace(outcome="succeeded", why=f"all {self._info.world_size} nodes ended well")
+        if news.status is RoundStatus.CURRENT:
+            self._ended.wait(self._look_interval_s)
+        return news
+
+    def _all_succeeded(self) -> bool:
+        if not self._has_succeeded:
+            return False
+        self._info.store.set(SUCCEEDED_KEY.format(self._info.rank), "1")
+        return self._info.store.check([SUCCEEDED_KEY.format(rank) for rank in range(self._info.world_size)])
+
+
+def _event_of(news: RoundNews) -> Event:
+    if news.status is RoundStatus.CLOSED:
+        return RunClosed(news.outcome, news.why)
+    return Fenced(news.why) if news.status is RoundStatus.FENCED else RoundOver(news.why)

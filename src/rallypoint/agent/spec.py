@@ -1,0 +1,196 @@
+"""What an agent runs, and what came of it: torch's names, without torch.
+
+Source: class and field names of torch 2.13.0's ``elastic.agent.server``; ``WorkerPlace`` and the fields of
+``RunResult`` after ``failures`` are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rallypoint.agent.failure import ProcessFailure
+    from rallypoint.rendezvous.handler import RendezvousHandler
+
+__all__ = ["RunResult", "Worker", "WorkerGroup", "WorkerPlace", "WorkerSpec", "WorkerState"]
+
+
+class WorkerState(str, Enum):
+    """What has become of a worker group."""
+
+    UNKNOWN = "UNKNOWN"
+    INIT = "INIT"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    STOPPED = "STOPPED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+    @staticmethod
+    def is_running(state: WorkerState) -> bool:
+        """Tell whether workers in this state still run: HEALTHY or UNHEALTHY."""
+        return state in (WorkerState.HEALTHY, WorkerState.UNHEALTHY)
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What every worker of one node is.
+
+    Attributes:
+        role: the workers' role; workers of one role are numbered among themselves too.
+        local_world_size: how many workers this node runs, at least 1.
+        rdzv_handler: how this node meets the others.
+        entrypoint: the program that each worker runs.
+        args: its arguments, passed on as they are.
+        max_restarts: how many failures of own workers are answered by another round, 0 or more.
+        monitor_interval: seconds between two looks at a rendezvous that cannot tell its news by itself, above 0.
+        master_port: overrides the port that workers get as ``MASTER_PORT``.
+        master_addr: overrides the address that workers get as ``MASTER_ADDR``.
+
+    Raises:
+        ValueError: if a number is out of range or the entrypoint is missing.
+        TypeError: if the entrypoint is a function: workers are commands.
+    """
+
+    role: str
+    local_world_size: int
+    rdzv_handler: RendezvousHandler
+    entrypoint: str
+    args: tuple[str, ...] = ()
+    max_restarts: int = 3
+    monitor_interval: float = 0.1
+    master_port: int | None = None
+    master_addr: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.local_world_size < 1:
+            raise ValueError(f"local_world_size is {self.local_world_size}; a node runs at least 1 worker")
+        if self.max_restarts < 0:
+            raise ValueError(f"max_restarts is {self.max_restarts}; it must be 0 or more")
+        if not self.monitor_interval > 0:
+            raise ValueError(f"monitor_interval is {self.monitor_interval:g} s; it must be above 0")
+        if not isinstance(self.entrypoint, str):
+            raise TypeError(
+                f"entrypoint is a {type(self.entrypoint).__name__}; workers are commands, so give the path of a program"
+            )
+        if not self.entrypoint:
+            raise ValueError("entrypoint is empty; give the path of a program")
+
+
+@dataclass
+class Worker:
+    """One worker as the agent sees it; -1 stands for what no round has settled yet.
+
+    Attributes:
+        local_rank: its index on this node.
+        global_rank: its rank in the round.
+        role_rank: its rank among the workers of its role.
+        world_size: the workers of the round.
+        role_world_size: the workers of its role.
+        id: its process id, once it was started.
+    """
+
+    local_rank: int
+    global_rank: int = -1
+    role_rank: int = -1
+    world_size: int = -1
+    role_world_size: int = -1
+    id: int | None = None
+
+
+@dataclass
+class WorkerGroup:
+    """The workers of this node in the present round.
+
+    Attributes:
+        spec: what each worker is.
+        workers: one for each local rank, in order.
+        store: the store of the round's agents.
+        group_rank: this node's rank.
+        group_world_size: the nodes of the round.
+        master_addr: the address that workers get as ``MASTER_ADDR``.
+        master_port: the port that workers get as ``MASTER_PORT``.
+        state: what has become of them.
+    """
+
+    spec: WorkerSpec
+    workers: list[Worker] = field(init=False)
+    store: Any = None
+    group_rank: int | None = None
+    group_world_size: int | None = None
+    master_addr: str | None = None
+    master_port: int | None = None
+    state: WorkerState = WorkerState.INIT
+
+    def __post_init__(self) -> None:
+        self.workers = [Worker(local_rank) for local_rank in range(self.spec.local_world_size)]
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """All that one worker is told about itself in one round.
+
+    Attributes:
+        run_id: the run.
+        round: the round, the same number on all nodes.
+        node_rank: this node's rank.
+        node_count: the nodes of the round.
+        local_rank: the worker's index on this node.
+        local_world_size: the workers of this node.
+        rank: the worker's rank in the round.
+        world_size: the workers of the round.
+        role: the worker's role.
+        role_rank: its rank among the workers of its role.
+        role_world_size: the workers of its role.
+        master_addr: where the workers' store is.
+        master_port: its port.
+        use_agent_store: whether that store runs already; otherwise rank 0 serves it.
+        max_restarts: the restart budget of this node.
+        node_restarts: what is used of it.
+        error_file: where the worker leaves its error.
+    """
+
+    run_id: str
+    round: int
+    node_rank: int
+    node_count: int
+    local_rank: int
+    local_world_size: int
+    rank: int
+    world_size: int
+    role: str
+    role_rank: int
+    role_world_size: int
+    master_addr: str
+    master_port: int
+    use_agent_store: bool
+    max_restarts: int
+    node_restarts: int
+    error_file: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended on this node.
+
+    Attributes:
+        state: SUCCEEDED, FAILED or STOPPED.
+        return_values: by global rank; commands return nothing, so each is ``None``.
+        failures: the workers that failed in the last round, by global rank.
+        exit_code: what a launcher should exit with: the worker's own, 128 + n for signal n, 0 for success.
+        why: one sentence about the end.
+        signal_number: the signal that ended the run on this node, if one did.
+    """
+
+    state: WorkerState
+    return_values: dict[int, Any] = field(default_factory=dict)
+    failures: dict[int, ProcessFailure] = field(default_factory=dict)
+    exit_code: int = 0
+    why: str = ""
+    signal_number: int | None = None
+
+    def is_failed(self) -> bool:
+        """Tell whether it ended in any other way than success."""
+        return self.state is not WorkerState.SUCCEEDED

@@ -1,0 +1,64 @@
+"""The environment of a worker: the names that torch's workers, and everybody else's, read.
+
+Source: names and values as observed in torch 2.13.0, except these. ``TORCHELASTIC_RESTART_COUNT`` is the number of
+rounds before this one, which is the same on all nodes; what this node's own workers have used of the restart
+budget is ``RALLYPOINT_NODE_RESTARTS``. ``RALLYPOINT_ROUND`` names the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rallypoint.agent.spec import WorkerPlace
+from rallypoint.events import emit
+
+__all__ = ["base_environment", "worker_environment"]
+
+
+def base_environment(environ: Mapping[str, str], local_world_size: int) -> dict[str, str]:
+    """Give what all workers of this node share: the agent's own environment, with two defaults.
+
+    Args:
+        environ: the agent's environment.
+        local_world_size: the workers of this node. Several workers of a node get one OpenMP thread each unless
+            the user says otherwise, because each would take all cores.
+    """
+    base = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1", **environ}
+    if local_world_size > 1 and "OMP_NUM_THREADS" not in environ:
+        base["OMP_NUM_THREADS"] = "1"
+        emit(
+            "launch.omp_threads",
+            f"OMP_NUM_THREADS is set to 1 for each of {local_world_size} workers; set it yourself to tune it",
+            local_world_size=local_world_size,
+        )
+    return base
+
+
+def worker_environment(base: Mapping[str, str], place: WorkerPlace) -> dict[str, str]:
+    """Give the complete environment of one worker.
+
+    Args:
+        base: what all workers of this node share, see ``base_environment``.
+        place: what the worker is in this round.
+    """
+    return {
+        **base,
+        "LOCAL_RANK": str(place.local_rank),
+        "RANK": str(place.rank),
+        "GROUP_RANK": str(place.node_rank),
+        "ROLE_RANK": str(place.role_rank),
+        "ROLE_NAME": place.role,
+        "LOCAL_WORLD_SIZE": str(place.local_world_size),
+        "WORLD_SIZE": str(place.world_size),
+        "GROUP_WORLD_SIZE": str(place.node_count),
+        "ROLE_WORLD_SIZE": str(place.role_world_size),
+        "MASTER_ADDR": place.master_addr,
+        "MASTER_PORT": str(place.master_port),
+        "TORCHELASTIC_RESTART_COUNT": str(place.round),
+        "TORCHELASTIC_MAX_RESTARTS": str(place.max_restarts),
+        "TORCHELASTIC_RUN_ID": place.run_id,
+        "TORCHELASTIC_USE_AGENT_STORE": str(place.use_agent_store),
+        "TORCHELASTIC_ERROR_FILE": place.error_file,
+        "RALLYPOINT_ROUND": str(place.round),
+        "RALLYPOINT_NODE_RESTARTS": str(place.node_restarts),
+    }

@@ -1,0 +1,5 @@
+"""Where events go."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

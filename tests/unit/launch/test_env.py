@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rallypoint.agent.spec import WorkerPlace
+from rallypoint.events import Event, subscribe, unsubscribe
+from rallypoint.launch.env import base_environment, worker_environment
+
+PLACE = WorkerPlace(
+    run_id="run-7",
+    round=3,
+    node_rank=1,
+    node_count=2,
+    local_rank=1,
+    local_world_size=2,
+    rank=3,
+    world_size=4,
+    role="trainer",
+    role_rank=3,
+    role_world_size=4,
+    master_addr="node-a",
+    master_port=4242,
+    use_agent_store=True,
+    max_restarts=5,
+    node_restarts=2,
+    error_file="/logs/error.json",
+)
+
+
+@pytest.fixture
+def events() -> Iterator[list[Event]]:
+    seen: list[Event] = []
+    subscribe(seen.append)
+    yield seen
+    unsubscribe(seen.append)
+
+
+def test_a_worker_is_told_all_that_torch_tells_its_workers() -> None:
+    assert worker_environment({}, PLACE) == {
+        "LOCAL_RANK": "1",
+        "RANK": "3",
+        "GROUP_RANK": "1",
+        "ROLE_RANK": "3",
+        "ROLE_NAME": "trainer",
+        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": "4",
+        "GROUP_WORLD_SIZE": "2",
+        "ROLE_WORLD_SIZE": "4",
+        "MASTER_ADDR": "node-a",
+        "MASTER_PORT": "4242",
+        "TORCHELASTIC_RESTART_COUNT": "3",
+        "TORCHELASTIC_MAX_RESTARTS": "5",
+        "TORCHELASTIC_RUN_ID": "run-7",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_ERROR_FILE": "/logs/error.json",
+        "RALLYPOINT_ROUND": "3",
+        "RALLYPOINT_NODE_RESTARTS": "2",
+    }
+
+
+def test_the_callers_environment_reaches_the_worker_and_cannot_hide_its_place() -> None:
+    environment = worker_environment({"HOME": "/home/a", "RANK": "99"}, PLACE)
+
+    assert environment["HOME"] == "/home/a"
+    assert environment["RANK"] == "3"
+
+
+def test_several_workers_get_one_thread_each_and_one_line_says_so(events: list[Event]) -> None:
+    assert base_environment({}, 4)["OMP_NUM_THREADS"] == "1"
+    assert [event.name for event in events] == ["launch.omp_threads"]
+
+
+@pytest.mark.parametrize(("environ", "workers"), [({"OMP_NUM_THREADS": "8"}, 4), ({}, 1)])
+def test_the_users_choice_of_threads_stays(environ: dict[str, str], workers: int, events: list[Event]) -> None:
+    assert base_environment(environ, workers).get("OMP_NUM_THREADS") == environ.get("OMP_NUM_THREADS")
+    assert events == []
+
+
+def test_nccl_errors_are_asynchronous_unless_the_user_says_otherwise() -> None:
+    name = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+
+    assert base_environment({}, 1)[name] == "1"
+    assert base_environment({name: "0"}, 1)[name] == "0"
