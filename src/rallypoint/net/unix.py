@@ -12,7 +12,6 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 __all__ = ["bind_socket_file", "remove_stale_file"]
 
@@ -27,6 +26,8 @@ def bind_socket_file(path: str, backlog: int) -> socket.socket:
     Raises:
         OSError: ``EADDRINUSE`` if a living server or a file of another kind is there; whatever else ``bind`` says.
     """
+    from pathlib import Path  # in each function: loading it takes longer than all the rest that a server process needs
+
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(OSError):  # Linux takes the file's mode from here; elsewhere the umask decides
@@ -44,6 +45,8 @@ def bind_socket_file(path: str, backlog: int) -> socket.socket:
 
 def remove_stale_file(path: str) -> None:
     """Remove a socket file if nobody listens on it; call it after the listener was closed."""
+    from pathlib import Path
+
     # A folder that is gone or may not be written is no harm: the next server meets a stale file, and replaces it.
     with contextlib.suppress(OSError), _locked_folder(path):
         if _is_stale(path):
@@ -52,6 +55,8 @@ def remove_stale_file(path: str) -> None:
 
 def _is_stale(path: str) -> bool:
     """Tell whether a path is a socket file that nobody listens on."""
+    from pathlib import Path
+
     try:
         if not stat.S_ISSOCK(Path(path).lstat().st_mode):
             return False
@@ -72,6 +77,7 @@ def _is_stale(path: str) -> bool:
 def _locked_folder(path: str) -> Iterator[None]:
     """Let one process at a time judge and replace the socket files of a folder."""
     import fcntl
+    from pathlib import Path
 
     fd = os.open(Path(path).parent, os.O_RDONLY)
     try:

@@ -374,6 +374,9 @@ class ServerLoop:
         """Serve what is there and send what is owed, until nothing is left or the time is over."""
         self._stop_accepting()
         self._acceptor.close()
+        for fd in self._watched:
+            if fd != self._wake_reader.fileno():
+                self._poller.unregister(fd)  # what asked for the end may go on asking
         started = self._clock.now()
         while True:
             left_s = started + (self._drain_s or 0.0) - self._clock.now()

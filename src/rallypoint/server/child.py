@@ -1,0 +1,125 @@
+"""The server process behind an embedded server: what ``daemon.start_server`` runs in a fresh interpreter.
+
+It is started with two kinds of inherited descriptors: the listening sockets, and one end of the *control* socket
+pair. On the control socket it says ``READY`` once it serves, or ``FAILED`` and a sentence. Anything that can be read
+there afterwards, the end of the stream included, means: stop.
+
+The end of the stream alone would not do: whatever the owner forks inherits its end of the pair and keeps it open.
+So the death of the owner is watched directly too, by a ``pidfd`` where the system has them, else by asking each second
+whether this process was handed to another parent.
+
+This module imports as little as it can: its start is part of the start of every embedded server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from rallypoint.server.engine import Engine
+from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.loop import ServerLoop
+
+__all__ = ["FAILED", "ORPHAN_CHECK_S", "READY", "log_to_stderr", "main", "raise_descriptor_limit"]
+
+READY = b"+"
+FAILED = b"-"
+
+ORPHAN_CHECK_S = 1.0
+"""How often to ask for the parent where the system cannot tell of its death, in seconds."""
+
+DESCRIPTORS_MAX = 1 << 20
+"""Open files to ask for at most."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the server process.
+
+    Args:
+        arguments: the control descriptor; the owner's process id; the listeners' descriptors, joined by commas; the
+            limits that differ from the defaults, as a JSON object, or nothing.
+    """
+    control = socket.socket(fileno=int(arguments[0]))
+    try:
+        loop = _prepare(control, int(arguments[1]), arguments[2], arguments[3])
+    except Exception as error:
+        control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())
+        raise
+    control.sendall(READY)
+    loop.run()
+    control.close()
+
+
+def _prepare(control: socket.socket, owner_pid: int, listener_fds: str, limits_json: str) -> ServerLoop:
+    listeners = [socket.socket(fileno=int(fd)) for fd in listener_fds.split(",")]
+    loop = ServerLoop(Engine(_read_limits(limits_json)), listeners, log=log_to_stderr)
+    control.setblocking(True)
+    loop.watch(control.fileno(), loop.stop)
+    _watch_owner(loop, owner_pid)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of signal handlers
+        loop.stop()
+
+    # A terminal's Ctrl-C does not come here, in a session of its own; whoever sends these means this process.
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    raise_descriptor_limit()
+    return loop
+
+
+def _read_limits(text: str) -> Limits:
+    if not text:
+        return DEFAULT_LIMITS
+    import json
+
+    return Limits(**json.loads(text))
+
+
+def _watch_owner(loop: ServerLoop, owner_pid: int) -> None:
+    """Stop the loop when the owner is gone, however it went."""
+
+    def stop_if_orphaned() -> None:
+        if os.getppid() != owner_pid:
+            loop.stop()
+
+    pidfd_open: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
+    pidfd = -1
+    if pidfd_open is not None:
+        with contextlib.suppress(OSError):  # an old kernel, or a sandbox without it
+            pidfd = pidfd_open(owner_pid)
+    if pidfd >= 0:
+        loop.watch(pidfd, loop.stop)
+    else:
+        loop.every(ORPHAN_CHECK_S, stop_if_orphaned)
+    stop_if_orphaned()  # it may have died before it was watched, and its number may be another's by now
+
+
+def raise_descriptor_limit() -> None:
+    """Let a process that does nothing but serve open as many files as it may: one a peer."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has another, lower bound: the soft limit stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def log_to_stderr(message: str) -> None:
+    """Write one line, unless that would make the server wait for whoever reads its error output."""
+    line = f"rallypoint server {os.getpid()}: {message}\n"
+    poll = select.poll()
+    try:
+        fd = sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
+        poll.register(fd, select.POLLOUT)
+        if poll.poll(0):
+            os.write(fd, line.encode(errors="replace"))
+    except (OSError, ValueError):
+        pass  # closed: nobody wants to know

@@ -1,0 +1,306 @@
+"""Servers that run beside a program: in a child process of their own, or in a thread; and one in the foreground.
+
+A child process is the default, because a thread shares the interpreter lock: beside busy Python code it answers late.
+
+The child's life, seen from its owner::
+
+    start_server: listeners are bound already, errors are the caller's at once
+        --> spawn: fresh interpreter, own session (a terminal's Ctrl-C is not for it), listeners inherited
+        <-- READY on the control socket; the owner's copies of the listeners are closed, so that a dead server
+            refuses connections instead of letting them hang
+    close, garbage collection or exit of the owner
+        --> one byte on the control socket: the child drains and ends; the owner reaps it
+    the owner is killed
+        --> the child notices by itself (see ``child``) and ends
+
+A process forked from the owner inherits the handle but does not own the server: it never stops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Literal, TypeAlias
+
+import rallypoint
+from rallypoint.clock import Deadline
+from rallypoint.errors import DistStoreError
+from rallypoint.net.address import UNIX_PREFIX, close_listener, local_endpoint
+from rallypoint.net.unix import remove_stale_file
+from rallypoint.server.child import FAILED, READY, log_to_stderr, raise_descriptor_limit
+from rallypoint.server.engine import Engine
+from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.loop import DRAIN_S, ServerLoop
+from rallypoint.types import Endpoint
+
+__all__ = ["CLOSE_S", "START_S", "ServerHandle", "ServerMode", "serve", "start_server"]
+
+ServerMode: TypeAlias = Literal["process", "thread"]
+
+START_S = 60.0
+"""How long a server process may take to come up, in seconds; on an idle machine it takes 0.05."""
+
+CLOSE_S = DRAIN_S + 1.0
+"""How long a server may take to end before it is killed, in seconds."""
+
+_REAP_S = 5.0  # a killed process is reaped in far less
+_SLICE_S = 0.05
+_BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from rallypoint.server.child import main; main(sys.argv[3:])"
+_LABEL = "rallypoint-server"  # what ``ps`` shows
+
+_loops_of_threads: weakref.WeakSet[ServerLoop] = weakref.WeakSet()
+
+
+class ServerHandle:
+    """A server beside this program; made by ``start_server``.
+
+    Attributes:
+        endpoint: where it listens, first listener first.
+        pid: the process that it runs in.
+        mode: ``"process"`` or ``"thread"``.
+
+    Threads: any.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, pid: int, mode: ServerMode, is_running: Callable[[], bool], end: Callable[[], None]
+    ) -> None:
+        self.endpoint = endpoint
+        self.pid = pid
+        self.mode = mode
+        self._is_running = is_running
+        self._finalizer = weakref.finalize(self, end)
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 for a socket file."""
+        return self.endpoint.port
+
+    def is_running(self) -> bool:
+        """Tell whether the server is there."""
+        return self._finalizer.alive and self._is_running()
+
+    def close(self) -> None:
+        """End the server and wait until it has ended, ``CLOSE_S`` at most; later calls do nothing.
+
+        In a process forked from the owner only the inherited descriptors are closed.
+        """
+        self._finalizer()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running() else "ended"
+        return f"ServerHandle({self.endpoint}, {self.mode} {self.pid}, {state})"
+
+
+def start_server(
+    listeners: Sequence[socket.socket], mode: ServerMode = "process", limits: Limits = DEFAULT_LIMITS
+) -> ServerHandle:
+    """Start a server beside this program.
+
+    Args:
+        listeners: at least one, from ``rallypoint.net.address``; they belong to the server from now on, also if it does
+            not start.
+        mode: ``"process"`` for a child process, ``"thread"`` for a thread of this one.
+        limits: what peers are granted.
+
+    Returns:
+        The server, accepting connections. It ends by ``close``, when the handle is collected, and with this process.
+
+    Raises:
+        DistStoreError: if the child process cannot be started, or does not serve within ``START_S``.
+    """
+    endpoint = local_endpoint(listeners[0])
+    try:
+        if mode == "thread":
+            return _start_thread(endpoint, listeners, limits)
+        return _start_process(endpoint, listeners, limits)
+    except BaseException:
+        for listener in listeners:
+            close_listener(listener)
+        raise
+
+
+# --- in a thread -----------------------------------------------------------------------------------------
+
+
+def _start_thread(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits) -> ServerHandle:
+    loop = ServerLoop(Engine(limits), listeners)
+    thread = threading.Thread(target=loop.run, name=f"{_LABEL}-{endpoint.port}", daemon=True)
+    thread.start()
+    _loops_of_threads.add(loop)
+    owner_pid = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == owner_pid:
+            loop.stop()
+            thread.join(CLOSE_S)
+
+    return ServerHandle(endpoint, owner_pid, "thread", thread.is_alive, end)
+
+
+def _abandon_loops() -> None:
+    """In a forked child: let go of the parent's sockets, which would otherwise outlive the parent here."""
+    for loop in list(_loops_of_threads):
+        loop.abandon()
+    _loops_of_threads.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_loops)
+
+
+# --- in a process ----------------------------------------------------------------------------------------
+
+
+def _start_process(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits) -> ServerHandle:
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            process = _spawn(theirs.fileno(), listeners, limits)
+    except BaseException:
+        ours.close()
+        raise
+    path = endpoint.host[len(UNIX_PREFIX) :] if endpoint.host.startswith(UNIX_PREFIX) else None
+    owner_pid = os.getpid()
+
+    def end() -> None:
+        with ours:
+            if os.getpid() != owner_pid:
+                process.returncode = 0  # not our child: nothing to reap, nothing to warn of
+                return
+            _end_process(process, ours)
+            if path is not None:
+                remove_stale_file(path)  # if it was killed and could not
+
+    handle = ServerHandle(endpoint, process.pid, "process", lambda: process.poll() is None, end)
+    try:
+        _await_ready(process, ours)
+    except BaseException:
+        handle.close()
+        raise
+    for listener in listeners:
+        listener.close()
+    return handle
+
+
+def _spawn(control_fd: int, listeners: Sequence[socket.socket], limits: Limits) -> subprocess.Popen[bytes]:
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise DistStoreError("no Python interpreter to run a server process with is known: run the server in a thread")
+    fds = [listener.fileno() for listener in listeners]
+    defaults = asdict(DEFAULT_LIMITS)
+    changed = {name: value for name, value in asdict(limits).items() if value != defaults[name]}
+    # -I and -S: nothing of the program's environment, folder or site is imported; the package is found by its path.
+    command = [sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else []), "-c", _BOOTSTRAP]
+    command += [str(Path(rallypoint.__path__[0]).resolve().parent), _LABEL]
+    command += [str(control_fd), str(os.getpid()), ",".join(map(str, fds)), json.dumps(changed) if changed else ""]
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(control_fd, *fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise DistStoreError(f"the server process could not be started: {error}") from error
+
+
+def _await_ready(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    deadline = Deadline(START_S)
+    control.settimeout(_SLICE_S)
+    said = b""
+    while True:
+        try:
+            heard = control.recv(4096)
+        except TimeoutError:
+            # A process forked just now may hold the other end too: its silence is no sign of life.
+            if process.poll() is None and not deadline.has_passed():
+                continue
+            heard = b""
+        said += heard
+        if said == READY:
+            return
+        if not heard:
+            raise DistStoreError(_why_not_started(process, said))
+
+
+def _why_not_started(process: subprocess.Popen[bytes], said: bytes) -> str:
+    if said.startswith(FAILED):
+        return f"the server process {process.pid} did not start: {said[1:].decode(errors='replace')}"
+    try:
+        code = process.wait(_SLICE_S)
+    except subprocess.TimeoutExpired:
+        return f"the server process {process.pid} did not serve within {START_S:g} s"
+    return f"the server process {process.pid} ended with exit code {code} before it served"
+
+
+def _end_process(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    """Ask the child to end, make it end, and reap it."""
+    deadline = Deadline(CLOSE_S)
+    try:
+        control.settimeout(_SLICE_S)
+        control.send(b"\0")
+        while process.poll() is None and not deadline.has_passed():
+            try:
+                if not control.recv(4096):  # the end of the child closes its side: quicker than asking for it
+                    break
+            except TimeoutError:
+                continue
+        process.wait(max(_SLICE_S, deadline.remaining_s()))
+    except (OSError, subprocess.TimeoutExpired):
+        process.kill()
+    try:
+        process.wait(_REAP_S)
+    except subprocess.TimeoutExpired as error:
+        raise DistStoreError(
+            f"the server process {process.pid} was killed, and has not ended {_REAP_S:g} s later"
+        ) from error
+
+
+# --- in the foreground -----------------------------------------------------------------------------------
+
+
+def serve(
+    listeners: Sequence[socket.socket],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    on_ready: Callable[[], None] = lambda: None,
+    drain_s: float = DRAIN_S,
+) -> int:
+    """Serve in this process until SIGTERM or SIGINT; call it from the main thread.
+
+    Args:
+        listeners: at least one; they belong to the server from now on.
+        limits: what peers are granted.
+        on_ready: called once the server accepts connections.
+        drain_s: how long pending replies may take to go out after the first signal; a second one ends it at once.
+
+    Returns:
+        The exit code: 0, or 128 + the number of the second signal.
+    """
+    loop = ServerLoop(Engine(limits), listeners, log=log_to_stderr)
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of signal handlers
+        received.append(number)
+        loop.stop(drain_s if len(received) == 1 else 0.0)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        raise_descriptor_limit()
+        on_ready()
+        loop.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received[1] if len(received) > 1 else 0
