@@ -1,11 +1,11 @@
-"""Where a server listens and where a client finds it: endpoints as text, name resolution, listening sockets.
+"""Where a server listens and where a client finds it: endpoints as text, listening sockets.
 
 Three kinds of listeners, all with close-on-exec, and ``SO_REUSEADDR`` where the kernel knows it:
 
 - ``listen`` is for servers embedded in a program: a literal loopback name or address binds loopback only, any other
   host binds every interface, because the name that clients use may be translated on its way (NAT, a virtual
   address) and need not be an address of this machine;
-- ``listen_exactly`` is for people who say what they want bound: nothing but the addresses of that name;
+- ``listen_exactly`` is for people who say what they want bound: those addresses, all of them, and nothing else;
 - ``listen_unix`` makes a socket file, readable and writable by its owner only.
 
 A port in use is an error at once. Port 0 is chosen by the kernel; where one call makes several listeners they
@@ -19,16 +19,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import BindError, ConnectTimeoutError, DistNetworkError
-from rallypoint.net.unix import bind_socket_file, remove_stale_file
+from rallypoint.errors import BindError, DistNetworkError
+from rallypoint.net.resolve import Resolved, SocketAddress, resolve
+from rallypoint.net.unix import UNIX_PREFIX, bind_socket_file, remove_stale_file
 from rallypoint.types import Endpoint
 
 __all__ = [
     "BACKLOG",
+    "PORT_MAX",
     "UNIX_PREFIX",
     "Resolved",
     "SocketAddress",
@@ -44,12 +45,6 @@ __all__ = [
     "resolve",
 ]
 
-SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str
-"""What the socket calls take: IPv4, IPv6, or the path of a Unix domain socket."""
-
-UNIX_PREFIX = "unix:"
-"""How a host string says that it is the path of a Unix domain socket."""
-
 BACKLOG = 65535
 """Connections that may wait to be accepted; the kernel lowers it to its own maximum (``somaxconn``)."""
 
@@ -58,14 +53,7 @@ PORT_MAX = 65535
 _SHARED_PORT_ATTEMPTS = 16  # tries to find one port number that is free on both loopback addresses
 _WILDCARD_HOSTS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
-_RESOLVER_SLICE_S = 0.1  # a signal that another thread received is noticed after this long
-
-
-class Resolved(NamedTuple):
-    """One address to connect to or to listen on, as the socket calls take it."""
-
-    family: int
-    sockaddr: SocketAddress
+_LOCALHOST = (Resolved(socket.AF_INET, ("127.0.0.1", 0)), Resolved(socket.AF_INET6, ("::1", 0, 0, 0)))
 
 
 # --- endpoints as text -----------------------------------------------------------------------------------
@@ -116,12 +104,16 @@ def is_loopback(host: str) -> bool:
 
     No name is resolved: a name that happens to lead to 127.0.0.1 (Debian's ``127.0.1.1 myhost``) does not count.
     """
-    if host.lower().rstrip(".") == "localhost" or host == "::1":
+    if _is_localhost(host) or host == "::1":
         return True
     try:
         return socket.inet_pton(socket.AF_INET, host)[0] == 127
     except OSError:
         return False
+
+
+def _is_localhost(host: str) -> bool:
+    return host.lower().rstrip(".") == "localhost"
 
 
 def local_endpoint(sock: socket.socket) -> Endpoint:
@@ -134,69 +126,6 @@ def _endpoint_of(address: object) -> Endpoint:
         return Endpoint(str(address[0]), int(address[1]))
     path = os.fsdecode(address) if isinstance(address, bytes) else str(address)
     return Endpoint(f"{UNIX_PREFIX}{path}", 0)
-
-
-# --- names to addresses ----------------------------------------------------------------------------------
-
-
-def resolve(host: str, port: int, deadline: Deadline) -> list[Resolved]:
-    """Give every address of a host, in the order in which they should be tried.
-
-    Addresses and Unix paths are answered at once. A name is looked up in a helper thread, because the system's
-    resolver knows no deadline: when the caller's deadline passes first, the thread is left to end by itself, which
-    it does when the resolver gives up.
-
-    Args:
-        host: a name, an address, or ``unix:PATH``.
-        port: the TCP port; ignored for ``unix:PATH``.
-        deadline: how long a look-up may take.
-
-    Raises:
-        DistNetworkError: if the name has no address.
-        ConnectTimeoutError: if the resolver did not answer before the deadline.
-    """
-    endpoint = Endpoint(host, port)
-    if host.startswith(UNIX_PREFIX):
-        return [Resolved(socket.AF_UNIX, host[len(UNIX_PREFIX) :])]
-    try:
-        return _look_up(host, port, socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
-        pass  # not an address, so a name
-    answer: list[list[Resolved] | Exception] = []
-    done = threading.Event()
-
-    def ask() -> None:
-        try:
-            answer.append(_look_up(host, port, 0))
-        except (OSError, UnicodeError) as error:
-            answer.append(error)
-        done.set()
-
-    threading.Thread(target=ask, name="rallypoint-resolver", daemon=True).start()
-    while not done.wait(min(_RESOLVER_SLICE_S, deadline.remaining_s())):
-        if deadline.has_passed():
-            raise ConnectTimeoutError(
-                f"the host name {host!r} was not resolved within {deadline.waited_s():.1f} s",
-                endpoint=endpoint,
-                waited_s=deadline.waited_s(),
-            )
-    outcome = answer[0]
-    if isinstance(outcome, Exception):
-        reason = outcome.strerror if isinstance(outcome, OSError) else str(outcome)
-        raise DistNetworkError(f"the host name {host!r} cannot be resolved: {reason}", endpoint=endpoint) from outcome
-    return outcome
-
-
-def _look_up(host: str, port: int, flags: int) -> list[Resolved]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    unique = dict.fromkeys(Resolved(int(family), _checked(address)) for family, _, _, _, address in found)
-    return list(unique)
-
-
-def _checked(address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> SocketAddress:
-    if isinstance(address[0], int):  # an interpreter without IPv6 gives such addresses raw
-        raise OSError(errno.EAFNOSUPPORT, "this Python was built without IPv6")
-    return address
 
 
 # --- listening -------------------------------------------------------------------------------------------
@@ -222,32 +151,46 @@ def listen(host: str, port: int, *, backlog: int = BACKLOG) -> list[socket.socke
         return [listen_unix(host[len(UNIX_PREFIX) :], backlog=backlog)]
     if not is_loopback(host):
         return [_listen_everywhere(host, port, backlog)]
-    if host.lower().rstrip(".") == "localhost":
-        return _listen_together(
-            host, port, backlog, [Resolved(socket.AF_INET, ("127.0.0.1", 0)), Resolved(socket.AF_INET6, ("::1", 0))]
-        )
+    if _is_localhost(host):
+        return _listen_together(host, port, backlog, _LOCALHOST)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return _listen_together(host, port, backlog, [Resolved(family, (host, 0))])
 
 
-def listen_exactly(host: str, port: int, *, backlog: int = BACKLOG) -> list[socket.socket]:
-    """Listen on the addresses of one name, and on nothing else.
+def listen_exactly(hosts: Sequence[str], port: int, *, backlog: int = BACKLOG) -> list[socket.socket]:
+    """Listen on the addresses that these names mean, on all of them, and on nothing else.
 
     Args:
-        host: an address or a name of this machine, or ``unix:PATH``. ``0.0.0.0`` is every IPv4 address, ``::`` every
+        hosts: addresses and names of this machine, or ``unix:PATH``. ``0.0.0.0`` is every IPv4 address, ``::`` every
             address, IPv4 included.
         port: the TCP port; 0 lets the kernel choose one that is free on all the addresses.
         backlog: connections that may wait to be accepted.
 
+    Returns:
+        At least one listener for each host, in their order, TCP before socket files.
+
     Raises:
         BindError: if an address cannot be bound.
-        DistNetworkError: if the name cannot be resolved.
+        DistNetworkError: if a name cannot be resolved.
     """
-    if host == "::":
-        return [_listen_everywhere(host, port, backlog)]
-    if host.startswith(UNIX_PREFIX) or host.lower().rstrip(".") == "localhost":
-        return listen(host, port, backlog=backlog)
-    return _listen_together(host, port, backlog, resolve(host, port, Deadline.never()))
+    addresses: dict[Resolved, None] = {}
+    paths: list[str] = []
+    for host in hosts:
+        if host.startswith(UNIX_PREFIX):
+            paths.append(host[len(UNIX_PREFIX) :])
+        elif _is_localhost(host):
+            addresses.update(dict.fromkeys(_LOCALHOST))
+        else:
+            addresses.update(dict.fromkeys(resolve(host, 0, Deadline.never())))
+    listeners = _listen_together(", ".join(hosts), port, backlog, list(addresses)) if addresses else []
+    try:
+        for path in paths:
+            listeners.append(listen_unix(path, backlog=backlog))
+    except BindError:
+        for listener in listeners:
+            close_listener(listener)
+        raise
+    return listeners
 
 
 def listen_unix(path: str, *, backlog: int = BACKLOG) -> socket.socket:
@@ -315,7 +258,7 @@ def close_listener(listener: socket.socket) -> None:
 
 def _listen_everywhere(host: str, port: int, backlog: int) -> socket.socket:
     try:
-        return _listen_one(Resolved(socket.AF_INET6, ("::", 0)), port, backlog, is_dual=True)
+        return _listen_one(Resolved(socket.AF_INET6, ("::", 0)), port, backlog)
     except OSError as error:
         if error.errno not in _NO_SUCH_FAMILY:
             raise _bind_error(host, port, socket.AF_INET6, error) from error
@@ -325,37 +268,41 @@ def _listen_everywhere(host: str, port: int, backlog: int) -> socket.socket:
         raise _bind_error(host, port, socket.AF_INET, error) from error
 
 
-def _listen_together(host: str, port: int, backlog: int, addresses: list[Resolved]) -> list[socket.socket]:
-    """Listen on several addresses with one port number; a missing family is left out if another one is there."""
+def _listen_together(host: str, port: int, backlog: int, addresses: Sequence[Resolved]) -> list[socket.socket]:
+    """Listen on several addresses with one port number.
+
+    Of the two addresses of ``localhost`` one may be missing, on a machine without IPv6 or without IPv4.
+    """
     for attempt in range(_SHARED_PORT_ATTEMPTS):
         listeners: list[socket.socket] = []
-        refused: tuple[int, OSError] | None = None
+        missing: tuple[int, OSError] | None = None
         for address in addresses:
             shared = listeners[0].getsockname()[1] if listeners else port
             try:
                 listeners.append(_listen_one(address, shared, backlog))
             except OSError as error:
-                if refused is None or error.errno not in _NO_SUCH_FAMILY:
-                    refused = (address.family, error)
-                if error.errno not in _NO_SUCH_FAMILY:
+                if address in _LOCALHOST and error.errno in _NO_SUCH_FAMILY:
+                    missing = (address.family, error)
+                    continue
+                for listener in listeners:
+                    listener.close()
+                is_clash = port == 0 and len(listeners) > 0 and error.errno == errno.EADDRINUSE
+                if is_clash and attempt < _SHARED_PORT_ATTEMPTS - 1:
                     break
-        if refused is None or (listeners and refused[1].errno in _NO_SUCH_FAMILY):
-            return listeners
-        had_some = bool(listeners)
-        for listener in listeners:
-            listener.close()
-        is_clash = port == 0 and had_some and refused[1].errno == errno.EADDRINUSE
-        if not is_clash or attempt == _SHARED_PORT_ATTEMPTS - 1:
-            raise _bind_error(host, port, *refused) from refused[1]
+                raise _bind_error(host, port, address.family, error) from error
+        else:
+            if listeners or missing is None:
+                return listeners
+            raise _bind_error(host, port, *missing) from missing[1]
     raise AssertionError("the last attempt returns or raises")
 
 
-def _listen_one(address: Resolved, port: int, backlog: int, *, is_dual: bool = False) -> socket.socket:
+def _listen_one(address: Resolved, port: int, backlog: int) -> socket.socket:
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_dual else 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.sockaddr[0] == "::" else 1)
         sock.bind((address.sockaddr[0], port, *address.sockaddr[2:]))
         sock.listen(backlog)
     except BaseException:

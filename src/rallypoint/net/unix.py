@@ -13,7 +13,10 @@ import socket
 import stat
 from collections.abc import Iterator
 
-__all__ = ["bind_socket_file", "remove_stale_file"]
+__all__ = ["UNIX_PREFIX", "bind_socket_file", "remove_stale_file"]
+
+UNIX_PREFIX = "unix:"
+"""How a host string says that it is the path of a Unix domain socket."""
 
 
 def bind_socket_file(path: str, backlog: int) -> socket.socket:

@@ -1,0 +1,96 @@
+"""``rallypoint serve``: a store in the foreground."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from rallypoint.errors import DistNetworkError
+from rallypoint.net.address import PORT_MAX, UNIX_PREFIX, format_endpoint, listen_exactly, local_endpoint
+from rallypoint.server.daemon import serve as serve_forever
+from rallypoint.server.limits import DEFAULT_LIMITS
+from rallypoint.server.loop import DRAIN_S
+from rallypoint.types import Endpoint
+
+__all__ = ["serve"]
+
+DEFAULT_PORT = 29500  # torch's
+
+
+@click.command()
+@click.option(
+    "--bind",
+    "hosts",
+    multiple=True,
+    default=("127.0.0.1",),
+    show_default=True,
+    metavar="ADDRESS",
+    help="Listen on this address, on a name's addresses, or on a socket file (unix:PATH); may be repeated. "
+    "There is no authentication: whoever reaches an address can read and change everything. "
+    "0.0.0.0 is every IPv4 address, :: is every address.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, PORT_MAX),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="The TCP port; 0 lets the system choose a free one.",
+)
+@click.option("--ready-json", is_flag=True, help="Print one line of JSON with host, port and pid once it serves.")
+@click.option(
+    "--connections-max",
+    type=click.IntRange(1),
+    default=DEFAULT_LIMITS.connections_max,
+    show_default=True,
+    help="Refuse clients beyond so many.",
+)
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(0),
+    default=DRAIN_S,
+    show_default=True,
+    help="Seconds that pending replies may take to go out after SIGTERM or Ctrl-C.",
+)
+@click.pass_context
+def serve(
+    ctx: click.Context, hosts: Sequence[str], port: int, *, ready_json: bool, connections_max: int, drain_s: float
+) -> None:
+    """Serve a store that clients reach over the network.
+
+    Any TCPStore client can use it: rallypoint's and torch's. SIGTERM and Ctrl-C drain and end it; a second one ends it
+    at once.
+    """
+    for host in hosts:
+        if host in ("", UNIX_PREFIX):
+            raise click.BadParameter(f"{host!r} names no address: write an address or unix:PATH", param_hint="--bind")
+    try:
+        listeners = listen_exactly(hosts, port)
+    except DistNetworkError as error:
+        raise click.ClickException(str(error)) from error
+    endpoints = [local_endpoint(listener) for listener in listeners]
+
+    def announce() -> None:
+        print(_ready_json(endpoints) if ready_json else _ready_text(endpoints), flush=True)
+
+    limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
+    ctx.exit(serve_forever(listeners, limits=limits, on_ready=announce, drain_s=drain_s))
+
+
+def _ready_json(endpoints: Sequence[Endpoint]) -> str:
+    """Give the first TCP address and the first socket file, as far as there are any, and the process id."""
+    ready: dict[str, str | int] = {}
+    for endpoint in reversed(endpoints):
+        if endpoint.host.startswith(UNIX_PREFIX):
+            ready["path"] = endpoint.host[len(UNIX_PREFIX) :]
+        else:
+            ready.update(host=endpoint.host, port=endpoint.port)
+    return json.dumps({**ready, "pid": os.getpid()})
+
+
+def _ready_text(endpoints: Sequence[Endpoint]) -> str:
+    where = " and ".join(map(format_endpoint, endpoints))
+    return f"rallypoint serves on {where} (pid {os.getpid()}); Ctrl-C ends it"
