@@ -14,6 +14,7 @@ Source: the file's form, the names and the sentences for signals and for missing
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import json
@@ -309,7 +310,8 @@ def _write_error_file(path: Path, data: Mapping[str, Any]) -> None:
         scratch.replace(path)
     except OSError as error:
         _log.warning("the error file %s could not be written: %s", path, error)
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the scratch file was never made, or its folder is gone
+            scratch.unlink()
 
 
 def get_error_handler() -> ErrorHandler:
