@@ -11,18 +11,16 @@ import os
 import threading
 from collections.abc import Sequence
 from socket import AF_INET6, socket
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from rallypoint.errors import BindError, DistStoreError
 from rallypoint.net.address import UNIX_PREFIX, adopt_listener, listen, local_endpoint
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
-    from rallypoint.server.daemon import ServerHandle
+    from rallypoint.server.daemon import ServerHandle, ServerMode
 
-__all__ = ["HostedServer", "ServerMode", "host_server", "is_agent_store", "server_mode"]
-
-ServerMode: TypeAlias = Literal["process", "thread"]
+__all__ = ["HostedServer", "host_server", "is_agent_store", "server_mode"]
 
 SERVER_MODES: tuple[ServerMode, ...] = ("process", "thread")
 
@@ -97,14 +95,8 @@ def _start(host_name: str, port: int, listen_fd: int | None, mode: ServerMode) -
     from rallypoint.server.daemon import start_server  # plain clients need no server in memory
 
     listeners = listen(host_name, port) if listen_fd is None else [_adopt(listen_fd, port)]
-    try:
-        reachable_at = _own_address(listeners)
-        handle = start_server(listeners, mode)
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return HostedServer(handle, reachable_at)
+    reachable_at = _own_address(listeners)
+    return HostedServer(start_server(listeners, mode), reachable_at)
 
 
 def _adopt(fd: int, port: int) -> socket:
