@@ -1,0 +1,64 @@
+"""What has become of the round that a node runs its workers in: read off the state, never guessed.
+
+Rules
+-----
+1. A closed run is closed for everybody, whatever else is true.
+2. A node that has done its part waits for the rest of its round, and cannot be fenced from work that is finished.
+3. A node that the state does not name was dropped, and has to stop its workers: a world without it may be running.
+4. A round goes on for its members exactly as long as it is the present one.
+
+What this file does not know: why the state is as it is, beyond the sentences in it; what the node will do about it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from rallypoint.rendezvous.state import State
+
+__all__ = ["Verdict", "VerdictKind", "judge"]
+
+
+class VerdictKind(Enum):
+    """What has become of the round that a node was admitted to."""
+
+    CURRENT = "current"
+    OVER = "over"
+    CLOSED = "closed"
+    FENCED = "fenced"
+
+
+class Verdict(NamedTuple):
+    """What has become of a round, and why.
+
+    Attributes:
+        kind: what.
+        why: one sentence.
+        outcome: for ``CLOSED``: how the run ended.
+    """
+
+    kind: VerdictKind
+    why: str
+    outcome: str | None = None
+
+
+def judge(state: State, node_id: str, entered: int) -> Verdict:
+    """Say what has become of a round.
+
+    Args:
+        state: as just loaded.
+        node_id: who asks.
+        entered: the round that it was admitted to.
+    """
+    if state.closure is not None:
+        return Verdict(VerdictKind.CLOSED, state.closure.why, state.closure.outcome)
+    if node_id in state.done and state.round == entered:
+        return Verdict(VerdictKind.CURRENT, f"{len(state.done)} of {len(state.members)} nodes are done")
+    if node_id not in state.nodes:
+        told = [news.message for news in state.news if news.node == node_id]
+        why = told[-1] if told else "the state does not name it any more"
+        return Verdict(VerdictKind.FENCED, f"this node is no longer in round {entered}: {why}")
+    if state.round != entered or node_id not in state.members:
+        return Verdict(VerdictKind.OVER, state.reason or f"the present round is {state.round}, not {entered}")
+    return Verdict(VerdictKind.CURRENT, f"round {state.round} runs on {len(state.members)} nodes")
