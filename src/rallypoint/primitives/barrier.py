@@ -1,0 +1,183 @@
+"""A barrier on any store: nobody goes on before all have come, and who did not come is named.
+
+A barrier may be used again and again under one name, by the same members. Its first generation uses the keys and,
+where no rank is given, exactly the operations of torch's barrier, so that torch's members can take part in it::
+
+    read the timeout · set it · add 1 to <prefix>/num_members · the last: set <prefix>/last_member
+    wait for <prefix>/last_member · set the timeout back
+
+(Our own stores keep the timeout for one caller; nothing is set and put back on them.)
+
+With ranks, each member writes a mark before it is counted. When the time is up every member reads the marks and raises
+an error with the names of the missing, whoever they are; nobody waits a second time for somebody else's report.
+
+Whoever gives up takes its arrival back. If the last member came at that very moment, the barrier succeeds instead.
+
+What it cannot do: a member that dies in the barrier stays counted, and its successor under the same rank is refused;
+a restart needs a new prefix. Torch's members never take an arrival back, never use a name twice, and write their rank
+only when their own time is up; members without a rank cannot be named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import BarrierTimeoutError
+from rallypoint.primitives.arrivals import IGNORED, Arrival, arrive, is_timeout, open_gate, take_back
+from rallypoint.primitives.rollcall import HERE, LEFT, Mark, Roll, call_roll, mark_arrival, write_mark
+from rallypoint.store.base import Store
+from rallypoint.store.bootstrap import store_timeout
+from rallypoint.types import Timeout
+
+__all__ = ["barrier"]
+
+TRACING_GATE = "/TRACING_GATE"
+"""Torch's members wait for this key, set by rank 0, before they report their timeout."""
+
+LEAVE_TIMEOUT_S = 1.0
+"""How long a member that fails (interrupt, lost connection) tries to take its arrival back."""
+
+NAMES_SHOWN_MAX = 64
+"""An error's sentence names so many members; its attribute has them all."""
+
+
+def barrier(  # noqa: PLR0917 - torch's signature
+    store: Store,
+    world_size: int,
+    key_prefix: str,
+    barrier_timeout: Timeout = 300,
+    rank: int | None = None,
+    rank_tracing_decoder: Callable[[int], str] | None = None,
+    trace_timeout: Timeout = 10,
+) -> None:
+    """Wait until ``world_size`` members have come.
+
+    Args:
+        store: any store.
+        world_size: how many members, at least 1.
+        key_prefix: the barrier's name, the start of its keys.
+        barrier_timeout: seconds or a ``timedelta`` to wait for the others; 0 looks once.
+        rank: the caller's place, 0 to ``world_size - 1``. With it the missing are named and a rank that comes twice is
+            refused.
+        rank_tracing_decoder: gives a rank's name for people, such as its host; without it ranks are their own names.
+        trace_timeout: seconds or a ``timedelta`` that finding out who is missing may take. It is mostly not needed: the
+            answer is in the store already.
+
+    Raises:
+        BarrierTimeoutError: members did not come in time; its text has ``missing_ranks=[...]`` if ranks are given. The
+            caller no longer counts.
+        DuplicateMemberError: the rank is already there.
+        ValueError: ``world_size`` or ``rank`` is out of range.
+
+    Cost: 3 calls for the last member and 2 for each other one; with a rank 1 more the first time, 3 more later.
+    Threads: any, each as a member of its own. On a foreign store the timeout is shared by all its users for the
+    duration of the call.
+    """
+    if world_size < 1:
+        raise ValueError(f"world_size must be 1 or more, got {world_size}")
+    if rank is not None and not 0 <= rank < world_size:
+        raise ValueError(f"rank must be 0 to {world_size - 1} for world_size={world_size}, got {rank}")
+    member = _Member(store, key_prefix, world_size, rank, rank_tracing_decoder or str)
+    deadline = Deadline(barrier_timeout)
+    with store_timeout(store, barrier_timeout):
+        arrival = member.arrive()
+        failure = member.pass_gate(arrival)
+    if failure is not None:
+        with store_timeout(store, trace_timeout):
+            verdict = member.give_up(arrival, deadline, Deadline(trace_timeout))
+        if verdict is not None:
+            raise verdict from failure
+
+
+class _Member:
+    """One member at one barrier."""
+
+    def __init__(
+        self, store: Store, prefix: str, world_size: int, rank: int | None, name_of: Callable[[int], str]
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self.world_size = world_size
+        self.rank = rank
+        self.name_of = name_of
+
+    def arrive(self) -> Arrival:
+        if self.rank is None:
+            return arrive(self.store, self.prefix, self.world_size)
+        generation = mark_arrival(self.store, self.prefix, self.rank, self.world_size, self.name_of(self.rank))
+        arrival = arrive(self.store, self.prefix, self.world_size)
+        if arrival.generation != generation:  # the name had been used before this rank first came
+            write_mark(self.store, self.prefix, self.rank, Mark.new(arrival.generation, HERE))
+        return arrival
+
+    def pass_gate(self, arrival: Arrival) -> BaseException | None:
+        """Wait for the generation to be complete; give the store's error if the time was up before."""
+        try:
+            if arrival.is_last:
+                open_gate(self.store, arrival)
+            self.store.wait([arrival.gate])
+        except BaseException as error:
+            if not arrival.is_last:  # the last has let the others through, and counts whatever happens to it
+                if is_timeout(error):
+                    return error
+                with contextlib.suppress(RuntimeError, OSError), store_timeout(self.store, LEAVE_TIMEOUT_S):
+                    self._leave(arrival, Deadline(LEAVE_TIMEOUT_S))
+            raise
+        return None
+
+    def give_up(self, arrival: Arrival, waited: Deadline, budget: Deadline) -> BarrierTimeoutError | None:
+        """Leave, and give the error that says who is missing; ``None`` if the last one came at this moment."""
+        waited_s = waited.waited_s()
+        arrived, roll, trouble = 0, None, ""
+        try:
+            arrived, roll = self._leave(arrival, budget)
+            if arrived == self.world_size:
+                open_gate(self.store, arrival)  # whoever was last may have died before it did
+                return None
+        except (RuntimeError, OSError, AttributeError) as error:
+            trouble = f"; the store did not answer who is missing, nor took the arrival back: {error}"
+        missing = [] if roll is None else [self.name_of(rank) for rank in roll.missing or roll.left]
+        return BarrierTimeoutError(
+            self._sentence(arrival, waited, arrived, missing, roll) + trouble,
+            missing=missing,
+            arrived=arrived,
+            expected=self.world_size,
+            waited_s=waited_s,
+        )
+
+    def _leave(self, arrival: Arrival, budget: Deadline) -> tuple[int, Roll | None]:
+        """Take the arrival back; give how many were there, and with a rank, who."""
+        arrived = take_back(self.store, arrival, budget)
+        if self.rank is None or arrived == self.world_size:
+            return arrived, None
+        roll = call_roll(self.store, self.prefix, self.world_size, arrival.generation, arrived=arrived, deadline=budget)
+        write_mark(self.store, self.prefix, self.rank, Mark.new(arrival.generation, LEFT))
+        if self.rank == 0 and roll.has_strangers:
+            self.store.set(self.prefix + TRACING_GATE, IGNORED)
+        return arrived, roll
+
+    def _sentence(self, arrival: Arrival, waited: Deadline, arrived: int, missing: list[str], roll: Roll | None) -> str:
+        size = self.world_size
+        who = "" if self.rank is None else f" on rank {self.rank}"
+        names = "" if roll is None else f"missing_ranks=[{_listed(missing)}], "
+        text = (
+            f"Timed out waiting on barrier{who}, for key prefix: {self.prefix} (world_size={size}, {names}"
+            f"timeout={waited.timeout_s:g}): {arrived} of {size} were there"
+        )
+        if roll is not None and roll.missing and roll.left:
+            text += f", others had given up: [{_listed([self.name_of(rank) for rank in roll.left])}]"
+        if roll is not None and roll.unknown:
+            text += f", {len(roll.unknown)} ranks could not be looked up in the trace timeout"
+        if arrival.generation > 0:
+            text += (
+                f"; it was arrival {arrival.number}, in generation {arrival.generation}: if the members have not used "
+                f"this barrier {arrival.generation} times before, more than {size} members use it"
+            )
+        return text
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    return shown if len(names) <= NAMES_SHOWN_MAX else f"{shown}, and {len(names) - NAMES_SHOWN_MAX} more"

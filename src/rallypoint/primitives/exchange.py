@@ -1,0 +1,92 @@
+"""Exchanges: everybody gives one value, everybody gets all.
+
+The operations, and their order, are those of torch's ``get_all`` and ``synchronize``, so that torch's members can take
+part::
+
+    synchronize   set <prefix><rank> · get_all
+    get_all       multi_get of all <prefix><rank> · add 1 to <prefix>/finished/num_members
+                  the last: set <prefix>/finished/last_member · rank 0: wait for it
+
+Rank 0 waits because in many jobs it holds the server: were it to leave first, the others could not read. That is a
+courtesy, not a condition. When the others do not report in time, rank 0 has all values, says in an event that they did
+not report, and returns.
+
+A prefix serves one exchange: values stay in the store, and a second exchange under the same prefix may read those of
+the first.
+
+Cost: every member reads every value, so ``n`` members move ``n * n`` values.
+"""
+
+from __future__ import annotations
+
+from rallypoint import events
+from rallypoint.primitives.arrivals import arrive, is_timeout, open_gate
+from rallypoint.store.base import Store
+from rallypoint.store.bootstrap import store_timeout
+from rallypoint.types import Text, Timeout
+
+__all__ = ["get_all", "synchronize"]
+
+FINISHED = "/finished"
+
+
+def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes]:
+    """Get the values that all members gave under a prefix.
+
+    Args:
+        store: any store.
+        rank: the caller's; rank 0 waits, until the store's timeout, for the others to have read.
+        prefix: the start of the values' keys; member ``i``'s is ``prefix`` followed by ``i``.
+        world_size: how many members.
+
+    Returns:
+        The values. Shape: ``world_size`` of them, in rank order.
+
+    Raises:
+        DistStoreError: a member's value did not come in the store's timeout (a foreign store raises its own error).
+
+    Cost: 2 calls, 1 more for the last member and for rank 0.
+    """
+    keys = [f"{prefix}{member}" for member in range(world_size)]
+    values = [bytes(value) for value in store.multi_get(keys)]
+    reader = arrive(store, prefix + FINISHED, world_size)
+    if reader.is_last:
+        open_gate(store, reader)
+    if rank == 0:
+        try:
+            store.wait([reader.gate])
+        except (RuntimeError, TimeoutError) as error:
+            if not is_timeout(error):
+                raise
+            events.emit(
+                "exchange.unread",
+                f"rank 0 has all {world_size} values of exchange {prefix!r}, but not all others said in time that they "
+                f"have read them: {error}",
+                prefix=prefix,
+                world_size=world_size,
+            )
+    return values
+
+
+def synchronize(  # noqa: PLR0917 - torch's signature
+    store: Store, data: Text, rank: int, world_size: int, key_prefix: str, timeout: Timeout = 300
+) -> list[bytes]:
+    """Give one value and get everybody's.
+
+    Args:
+        store: any store.
+        data: the caller's value.
+        rank: the caller's.
+        world_size: how many members.
+        key_prefix: the start of the values' keys.
+        timeout: seconds or a ``timedelta`` for each wait; the store's own is back afterwards, whatever happens.
+
+    Returns:
+        The values. Shape: ``world_size`` of them, in rank order.
+
+    Raises:
+        DistStoreError: as :func:`get_all`.
+    """
+    with store_timeout(store, timeout):
+        store.set(f"{key_prefix}{rank}", data)
+        return get_all(store, rank, key_prefix, world_size)
