@@ -315,7 +315,7 @@ def _bind_error(host: str, port: int, family: int, error: OSError) -> BindError:
     is_ipv6 = "true" if family == socket.AF_INET6 and host not in _WILDCARD_HOSTS and is_loopback(host) else "false"
     return BindError(
         "The server socket has failed to listen on any local network address. "
-        f"port: {port}, useIpv6: {is_ipv6}, {_describe(error)}",
+        f"port: {port}, useIpv6: {is_ipv6}, {_describe(error)} (host: {host})",
         endpoint=Endpoint(host, port),
         errno=error.errno,
     )

@@ -41,8 +41,9 @@ from rallypoint.server.engine import (
     Ticked,
 )
 from rallypoint.server.poller import READ, WRITE, make_poller
+from rallypoint.server.refusals import RefusalLog, log_line
 
-__all__ = ["DRAIN_S", "LINGER_S", "ServerLoop", "log_line"]
+__all__ = ["DRAIN_S", "LINGER_S", "ServerLoop"]
 
 DRAIN_S = 2.0
 """How long ``stop`` lets pending replies go out, in seconds."""
@@ -57,13 +58,6 @@ EVENTS_MAX = 128
 """Connections served before replies go out."""
 
 
-def log_line(message: str) -> None:
-    """Write one line to the log ``rallypoint.server``."""
-    import logging  # here, because a server that refuses nobody need not load it
-
-    logging.getLogger("rallypoint.server").warning(message)
-
-
 class ServerLoop:
     """One server, run by one thread.
 
@@ -71,7 +65,7 @@ class ServerLoop:
         engine: the machine behind the sockets.
         listeners: bound and listening sockets; the loop owns them and closes them.
         clock: the time that the engine is told.
-        log: takes one line, without its end, for each refusal.
+        log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
 
     Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
     in ``run``.
@@ -88,7 +82,7 @@ class ServerLoop:
         self._engine = engine
         self._step = engine.step
         self._clock = clock
-        self._log = log
+        self._refusals = RefusalLog(log, clock.now())
         self._poller = make_poller()
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, Callable[[], None]] = {}
@@ -100,7 +94,7 @@ class ServerLoop:
         self._is_accepting = False
         self._drain_s: float | None = None
         self._due_at = 0.0
-        self._acceptor = Acceptor(listeners, log)
+        self._acceptor = Acceptor(listeners, self._note)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -267,7 +261,7 @@ class ServerLoop:
         try:
             self._poller.register(connection.fd, READ)
         except OSError as error:  # the system's bound on watched descriptors
-            self._log(f"refused {connection.peer_name()}: it cannot be watched ({error})")
+            self._note(f"refused {connection.peer_name()}: it cannot be watched ({error})")
             sock.close()
             return
         connection.mask = READ
@@ -289,12 +283,15 @@ class ServerLoop:
         with contextlib.suppress(BlockingIOError):
             self._wake_reader.recv(4096)
 
+    def _note(self, message: str) -> None:
+        self._refusals.note(message, self._clock.now())
+
     # --- ends of connections -----------------------------------------------------------------------------
 
     def _refuse(self, connection: Connection, close: Close) -> None:
         """Close a peer on the engine's word; the log says why."""
         message = f"closed {connection.peer_name()}: {close.detail}"
-        self._log(message)
+        self._note(message)
         emit("server.refused", message, reason=close.reason.name)
         self._begin_closing(connection)
 
