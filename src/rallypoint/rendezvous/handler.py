@@ -153,11 +153,7 @@ class RendezvousParameters:
         return seconds
 
     def __repr__(self) -> str:
-        return (
-            f"RendezvousParameters(backend={self.backend!r}, endpoint={self.endpoint!r}, run_id={self.run_id!r}, "
-            f"min_nodes={self.min_nodes}, max_nodes={self.max_nodes}, local_addr={self.local_addr!r}, "
-            f"config={self.config!r})"
-        )
+        return f"RendezvousParameters({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 @dataclass
@@ -254,10 +250,7 @@ class RendezvousInfo:
         return self._round
 
     def __repr__(self) -> str:
-        return (
-            f"RendezvousInfo(round={self._round}, rank={self._rank}, world_size={self._world_size}, "
-            f"bootstrap_store_info={self._bootstrap_store_info})"
-        )
+        return f"RendezvousInfo(round={self._round}, rank={self._rank}, world_size={self._world_size})"
 
 
 class RoundStatus(Enum):
