@@ -25,6 +25,7 @@ class SimNode:
     is_joining: bool = False
     is_alive: bool = True
     is_frozen: bool = False
+    is_hanging: bool = False
     stopped: Decision | None = None
     entered: list[State] = field(default_factory=list)
     loaded: bytes | None = None
@@ -72,7 +73,7 @@ class Cluster:
         state = decode_state(data)
         now = self.time_of(node)
         node.view = node.view.observe(state, node.seat.node_id, self.rules.keep_alive_interval_s, now)
-        ask = decide if node.is_joining else tend
+        ask = decide if node.is_joining and not node.is_hanging else tend
         decision = ask(state, node.seat, node.view, self.rules, now)
         action = decision.action
         if isinstance(action, Enter):

@@ -8,8 +8,8 @@ review it as a diff. Nodes are single letters or digits.
 - ``step a b`` lets each look, decide and swap once; ``load a`` only looks, so that its next step acts on old news.
 - ``settle`` lets all nodes step in turn until nobody has anything to do.
 - ``pass 15`` lets seconds pass, and everybody settle after each.
-- ``freeze a``, ``thaw a``, ``kill a``; ``fail a code=1 [final] the message``; ``succeed a``; ``leave a the reason``;
-  ``close a the reason``.
+- ``hang b``: its beats go on, nothing else does; ``freeze b``: nothing does; ``unhang``, ``thaw``; ``kill a``.
+- ``fail a code=1 [final] the message``, ``succeed a``, ``leave a the reason`` (and end), ``close a the reason``.
 - ``news a b`` says what each hears of its round; ``react`` lets every running node do what its agent would: join again
   if the round is over or it was dropped.
 - ``state`` shows the state.
@@ -20,11 +20,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tests.support.rendezvous_cluster import Cluster, SimNode
+
 from rallypoint.rendezvous.change import Close, Fail, Leave, Succeed
-from rallypoint.rendezvous.decide import Decision, Enter, Rules, Stop, StopKind
+from rallypoint.rendezvous.decide import Decision, Enter, Rules, Stop
 from rallypoint.rendezvous.state import Phase, Standing
 from rallypoint.rendezvous.verdict import VerdictKind
-from tests.support.rendezvous_cluster import Cluster, SimNode
 
 __all__ = ["FOLDER", "play", "scenario_files"]
 
@@ -138,6 +139,14 @@ class _Stage:
         self._cluster.nodes[words[0]].is_frozen = False
         return []
 
+    def _do_hang(self, words: list[str]) -> list[str]:
+        self._cluster.nodes[words[0]].is_hanging = True
+        return []
+
+    def _do_unhang(self, words: list[str]) -> list[str]:
+        self._cluster.nodes[words[0]].is_hanging = False
+        return []
+
     def _do_kill(self, words: list[str]) -> list[str]:
         self._cluster.nodes[words[0]].is_alive = False
         return []
@@ -153,8 +162,9 @@ class _Stage:
         return [line for name in words for line in self._act(name, Succeed(self._round_of(name)))]
 
     def _do_leave(self, words: list[str]) -> list[str]:
-        self._cluster.nodes[words[0]].is_joining = False
-        return self._act(words[0], Leave(" ".join(words[1:]) or "told to"))
+        said = self._act(words[0], Leave(" ".join(words[1:]) or "told to"))
+        self._cluster.nodes[words[0]].is_alive = False
+        return said
 
     def _do_close(self, words: list[str]) -> list[str]:
         return self._act(words[0], Close("closed", " ".join(words[1:]) or "told to"))

@@ -240,13 +240,16 @@ def _drop_the_dead(case: _Case) -> Decision | None:
         for node_id in state.nodes
         if node_id != case.seat.node_id and case.view.silent_s(node_id) > limit_s
     }
-    if not dead and state.phase is Phase.PROPOSED and case.now - case.view.proposed_since > limit_s:
-        dead = {
-            node_id: f"it did not acknowledge the proposal for round {state.round} within {limit_s:g} s"
-            for node_id in state.unacknowledged
-            if node_id != case.seat.node_id
-        }
-    return Decision(Drop(dead), f"{_names(state, dead)} silent for more than {limit_s:g} s") if dead else None
+    if dead:
+        return Decision(Drop(dead), f"no beat for more than {limit_s:g} s: {_names(state, dead)}")
+    if state.phase is not Phase.PROPOSED or case.now - case.view.proposed_since <= limit_s:
+        return None
+    mute = {
+        node_id: f"it did not acknowledge the proposal for round {state.round} within {limit_s:g} s"
+        for node_id in state.unacknowledged
+        if node_id != case.seat.node_id
+    }
+    return Decision(Drop(mute), f"no acknowledgement for {limit_s:g} s: {_names(state, mute)}") if mute else None
 
 
 def _out_of_time(case: _Case) -> Decision | None:

@@ -61,4 +61,4 @@ def judge(state: State, node_id: str, entered: int) -> Verdict:
         return Verdict(VerdictKind.FENCED, f"this node is no longer in round {entered}: {why}")
     if state.round != entered or node_id not in state.members:
         return Verdict(VerdictKind.OVER, state.reason or f"the present round is {state.round}, not {entered}")
-    return Verdict(VerdictKind.CURRENT, f"round {state.round} runs on {len(state.members)} nodes")
+    return Verdict(VerdictKind.CURRENT, f"round {state.round} goes on, its world size is {len(state.members)}")
