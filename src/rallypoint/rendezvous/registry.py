@@ -31,18 +31,7 @@ ENTRY_POINT_GROUP = "torchrun.handlers"
 
 _log = logging.getLogger("rallypoint.rendezvous")
 
-_ALWAYS_PASSED = {"rank", "timeout"}  # launchers pass these to every backend
-_C10D_OPTIONS = _ALWAYS_PASSED | {
-    "close_timeout",
-    "heartbeat_timeout",
-    "is_host",
-    "join_timeout",
-    "keep_alive_interval",
-    "keep_alive_max_attempt",
-    "last_call_timeout",
-    "read_timeout",
-    "store_type",
-}
+_STATIC_OPTIONS = frozenset({"rank", "timeout"})
 
 
 class RendezvousHandlerRegistry:
@@ -167,10 +156,11 @@ def refuse_unknown_options(params: RendezvousParameters, known: Collection[str])
 
 
 def _create_c10d_handler(params: RendezvousParameters) -> RendezvousHandler:
-    refuse_unknown_options(params, _C10D_OPTIONS)
     from rallypoint.rendezvous.c10d import create_backend
     from rallypoint.rendezvous.dynamic import create_handler
+    from rallypoint.rendezvous.settings import KNOWN_OPTIONS
 
+    refuse_unknown_options(params, KNOWN_OPTIONS)  # before a port is bound
     backend, store = create_backend(params)
     try:
         return create_handler(store, backend, params)
@@ -180,9 +170,9 @@ def _create_c10d_handler(params: RendezvousParameters) -> RendezvousHandler:
 
 
 def _create_static_handler(params: RendezvousParameters) -> RendezvousHandler:
-    refuse_unknown_options(params, _ALWAYS_PASSED)
     from rallypoint.rendezvous.static import create_rdzv_handler
 
+    refuse_unknown_options(params, _STATIC_OPTIONS)
     return create_rdzv_handler(params)
 
 
