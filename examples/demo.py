@@ -78,11 +78,17 @@ class Story:
         self.members: list[dict[str, int]] = []
         self.killed_in_round: int | None = None
         self.killed_at = 0.0
+        self.restarted_s: float | None = None
         self.recovered_s: float | None = None
         self.accuracy: float | None = None
 
     def hear(self, event: dict[str, Any]) -> None:
         {"round": self.hear_round, "epoch": self.hear_epoch, "trained": self.hear_trained}[event["event"]](event)
+
+    def hear_agent(self, name: str, line: str) -> None:
+        say(f"{name} | {line}")
+        if "agent.starting" in line and self.killed_in_round is not None and self.restarted_s is None:
+            self.restarted_s = time.monotonic() - self.killed_at
 
     def hear_round(self, event: dict[str, Any]) -> None:
         self.round, self.members = event["round"], event["members"]
@@ -129,7 +135,7 @@ def listen(agents: list[subprocess.Popen[str]], story: Story) -> None:
         elif line[1].startswith("{"):
             story.hear(json.loads(line[1]))
         else:
-            say(f"{line[0]} | {line[1]}")
+            story.hear_agent(*line)
 
 
 def main() -> int:
@@ -147,10 +153,12 @@ def main() -> int:
         agents = [stack.enter_context(running(command, **pipes)) for _ in range(NODES)]
         listen(agents, story)
         codes = [agent.wait(STOP_GRACE_S) for agent in agents]
-    if any(codes) or story.accuracy is None or story.recovered_s is None:
+    if any(codes) or story.accuracy is None or story.recovered_s is None or story.restarted_s is None:
         say(f"the demo failed: exit codes {codes}, recovered: {story.recovered_s}, accuracy: {story.accuracy}")
         return 1
-    say(f"trained: {story.accuracy:.1%} of the test images right; time to recover {story.recovered_s:.2f} s")
+    say(f"new workers were started {story.restarted_s:.2f} s after the kill")
+    say(f"time to recover {story.recovered_s:.2f} s, most of it Python and scikit-learn starting in the new workers")
+    say(f"final accuracy {story.accuracy:.1%} of the test images")
     return 0
 
 

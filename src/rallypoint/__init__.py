@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "rallypoint.errors": (
+        "AgentError",
         "BarrierTimeoutError",
         "BindError",
         "ConnectTimeoutError",
@@ -26,10 +27,26 @@ _HOMES = {
         "LocalProtocolError",
         "QueueEmptyError",
         "RemoteProtocolError",
+        "RendezvousClosedError",
+        "RendezvousConnectionError",
+        "RendezvousError",
+        "RendezvousGracefulExitError",
+        "RendezvousStateError",
+        "RendezvousTimeoutError",
         "ReplyTimeoutError",
+        "SignalException",
         "StoreTimeoutError",
         "WorkersMissingError",
     ),
+    "rallypoint.store.base": ("Store",),
+    "rallypoint.store.bootstrap": ("create_c10d_store", "get_free_port", "get_socket_with_port", "store_timeout"),
+    "rallypoint.store.file": ("FileStore",),
+    "rallypoint.store.hash": ("HashStore",),
+    "rallypoint.store.prefix": ("PrefixStore",),
+    "rallypoint.store.tcp": ("TCPStore",),
+    "rallypoint.store.url": ("register_rendezvous_handler",),
+    "rallypoint.primitives.barrier": ("barrier",),
+    "rallypoint.primitives.exchange": ("get_all", "synchronize"),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
