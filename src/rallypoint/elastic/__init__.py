@@ -1,0 +1,5 @@
+"""The import paths of ``torch.distributed.elastic``, for code that has ``torch.distributed`` replaced by ``rallypoint``.
+
+Nothing is written here. Each module re-exports under torch's name what has its home elsewhere in the package; what
+torch has and rallypoint has not is missing here too, so that the import fails and not the job.
+"""

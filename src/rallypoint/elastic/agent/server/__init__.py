@@ -1,0 +1,7 @@
+"""``torch.distributed.elastic.agent.server``, as far as rallypoint has it."""
+
+from __future__ import annotations
+
+from rallypoint.agent.spec import RunResult, Worker, WorkerGroup, WorkerSpec, WorkerState
+
+__all__ = ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"]

@@ -1,0 +1,8 @@
+"""``torch.distributed.launcher``, which torch keeps one level higher, as far as rallypoint has it."""
+
+from __future__ import annotations
+
+from rallypoint.launch.config import LaunchConfig
+from rallypoint.launch.launch import elastic_launch
+
+__all__ = ["LaunchConfig", "elastic_launch"]

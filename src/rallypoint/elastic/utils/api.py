@@ -1,0 +1,7 @@
+"""``torch.distributed.elastic.utils.api``, as far as rallypoint has it."""
+
+from __future__ import annotations
+
+from rallypoint.store.bootstrap import get_socket_with_port
+
+__all__ = ["get_socket_with_port"]

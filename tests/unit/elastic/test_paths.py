@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rallypoint.elastic
+
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(rallypoint.elastic.__path__, prefix="rallypoint.elastic.")
+)
+
+# What code written for torch imports, by the path that is left when torch.distributed becomes rallypoint.
+IMPORTED_BY_USERS = {
+    "elastic.utils.distributed": ["create_c10d_store", "get_free_port", "get_socket_with_port"],
+    "elastic.utils.store": ["barrier", "get_all", "store_timeout", "synchronize"],
+    "elastic.utils.api": ["get_socket_with_port"],
+    "elastic.rendezvous": [
+        "RendezvousClosedError",
+        "RendezvousConnectionError",
+        "RendezvousError",
+        "RendezvousGracefulExitError",
+        "RendezvousHandler",
+        "RendezvousHandlerCreator",
+        "RendezvousHandlerRegistry",
+        "RendezvousInfo",
+        "RendezvousParameters",
+        "RendezvousStateError",
+        "RendezvousStoreInfo",
+        "RendezvousTimeoutError",
+        "rendezvous_handler_registry",
+    ],
+    "elastic.rendezvous.api": ["RendezvousHandlerRegistry", "RendezvousParameters", "RendezvousStoreInfo"],
+    "elastic.rendezvous.registry": [
+        "_register_default_handlers",
+        "_register_out_of_tree_handlers",
+        "get_rendezvous_handler",
+    ],
+    "elastic.rendezvous.utils": [
+        "_PeriodicTimer",
+        "_delay",
+        "_matches_machine_hostname",
+        "_parse_rendezvous_config",
+        "_try_parse_port",
+        "parse_rendezvous_endpoint",
+    ],
+    "elastic.rendezvous.c10d_rendezvous_backend": ["C10dRendezvousBackend", "DEFAULT_PORT", "create_backend"],
+    "elastic.rendezvous.dynamic_rendezvous": [
+        "DynamicRendezvousHandler",
+        "RendezvousBackend",
+        "RendezvousSettings",
+        "RendezvousTimeout",
+        "Token",
+        "create_handler",
+    ],
+    "elastic.rendezvous.static_tcp_rendezvous": ["StaticTCPRendezvous", "create_rdzv_handler"],
+    "elastic.multiprocessing": ["SignalException", "Std", "to_map"],
+    "elastic.multiprocessing.api": ["SignalException", "Std", "to_map"],
+    "elastic.multiprocessing.errors": [
+        "ChildFailedError",
+        "ErrorHandler",
+        "ProcessFailure",
+        "get_error_handler",
+        "record",
+    ],
+    "elastic.agent.server": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
+    "elastic.agent.server.api": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
+    "elastic.launcher": ["LaunchConfig", "elastic_launch"],
+    "elastic.launcher.api": ["LaunchConfig", "elastic_launch"],
+    "rendezvous": ["register_rendezvous_handler", "rendezvous"],
+}
+
+
+@pytest.mark.parametrize("path", sorted(IMPORTED_BY_USERS))
+def test_names_are_found_where_torch_keeps_them(path: str) -> None:
+    module = importlib.import_module(f"rallypoint.{path}")
+    assert [name for name in IMPORTED_BY_USERS[path] if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_of_a_torch_path_only_re_exports(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__file__ is not None
+    tree = ast.parse(Path(module.__file__).read_text())
+    assert ast.get_docstring(tree)
+    for statement in tree.body[1:]:
+        if isinstance(statement, ast.ImportFrom):
+            continue
+        assert isinstance(statement, ast.Assign)
+        assert ast.unparse(statement.targets[0]) == "__all__"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_of_a_torch_path_lists_all_that_it_imports(name: str) -> None:
+    module = importlib.import_module(name)
+    imported = {
+        public for public, value in vars(module).items() if not public.startswith("__") and public != "annotations"
+    }
+    packages = {child.name for child in pkgutil.iter_modules(getattr(module, "__path__", []))}
+    assert set(getattr(module, "__all__", ())) == imported - packages
+
+
+def test_both_ways_lead_to_the_same_thing() -> None:
+    there = importlib.import_module("rallypoint.elastic.rendezvous.c10d_rendezvous_backend")
+    here = importlib.import_module("rallypoint.rendezvous.c10d")
+    assert there.C10dRendezvousBackend is here.C10dRendezvousBackend
+
+
+def test_what_rallypoint_has_not_fails_at_import() -> None:
+    with pytest.raises(ImportError, match="start_processes"):
+        from rallypoint.elastic.multiprocessing import start_processes  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_the_rendezvous_package_is_called_as_torchs_function_is(tmp_path: Path) -> None:
+    import rallypoint.rendezvous
+
+    meeting: Any = rallypoint.rendezvous
+    store, rank, world_size = next(meeting(f"file://{tmp_path}/meeting?rank=0&world_size=1"))
+    with store:
+        assert (rank, world_size) == (0, 1)
+    store, rank, world_size = next(meeting(f"file://{tmp_path}/meeting", 0, 1, timeout=5))
+    with store:
+        assert (rank, world_size) == (0, 1)
+    assert meeting.rendezvous.__module__ == "rallypoint.store.url"
+
+
+def test_a_name_that_the_rendezvous_package_has_not_is_an_attribute_error() -> None:
+    import rallypoint.rendezvous
+
+    assert set(rallypoint.rendezvous.__all__) <= set(dir(rallypoint.rendezvous))
+    assert [name for name in rallypoint.rendezvous.__all__ if not hasattr(rallypoint.rendezvous, name)] == []
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = rallypoint.rendezvous.nothing
