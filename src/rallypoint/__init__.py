@@ -36,6 +36,7 @@ _HOMES = {
         "ReplyTimeoutError",
         "SignalException",
         "StoreTimeoutError",
+        "WorkerStartError",
         "WorkersMissingError",
     ),
     "rallypoint.store.base": ("Store",),
