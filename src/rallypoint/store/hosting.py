@@ -34,13 +34,14 @@ class HostedServer:
     Attributes:
         port: where it listens.
         reachable_at: the address at which this machine's own clients reach it, whatever name others use.
+        holders: how many stores hold it; 0 once it has ended.
     """
 
     def __init__(self, handle: ServerHandle, reachable_at: Endpoint) -> None:
         self.port = reachable_at.port
         self.reachable_at = reachable_at
         self._handle = handle
-        self._holders = 1
+        self.holders = 1
         self._owner_pid = os.getpid()
 
     def release(self) -> None:
@@ -48,15 +49,15 @@ class HostedServer:
         if os.getpid() != self._owner_pid:
             return
         with _lock:
-            self._holders -= 1
-            is_last = self._holders == 0
+            self.holders -= 1
+            is_last = self.holders == 0
             if is_last and _shared.get((self._owner_pid, self.port)) is self:
                 del _shared[self._owner_pid, self.port]
         if is_last:
             self._handle.close()
 
     def _hold(self) -> HostedServer:
-        self._holders += 1
+        self.holders += 1
         return self
 
 

@@ -1,0 +1,130 @@
+"""One store in many threads, under signals and across forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rallypoint.errors import ForkedStoreError, StoreTimeoutError
+from rallypoint.store.tcp import TCPStore
+
+HOST = "127.0.0.1"
+JOIN_S = 60
+
+
+@pytest.fixture
+def store():
+    with TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=JOIN_S, server="process") as hosting:
+        yield hosting
+
+
+@pytest.fixture
+def other(store):
+    with TCPStore(HOST, store.port, wait_for_workers=False, timeout=JOIN_S) as client:
+        yield client
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def test_a_waiting_thread_is_woken_by_another_on_the_same_store(store, pool):
+    getting = [pool.submit(store.get, f"k{number}") for number in range(6)]
+    for number in range(6):
+        store.set(f"k{number}", str(number))
+    assert [future.result(JOIN_S) for future in getting] == [b"%d" % number for number in range(6)]
+
+
+def test_what_one_thread_wrote_another_sees_while_a_third_waits(store, pool):
+    waiting = pool.submit(store.wait, ["end"])
+    for number in range(200):
+        store.set("k", str(number))
+        assert pool.submit(store.get, "k").result(JOIN_S) == b"%d" % number
+    store.set("end", "")
+    waiting.result(JOIN_S)
+
+
+def test_ctrl_c_ends_a_wait_and_the_store_goes_on(store, other):
+    store.set("k", "v")
+
+    def interrupt():
+        other.wait(["started"])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def wait_for_nothing():
+        store.set("started", "")
+        store.wait(["never"])
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            wait_for_nothing()
+    finally:
+        thread.join(JOIN_S)
+    assert store.get("k") == b"v"
+    assert store.add("n", 1) == 1
+
+
+def test_a_handled_signal_does_not_end_a_wait(store, other):
+    handled = []
+
+    def disturb():
+        other.wait(["started"])
+        os.kill(os.getpid(), signal.SIGUSR1)
+        other.set("late", "v")
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(True))
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        store.set("started", "")
+        assert store.get("late") == b"v"
+    finally:
+        thread.join(JOIN_S)
+        signal.signal(signal.SIGUSR1, before)
+    assert handled == [True]
+
+
+def in_child(act):
+    """Run ``act`` in a forked child and give the text that it returns."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, str(act()).encode())
+        except BaseException as error:  # noqa: BLE001 - the parent judges
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answers:
+        text = answers.read()
+    os.waitpid(pid, 0)
+    return text
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_child_is_told_and_can_clone(store):
+    store.set("k", "v")
+    told = in_child(lambda: store.get("k"))
+    assert told.startswith(f"{ForkedStoreError.__name__}: this store belongs to process {os.getpid()}, process ")
+    assert "clone()" in told
+    assert in_child(lambda: store.clone().get("k")) == "b'v'"
+    assert in_child(store.close) == "None"
+    assert store.get("k") == b"v"
+    with pytest.raises(StoreTimeoutError):
+        store.wait(["absent"], 0)
+
+
+def test_the_server_is_a_process_of_its_own_by_default(monkeypatch):
+    monkeypatch.delenv("RALLYPOINT_SERVER", raising=False)
+    with TCPStore(HOST, 0, is_master=True, wait_for_workers=False) as store:
+        assert not [thread for thread in threading.enumerate() if str(store.port) in thread.name]
+        store.set("k", "v")
+        assert store.get("k") == b"v"

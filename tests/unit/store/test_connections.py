@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.support.scripted_peer import ScriptedPeer
+
+from rallypoint.errors import (
+    ConnectionLostError,
+    ConnectTimeoutError,
+    LocalProtocolError,
+    QueueEmptyError,
+    RemoteProtocolError,
+    ReplyTimeoutError,
+)
+from rallypoint.protocol import client
+from rallypoint.protocol.spec import Verb
+from rallypoint.store import connections as module
+from rallypoint.store.connections import IDLE_SIDES_MAX, Connections, connect
+from rallypoint.types import Endpoint
+
+JOIN_S = 60
+LONG_S = 300.0
+ONE = b"\x01" + bytes(7)
+"""The answer 1 as 64 bits."""
+
+
+@pytest.fixture
+def peer():
+    with ScriptedPeer() as scripted:
+        yield scripted
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+@pytest.fixture
+def line(peer, pool):
+    """The connections under test, and the server's end of the main one."""
+    endpoint = Endpoint("127.0.0.1", peer.port)
+    connecting = pool.submit(connect, endpoint, LONG_S)
+    main = peer.accept()
+    connections = Connections(endpoint, connecting.result(JOIN_S))
+    yield connections, main
+    connections.close("the test is over")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Owed answers may take next to no time."""
+    monkeypatch.setattr(module, "REPLY_GRACE_S", 0.05)
+
+
+def run(connections, call, *arguments, timeout_s=LONG_S, **options):
+    return connections.run(lambda _: call(*arguments), timeout_s, **options)
+
+
+def add_one(connections, main, pool):
+    """Prove that the main connection is in use and in step."""
+    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    main.expect((Verb.ADD, b"/n", 1))
+    main.reply(ONE)
+    assert adding.result(JOIN_S) == 1
+
+
+def begin_wait(connections, main, pool, **options):
+    """Have a thread wait for a key on the main connection; give its future."""
+    waiting = pool.submit(functools.partial(run, connections, client.wait, [b"/late"], **options))
+    main.expect((Verb.CHECK, [b"/late"]))
+    main.reply(b"\x01")
+    main.expect((Verb.WAIT, [b"/late"]))
+    return waiting
+
+
+def test_calls_follow_each_other_on_one_connection(line, peer, pool):
+    connections, main = line
+    add_one(connections, main, pool)
+    add_one(connections, main, pool)
+    assert not peer.has_callers()
+
+
+def test_a_write_on_the_main_connection_is_not_waited_for(line):
+    connections, main = line
+    run(connections, client.set_value, b"/k", b"v")
+    main.expect((Verb.SET, b"/k", b"v"))
+
+
+def test_a_second_threads_short_call_waits_its_turn(line, peer, pool):
+    connections, main = line
+    first = pool.submit(run, connections, client.add, b"/a", 1)
+    main.expect((Verb.ADD, b"/a", 1))
+    second = pool.submit(run, connections, client.add, b"/b", 1)
+    assert not second.done()
+    main.reply(ONE)
+    assert first.result(JOIN_S) == 1
+    main.expect((Verb.ADD, b"/b", 1))
+    main.reply(ONE)
+    assert second.result(JOIN_S) == 1
+    assert not peer.has_callers()
+
+
+def test_a_thread_that_waits_holds_up_nobody(line, peer, pool):
+    connections, main = line
+    waiting = begin_wait(connections, main, pool)
+    checking = pool.submit(run, connections, client.check, [b"/k"])
+    side = peer.accept()
+    side.expect((Verb.CHECK, [b"/k"]))
+    side.reply(b"\x00")
+    assert checking.result(JOIN_S)
+    main.reply(b"\x00")
+    waiting.result(JOIN_S)
+    add_one(connections, main, pool)
+
+
+def test_a_call_that_came_before_the_wait_began_turns_to_a_side_connection(line, peer, pool):
+    connections, main = line
+    waiting = pool.submit(run, connections, client.wait, [b"/late"])
+    main.expect((Verb.CHECK, [b"/late"]))
+    checking = pool.submit(run, connections, client.check, [b"/k"])
+    main.reply(b"\x01")
+    main.expect((Verb.WAIT, [b"/late"]))
+    side = peer.accept()
+    side.expect((Verb.CHECK, [b"/k"]))
+    side.reply(b"\x01")
+    assert not checking.result(JOIN_S)
+    main.reply(b"\x00")
+    waiting.result(JOIN_S)
+
+
+def test_a_write_beside_a_wait_is_acknowledged_before_the_call_returns(line, peer, pool):
+    connections, main = line
+    begin_wait(connections, main, pool)
+    setting = pool.submit(run, connections, client.set_value, b"/k", b"v")
+    side = peer.accept()
+    side.expect((Verb.SET, b"/k", b"v"))
+    assert not setting.done()
+    side.pong()
+    setting.result(JOIN_S)
+    main.reply(b"\x00")
+
+
+def test_side_connections_are_used_again_and_their_number_is_bounded(line, peer, pool):
+    connections, main = line
+    waiting = begin_wait(connections, main, pool)
+    sides = []
+    calls = []
+    for number in range(IDLE_SIDES_MAX + 2):
+        calls.append(pool.submit(run, connections, client.check, [b"/%d" % number]))
+        sides.append(peer.accept())
+        sides[-1].expect((Verb.CHECK, [b"/%d" % number]))
+    for side, call in zip(sides, calls, strict=True):
+        side.reply(b"\x00")
+        assert call.result(JOIN_S)
+    for side in sides[IDLE_SIDES_MAX:]:
+        side.expect_end()
+    again = pool.submit(run, connections, client.check, [b"/again"])
+    sides[IDLE_SIDES_MAX - 1].expect((Verb.CHECK, [b"/again"]))
+    sides[IDLE_SIDES_MAX - 1].reply(b"\x00")
+    assert again.result(JOIN_S)
+    assert not peer.has_callers()
+    main.reply(b"\x00")
+    waiting.result(JOIN_S)
+
+
+def test_a_call_that_settles_has_earlier_writes_acknowledged_first(line, pool):
+    connections, main = line
+    run(connections, client.set_value, b"/k", b"v")
+    meeting = pool.submit(functools.partial(run, connections, client.barrier, b"/b", 2, settles=True))
+    main.expect((Verb.SET, b"/k", b"v"))
+    main.pong()
+    main.expect((Verb.BARRIER, b"/b", 2))
+    main.reply(b"\x00")
+    meeting.result(JOIN_S)
+
+
+def test_a_call_that_settles_asks_nothing_where_nothing_was_written(line, pool):
+    connections, main = line
+    add_one(connections, main, pool)
+    meeting = pool.submit(functools.partial(run, connections, client.barrier, b"/b", 2, settles=True))
+    main.expect((Verb.BARRIER, b"/b", 2))
+    main.reply(b"\x00")
+    meeting.result(JOIN_S)
+
+
+def test_a_wait_whose_time_is_up_leaves_the_connection_in_use(line, peer, pool):
+    connections, main = line
+    waiting = begin_wait(connections, main, pool, timeout_s=0.02)
+    main.expect((Verb.CANCEL_WAIT,))
+    main.reply(b"\x01")
+    main.expect((Verb.CHECK, [b"/late"]))
+    main.reply(b"\x01")
+    with pytest.raises(client.WaitExpired) as caught:
+        waiting.result(JOIN_S)
+    assert caught.value.missing == (b"/late",)
+    add_one(connections, main, pool)
+    assert not peer.has_callers()
+
+
+def test_a_refusal_before_anything_was_sent_leaves_the_connection_in_use(line, peer, pool):
+    connections, main = line
+    with pytest.raises(LocalProtocolError):
+        run(connections, client.add, b"/n", 1 << 63)
+    add_one(connections, main, pool)
+    assert not peer.has_callers()
+
+
+def test_an_empty_queue_leaves_the_connection_in_use(line, peer, pool):
+    connections, main = line
+    popping = pool.submit(connections.run, lambda _: client.queue_pop(b"/q", is_blocking=False), LONG_S)
+    main.expect((Verb.QUEUE_POP, b"/q"))
+    main.reply(bytes(8))
+    with pytest.raises(QueueEmptyError):
+        popping.result(JOIN_S)
+    add_one(connections, main, pool)
+    assert not peer.has_callers()
+
+
+def test_a_silent_server_is_an_error_and_the_next_call_connects_anew(line, peer, pool, impatient):
+    connections, main = line
+    with pytest.raises(ReplyTimeoutError, match="did not answer within"):
+        run(connections, client.check, [b"/k"], timeout_s=0)
+    main.expect((Verb.CHECK, [b"/k"]))
+    main.expect_end()
+    assert connections.main is None
+    checking = pool.submit(run, connections, client.check, [b"/k"])
+    second = peer.accept()
+    second.expect((Verb.CHECK, [b"/k"]))
+    second.reply(b"\x00")
+    assert checking.result(JOIN_S)
+
+
+def test_a_thread_does_not_wait_for_its_turn_for_ever(line, pool, impatient):
+    connections, main = line
+    first = pool.submit(run, connections, client.add, b"/a", 1)
+    main.expect((Verb.ADD, b"/a", 1))
+    with pytest.raises(ReplyTimeoutError, match=r"^another thread's call on 127\.0\.0\.1:\d+ was not answered within"):
+        run(connections, client.add, b"/b", 1, timeout_s=0)
+    main.reply(ONE)
+    first.result(JOIN_S)
+
+
+def test_a_reply_without_meaning_costs_the_connection(line, peer, pool):
+    connections, main = line
+    checking = pool.submit(run, connections, client.check, [b"/k"])
+    main.expect((Verb.CHECK, [b"/k"]))
+    main.reply(b"\x07")
+    with pytest.raises(RemoteProtocolError):
+        checking.result(JOIN_S)
+    main.expect_end()
+    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    second = peer.accept()
+    second.expect((Verb.ADD, b"/n", 1))
+    second.reply(ONE)
+    assert adding.result(JOIN_S) == 1
+
+
+def test_a_connection_closed_by_the_server_ends_this_call_and_all_later_ones(line, peer, pool):
+    connections, main = line
+    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    main.expect((Verb.ADD, b"/n", 1))
+    main.close()
+    with pytest.raises(ConnectionLostError, match="Connection was likely closed"):
+        adding.result(JOIN_S)
+    for _ in range(2):
+        with pytest.raises(ConnectionLostError, match="Connection was likely closed"):
+            run(connections, client.add, b"/n", 1)
+    assert not peer.has_callers()
+
+
+def test_a_side_connection_closed_by_the_server_ends_the_store_too(line, peer, pool):
+    connections, main = line
+    waiting = begin_wait(connections, main, pool)
+    checking = pool.submit(run, connections, client.check, [b"/k"])
+    side = peer.accept()
+    side.expect((Verb.CHECK, [b"/k"]))
+    side.close()
+    with pytest.raises(ConnectionLostError):
+        checking.result(JOIN_S)
+    with pytest.raises(ConnectionLostError):
+        run(connections, client.check, [b"/k"])
+    main.reply(b"\x00")
+    waiting.result(JOIN_S)
+
+
+def test_the_legacy_server_is_recognised_and_then_asked_carefully(line, peer, pool):
+    connections, main = line
+    getting = pool.submit(connections.run, lambda is_careful: client.get(b"/k", is_careful=is_careful), LONG_S)
+    main.expect((Verb.CHECK, [b"/k"]), (Verb.GET, b"/k"))
+    main.reply(b"\x01")
+    main.close()
+    second = peer.accept()
+    second.expect((Verb.CHECK, [b"/k"]))
+    second.reply(b"\x00")
+    second.expect((Verb.GET, b"/k"))
+    second.reply(ONE + b"v")
+    assert getting.result(JOIN_S) == b"v"
+    assert connections.is_careful
+
+
+def test_closing_ends_the_waits_of_other_threads_and_says_why(line, pool):
+    connections, main = line
+    waiting = begin_wait(connections, main, pool)
+    connections.close("the store is closed")
+    with pytest.raises(ConnectionLostError, match=r"^the store is closed$"):
+        waiting.result(JOIN_S)
+    with pytest.raises(ConnectionLostError, match=r"^the store is closed$"):
+        run(connections, client.check, [b"/k"])
+    main.expect_end()
+
+
+def interrupt_when_waiting(main, number):
+    """From the server's end: answer "absent", and send this process a signal once the client waits."""
+    main.expect((Verb.CHECK, [b"/late"]))
+    main.reply(b"\x01")
+    main.expect((Verb.WAIT, [b"/late"]))
+    os.kill(os.getpid(), number)
+
+
+def test_ctrl_c_ends_a_wait_at_once_and_the_next_call_connects_anew(line, peer, pool):
+    connections, main = line
+    assert threading.current_thread() is threading.main_thread()
+    interrupting = pool.submit(interrupt_when_waiting, main, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(connections, client.wait, [b"/late"])
+    interrupting.result(JOIN_S)
+    main.expect_end()
+    checking = pool.submit(run, connections, client.check, [b"/k"])
+    second = peer.accept()
+    second.expect((Verb.CHECK, [b"/k"]))
+    second.reply(b"\x00")
+    assert checking.result(JOIN_S)
+
+
+def test_a_signal_handler_may_use_the_store_that_its_thread_waits_on(line, peer, pool):
+    connections, main = line
+    answers = []
+
+    def play():
+        interrupt_when_waiting(main, signal.SIGUSR1)
+        side = peer.accept()
+        side.expect((Verb.CHECK, [b"/k"]))
+        side.reply(b"\x00")
+        main.reply(b"\x00")
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: answers.append(run(connections, client.check, [b"/k"])))
+    try:
+        playing = pool.submit(play)
+        run(connections, client.wait, [b"/late"])
+        playing.result(JOIN_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert answers == [True]
+
+
+def test_connecting_to_a_peer_that_accepts_and_stays_silent_ends_in_time(peer):
+    with pytest.raises(ConnectTimeoutError, match=r"timed out after 100ms while trying to connect to \(127\.0\.0\.1, "):
+        connect(Endpoint("127.0.0.1", peer.port), 0.1)
+
+
+def test_connecting_to_a_peer_that_is_no_store_says_so(peer, pool):
+    connecting = pool.submit(connect, Endpoint("127.0.0.1", peer.port), 0.1)
+    peer.accept(shakes_hands=False).reply(b"HTTP")
+    with pytest.raises(ConnectTimeoutError) as caught:
+        connecting.result(JOIN_S)
+    assert caught.value.__cause__ is not None

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from rallypoint.errors import BindError, DistNetworkError, DistStoreError
+from rallypoint.store.connections import connect
+from rallypoint.store.hosting import host_server, is_agent_store, server_mode
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def host():
+    """Start servers, in threads unless told otherwise, and end those that the test does not."""
+    servers = []
+
+    def start(host_name=HOST, port=0, *, listen_fd=None, multi_tenant=False, mode="thread"):
+        server = host_server(host_name, port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        while server.holders:
+            server.release()
+
+
+def is_served(server):
+    try:
+        connect(server.reachable_at, 0).close()
+    except DistNetworkError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_a_server_serves_until_it_is_released(host, mode):
+    server = host(mode=mode)
+    assert is_served(server)
+    server.release()
+    assert not is_served(server)
+
+
+def test_the_kernel_chooses_a_port_where_none_is_asked_for(host):
+    assert host().port not in (0, host().port)
+
+
+def test_a_name_that_leads_nowhere_is_served_and_reached_all_the_same(host):
+    server = host("no-such-host.invalid")
+    assert server.reachable_at.host in ("::1", "127.0.0.1")
+    assert is_served(server)
+
+
+def test_a_loopback_name_is_reached_where_it_is_bound(host):
+    assert host("127.0.0.1").reachable_at.host == "127.0.0.1"
+    assert is_served(host("localhost"))
+
+
+def test_a_socket_file_serves_too(host, tmp_path):
+    server = host(f"unix:{tmp_path}/store")
+    assert is_served(server)
+    server.release()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_port_in_use_is_an_error_at_once_that_names_it(host):
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BindError, match=rf"^The server socket has failed to listen .* port: {port}, .*EADDRINUSE"):
+            host(port=port)
+
+
+def test_a_port_in_use_is_an_error_for_a_tenant_of_nobodys_server_too(host):
+    lonely = host()
+    with pytest.raises(BindError):
+        host(port=lonely.port, multi_tenant=True)
+
+
+def test_tenants_share_a_server_until_the_last_is_gone(host):
+    first = host(multi_tenant=True)
+    second = host("localhost", first.port, multi_tenant=True)
+    assert second is first
+    first.release()
+    assert is_served(second)
+    second.release()
+    assert not is_served(second)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((HOST, first.port))
+
+
+def test_a_new_server_can_follow_the_last_tenant(host):
+    first = host(multi_tenant=True)
+    first.release()
+    second = host(port=first.port, multi_tenant=True)
+    assert second is not first
+    assert is_served(second)
+
+
+def test_a_bound_socket_is_taken_over(host):
+    bound = socket.socket()
+    bound.bind((HOST, 0))
+    port = bound.getsockname()[1]
+    server = host(listen_fd=bound.detach())
+    assert server.port == port
+    assert is_served(server)
+
+
+def test_a_listening_socket_is_taken_over_on_its_own_port(host):
+    listener = socket.create_server((HOST, 0))
+    port = listener.getsockname()[1]
+    assert is_served(host(port=port, listen_fd=listener.detach()))
+
+
+def test_a_bound_socket_on_another_port_is_refused_and_stays_the_callers(host):
+    with socket.create_server((HOST, 0)) as listener:
+        fd, port = listener.fileno(), listener.getsockname()[1]
+        wrong = port - 1
+        with pytest.raises(
+            DistStoreError, match=rf"^listen fd {fd} is bound to port {port}, expected to be bound to port {wrong}$"
+        ):
+            host(port=wrong, listen_fd=fd)
+        socket.create_connection((HOST, port)).close()
+
+
+def test_what_is_no_socket_is_refused_in_torchs_words(host):
+    reader, writer = os.pipe()
+    os.close(writer)
+    try:
+        with pytest.raises(DistNetworkError, match=rf"^Failed to open existing socket\. socket: {reader}, code: -88"):
+            host(listen_fd=reader)
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("word", ["1", "True", "true"])
+def test_the_launchers_store_on_the_port_excuses_a_failed_bind(monkeypatch, word):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", word)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    in_use = BindError("", errno=errno.EADDRINUSE)
+    assert is_agent_store(29500, in_use)
+    assert not is_agent_store(29501, in_use)
+    assert not is_agent_store(29500, BindError("", errno=errno.EACCES))
+
+
+@pytest.mark.parametrize("word", ["", "0", "False"])
+def test_without_the_launcher_a_failed_bind_is_not_excused(monkeypatch, word):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", word)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert not is_agent_store(29500, BindError("", errno=errno.EADDRINUSE))
+
+
+def test_a_server_runs_in_a_process_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("RALLYPOINT_SERVER", raising=False)
+    assert server_mode(None) == "process"
+    assert server_mode("thread") == "thread"
+    monkeypatch.setenv("RALLYPOINT_SERVER", "thread")
+    assert server_mode(None) == "thread"
+    assert server_mode("process") == "process"
+
+
+def test_unknown_server_modes_are_refused_by_their_source(monkeypatch):
+    with pytest.raises(ValueError, match=r"^server must be 'process' or 'thread', not 'coroutine'$"):
+        server_mode("coroutine")
+    monkeypatch.setenv("RALLYPOINT_SERVER", "Thread")
+    with pytest.raises(ValueError, match=r"^RALLYPOINT_SERVER must be 'process' or 'thread', not 'Thread'$"):
+        server_mode(None)

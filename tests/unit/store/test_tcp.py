@@ -1,0 +1,472 @@
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from tests.support.scripted_peer import ScriptedPeer
+
+from rallypoint.errors import (
+    BarrierTimeoutError,
+    BindError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    DistNetworkError,
+    DistStoreError,
+    LocalProtocolError,
+    QueueEmptyError,
+    StoreTimeoutError,
+    WorkersMissingError,
+)
+from rallypoint.protocol.spec import Verb
+from rallypoint.store.tcp import TCPStore
+
+HOST = "127.0.0.1"
+JOIN_S = 60
+
+
+@pytest.fixture
+def make():
+    """Make stores that are closed at the end."""
+    stores = []
+
+    def build(host_name=HOST, port=0, *arguments, is_master=None, **options):
+        options.setdefault("timeout", JOIN_S)
+        options.setdefault("server", "thread")
+        options.setdefault("wait_for_workers", "world_size" in options or bool(arguments))
+        store = TCPStore(
+            host_name, port, *arguments, is_master=port == 0 if is_master is None else is_master, **options
+        )
+        stores.append(store)
+        return store
+
+    yield build
+    for store in reversed(stores):
+        store.close()
+
+
+@pytest.fixture
+def store(make):
+    return make()
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+@pytest.fixture
+def peer():
+    with ScriptedPeer() as scripted:
+        yield scripted
+
+
+# --- keys and values -------------------------------------------------------------------------------------
+
+
+def test_a_get_of_a_present_key_is_one_round_trip_with_torchs_prefix(peer, pool, make):
+    connecting = pool.submit(make, HOST, peer.port)
+    server = peer.accept()
+    getting = pool.submit(connecting.result(JOIN_S).get, "k")
+    server.expect((Verb.CHECK, [b"/k"]), (Verb.GET, b"/k"))
+    server.reply(b"\x00" + b"\x01" + bytes(7) + b"v")
+    assert getting.result(JOIN_S) == b"v"
+
+
+def test_the_constructor_sends_the_handshake_and_nothing_else(peer, pool, make):
+    connecting = pool.submit(make, HOST, peer.port, wait_for_workers=False)
+    server = peer.accept()
+    connecting.result(JOIN_S).close()
+    server.expect_end()
+
+
+def test_keys_and_values_of_all_text_types(store):
+    store.set("k", bytearray(b"v"))
+    assert store.get(b"k") == b"v"
+    store.set(bytearray(b"k"), "w")
+    assert store.get("k") == b"w"
+    assert store.check(key for key in ("k", b"k"))
+
+
+@pytest.mark.parametrize("wrong", [1, None, memoryview(b"k")])
+def test_other_types_are_refused(store, wrong):
+    for call in (
+        lambda: store.set(wrong, "v"),
+        lambda: store.set("k", wrong),
+        lambda: store.get(wrong),
+        lambda: store.compare_set("k", wrong, "v"),
+        lambda: store.check([wrong]),
+        lambda: store.append("k", wrong),
+        lambda: store.multi_set(["k"], [wrong]),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert store.num_keys() == 0
+
+
+def test_a_bare_string_is_no_list_of_keys(store):
+    for call in (store.check, store.wait, store.multi_get):
+        with pytest.raises(TypeError, match="keys must be a list of keys, not one str"):
+            call("abc")
+
+
+def test_arguments_are_positional_as_torchs(store):
+    with pytest.raises(TypeError):
+        store.set(key="k", value="v")
+    with pytest.raises(TypeError):
+        store.wait(keys=["k"])
+
+
+def test_keys_and_values_over_the_limits_are_the_callers_error_and_cost_nothing(store):
+    for call in (
+        lambda: store.set("k" * 8192, "v"),
+        lambda: store.set("k", bytes(8 * 1024 * 1024 + 1)),
+        lambda: store.add("n", 1 << 63),
+        lambda: store.check(["k"] * 131_073),
+    ):
+        with pytest.raises(LocalProtocolError, match=r"the limit|64 bits"):
+            call()
+    store.set("k", "v")
+    assert store.get("k") == b"v"
+
+
+def test_add_wants_a_whole_number(store):
+    with pytest.raises(TypeError, match="amount must be an int, not float"):
+        store.add("n", 1.5)
+
+
+def test_a_multi_set_that_does_not_pair_up_stores_nothing(store):
+    with pytest.raises(DistStoreError, match="same size: got 2 keys and 1 values"):
+        store.multi_set(["a", "b"], ["1"])
+    assert store.num_keys() == 0
+
+
+def test_delete_key_tells_whether_there_was_one(store):
+    store.set("k", "v")
+    assert [store.delete_key("k"), store.delete_key("k")] == [True, False]
+
+
+def test_list_keys_shows_users_keys_and_num_keys_counts_all(make):
+    store = make(HOST, 0, 1)
+    store.set("a/b", "1")
+    assert store.list_keys() == ["a/b"]
+    assert store.num_keys() == 2
+
+
+def test_list_keys_refuses_what_is_no_text(store):
+    store.set(b"\xff", "v")
+    with pytest.raises(UnicodeDecodeError):
+        store.list_keys()
+
+
+# --- time ------------------------------------------------------------------------------------------------
+
+
+def test_a_timeout_names_the_missing_keys_only(store):
+    store.set("a", "1")
+    with pytest.raises(StoreTimeoutError) as caught:
+        store.wait(["a", b"b"], 0.05)
+    assert str(caught.value).startswith("wait timeout after 50ms, keys: /b (missing 1 of 2 keys: 'b'; waited 0.0")
+    assert str(caught.value).endswith(f" s on {HOST}:{store.port})")
+    assert (caught.value.keys, caught.value.missing) == (("a", "b"), ("b",))
+    assert caught.value.waited_s >= 0.05
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.__cause__ is None
+
+
+def test_a_timeout_of_nothing_looks_once(store):
+    store.set("k", "v")
+    store.queue_push("q", "item")
+    store.set_timeout(0)
+    assert store.get("k") == b"v"
+    assert store.multi_get(["k", "k"]) == [b"v", b"v"]
+    assert store.queue_pop("q") == b"item"
+    store.wait(["k"], 0)
+    store.barrier("alone", 1, 0)
+    for call in (
+        lambda: store.get("absent"),
+        lambda: store.multi_get(["k", "absent"]),
+        lambda: store.queue_pop("q"),
+        lambda: store.wait(["absent"], timedelta()),
+    ):
+        with pytest.raises(StoreTimeoutError, match=r"^wait timeout after 0ms, keys: /"):
+            call()
+
+
+@pytest.mark.parametrize("forever", [math.inf, timedelta.max])
+def test_an_infinite_timeout_waits(store, pool, forever):
+    store.set_timeout(forever)
+    getting = pool.submit(store.get, "k")
+    store.set("k", "v")
+    assert getting.result(JOIN_S) == b"v"
+    assert store.timeout == timedelta.max
+
+
+def test_negative_timeouts_are_refused(store, make):
+    for call in (
+        lambda: store.set_timeout(-1),
+        lambda: store.wait(["k"], -0.001),
+        lambda: store.barrier("b", 1, timedelta(seconds=-1)),
+        lambda: make(HOST, 0, timeout=-1),
+    ):
+        with pytest.raises(ValueError, match="timeout must be 0 or more seconds"):
+            call()
+
+
+def test_timeouts_are_seconds_or_a_timedelta(store):
+    assert store.timeout == timedelta(seconds=JOIN_S)
+    store.set_timeout(timedelta(milliseconds=20))
+    with pytest.raises(StoreTimeoutError, match=r"^wait timeout after 20ms"):
+        store.get("absent")
+    with pytest.raises(TypeError):
+        store.set_timeout("1")
+
+
+# --- queues and barriers ---------------------------------------------------------------------------------
+
+
+def test_a_pop_that_loses_the_race_goes_on_waiting(peer, pool, make):
+    connecting = pool.submit(make, HOST, peer.port)
+    server = peer.accept()
+    popping = pool.submit(connecting.result(JOIN_S).queue_pop, "q")
+    server.expect((Verb.QUEUE_POP, b"/q"))
+    server.reply(bytes(8))
+    server.expect((Verb.WAIT, [b"/q"]))
+    look = (Verb.QUEUE_POP, b"/q"), (Verb.CHECK, [b"/q"]), (Verb.QUEUE_LEN, b"/q")
+    server.reply(b"\x00")
+    server.expect(*look)
+    server.reply(bytes(8) + b"\x01" + bytes(8))  # somebody else was faster
+    server.expect((Verb.WAIT, [b"/q"]))
+    server.reply(b"\x00")
+    server.expect(*look)
+    one = b"\x01" + bytes(7)
+    server.reply(one + one + b"x" + b"\x01" + bytes(8))
+    assert popping.result(JOIN_S) == b"x"
+
+
+def test_many_consumers_get_each_item_once(store, make, pool):
+    consumers = [make(HOST, store.port) for _ in range(4)]
+    popping = [pool.submit(consumers[number % 4].queue_pop, "q") for number in range(8)]
+    for number in range(8):
+        store.queue_push("q", str(number))
+    assert sorted(future.result(JOIN_S) for future in popping) == [b"%d" % number for number in range(8)]
+
+
+def test_an_empty_queue(store):
+    with pytest.raises(QueueEmptyError, match="empty"):
+        store.queue_pop("q", block=False)
+    assert store.queue_len("q") == 0
+
+
+def test_queues_are_refused_by_the_flag(make):
+    store = make(use_libuv=False)
+    assert store.libuvBackend is False
+    for call in (lambda: store.queue_push("q", "v"), lambda: store.queue_pop("q"), lambda: store.queue_len("q")):
+        with pytest.raises(NotImplementedError, match=r"^queues not implemented on legacy TCPStore backend$"):
+            call()
+    store.set("k", "v")
+    assert store.get("k") == b"v"
+
+
+def test_a_barrier_that_times_out_says_how_many_came(store):
+    store.set("before", "anything")
+    with pytest.raises(
+        BarrierTimeoutError, match=r"^barrier timeout after 50ms, key: bc \(1 of 3 came; waited "
+    ) as caught:
+        store.barrier("bc", 3, 0.05)
+    assert (caught.value.arrived, caught.value.expected) == (1, 3)
+    store.set("k", "v")
+    assert store.get("k") == b"v"
+
+
+def test_threads_meet_at_a_barrier_on_one_store(store, pool):
+    for future in [pool.submit(store.barrier, "gate", 5) for _ in range(5)]:
+        future.result(JOIN_S)
+    assert store.get("gate") == b"5"
+
+
+# --- making and ending -----------------------------------------------------------------------------------
+
+
+def test_a_store_cannot_be_sent_or_copied_and_says_what_to_do(store):
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=rf"a TCPStore cannot be pickled .* port {store.port} .* clone\(\)"):
+            attempt(store)
+
+
+def test_properties_and_repr_of_a_server_and_a_client(store, make):
+    client = make(HOST, store.port, timeout=5)
+    assert (store.host, store.libuvBackend, store.has_extended_api()) == (HOST, True, True)
+    assert client.timeout == timedelta(seconds=5)
+    assert f"remote={HOST}:{store.port})), server=TCPServer(port={store.port}))" in repr(store)
+    assert repr(client).startswith("TCPStore(client=TCPClient(SocketImpl(fd=")
+    assert repr(client).endswith("server=<nullptr>)")
+    client.close()
+    assert repr(client) == "TCPStore(client=<nullptr>, server=<nullptr>)"
+
+
+def test_clones_have_their_own_timeout_and_do_not_keep_the_server(store):
+    clone = store.clone()
+    clone.set_timeout(7)
+    assert store.timeout == timedelta(seconds=JOIN_S)
+    clone.set("k", "v")
+    assert store.get("k") == b"v"
+    assert "server=<nullptr>" in repr(clone)
+    store.close()
+    with pytest.raises(ConnectionLostError):
+        clone.get("k")
+    clone.close()
+
+
+def test_a_closed_store_says_so(make):
+    with make() as store:
+        store.set("k", "v")
+    store.close()
+    with pytest.raises(ConnectionLostError, match=rf"^the store on {HOST}:{store.port} is closed$"):
+        store.get("k")
+
+
+def test_a_store_that_is_dropped_takes_its_server_along():
+    store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, server="thread")
+    port = store.port
+    del store
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((HOST, port))
+
+
+def test_a_master_does_not_need_its_host_name_to_lead_anywhere(make):
+    store = make("no-such-host.invalid", 0)
+    store.set("k", "v")
+    assert store.get("k") == b"v"
+    assert store.host == "no-such-host.invalid"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        (("h", 1, 0), ValueError, "TCPStore world size cannot be 0"),
+        (("h", 65536), ValueError, "port must be from 0 to 65535, not 65536"),
+        (("h", -1), ValueError, "port must be from 0 to 65535, not -1"),
+        (("h", 0), ValueError, "a client must name the server's port"),
+        (("h", "1"), TypeError, "port must be an int, not str"),
+        (("h", True), TypeError, "port must be an int, not bool"),
+        ((b"h", 1), TypeError, "host_name must be a str, not bytes"),
+        (("h", 1, 2.0), TypeError, "world_size must be an int or None, not float"),
+        (("h", 1, None, 1), TypeError, "is_master must be a bool, not int"),
+        (("h", 1, None, False, None), TypeError, "timeout must be seconds or a timedelta, not NoneType"),
+        (("h", 1, None, False, -1), ValueError, "timeout must be 0 or more seconds"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, kind, text):
+    with pytest.raises(kind, match=text):
+        TCPStore(*arguments)
+
+
+def test_no_server_is_an_error_within_the_timeout():
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+    expected = rf"^The client socket has timed out after 200ms while trying to connect to \({HOST}, {port}\)\."
+    with pytest.raises(ConnectTimeoutError, match=expected) as caught:
+        TCPStore(HOST, port, timeout=0.2)
+    assert isinstance(caught.value, DistNetworkError)
+
+
+def test_a_silent_listener_is_an_error_within_the_timeout(peer):
+    with pytest.raises(DistNetworkError, match=r"^The client socket has timed out after 200ms"):
+        TCPStore(HOST, peer.port, timeout=timedelta(seconds=0.2))
+
+
+def test_a_timeout_of_nothing_still_finds_a_living_server(store, make):
+    assert make(HOST, store.port, timeout=0).timeout == timedelta()
+
+
+def test_a_client_meets_a_server_that_comes_later(pool, make):
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+    connecting = pool.submit(make, HOST, port, is_master=False)
+    server = make(HOST, port, is_master=True)
+    server.set("k", "v")
+    assert connecting.result(JOIN_S).get("k") == b"v"
+
+
+def test_a_second_server_on_the_port_is_refused_at_once(store):
+    with pytest.raises(BindError, match=f"^The server socket has failed to listen .*port: {store.port}"):
+        TCPStore(HOST, store.port, is_master=True, server="thread")
+
+
+def test_tenants_share_data_and_each_reports_its_own_flags(make):
+    first = make(multi_tenant=True)
+    second = make("localhost", first.port, is_master=True, multi_tenant=True, use_libuv=False)
+    first.set("k", "v")
+    assert second.get("k") == b"v"
+    assert (first.libuvBackend, second.libuvBackend) == (True, False)
+    first.close()
+    assert second.get("k") == b"v"
+
+
+def test_a_server_waits_for_its_workers(make, pool):
+    port = make().port  # a free one, kept until the next line
+    listener = socket.create_server((HOST, 0))
+    port = listener.getsockname()[1]
+    joining = [pool.submit(make, HOST, port, 3) for _ in range(2)]
+    server = make(HOST, port, 3, is_master=True, master_listen_fd=listener.detach())
+    for future in joining:
+        assert future.result(JOIN_S).port == port
+    assert server.num_keys() == 1
+
+
+def test_a_server_whose_workers_do_not_come_says_how_many_did(make):
+    with pytest.raises(
+        WorkersMissingError, match=r"^Timed out after 0\.1 seconds waiting for clients\. 1/2 clients"
+    ) as caught:
+        make(HOST, 0, 2, timeout=0.1)
+    assert (caught.value.arrived, caught.value.expected) == (1, 2)
+    assert isinstance(caught.value, DistStoreError)
+
+
+def test_clients_and_servers_of_unknown_size_wait_for_nobody(make):
+    server = make(HOST, 0, None, wait_for_workers=True)
+    make(HOST, server.port, -1, wait_for_workers=True)
+    make(HOST, server.port, 9, wait_for_workers=False)
+    assert server.num_keys() == 0
+
+
+def test_a_worker_does_not_wait_for_the_others(store, make):
+    make(HOST, store.port, 5)
+    assert store.num_keys() == 1
+
+
+def test_the_launchers_store_makes_a_master_a_client(store, make, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    guest = make(HOST, store.port, is_master=True)
+    guest.set("k", "v")
+    assert store.get("k") == b"v"
+    assert "server=<nullptr>" in repr(guest)
+
+
+def test_a_failed_constructor_leaves_nothing_behind(make):
+    with pytest.raises(WorkersMissingError):
+        make(HOST, 0, 2, timeout=0)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rallypoint-server")]
+
+
+def test_an_ipv6_server_and_its_clients(make):
+    server = make("::1", 0)
+    client = make("::1", server.port)
+    client.set("k", "v")
+    assert server.get("k") == b"v"
+    assert f"remote=[::1]:{server.port}" in repr(client)
+
+
+def test_a_socket_file_server_and_its_clients(make, tmp_path):
+    server = make(f"unix:{tmp_path}/s", 0)
+    client = make(f"unix:{tmp_path}/s", 0, is_master=False)
+    client.set("k", "v")
+    assert server.get("k") == b"v"
