@@ -41,6 +41,8 @@ from rallypoint.agent.moves import (
     StartWorkers,
     StopFinished,
     StopWorkers,
+    StoreBack,
+    StoreLost,
     Ticked,
     WorkerExited,
 )
@@ -74,11 +76,25 @@ Environment: TypeAlias = Callable[[WorkerPlace], Mapping[str, str]]
 
 _log = logging.getLogger("rallypoint.agent")
 
-_RESULT_STATES = {
-    GroupState.SUCCEEDED: WorkerState.SUCCEEDED,
-    GroupState.FAILED: WorkerState.FAILED,
+_WORKER_STATES = {
+    GroupState.INIT: WorkerState.INIT,
+    GroupState.RENDEZVOUS: WorkerState.INIT,
+    GroupState.STARTING: WorkerState.INIT,
+    GroupState.HEALTHY: WorkerState.HEALTHY,
+    GroupState.STOPPING: WorkerState.STOPPED,
+    GroupState.SUCCEEDED_WAITING: WorkerState.SUCCEEDED,
     GroupState.STOPPED: WorkerState.STOPPED,
+    GroupState.FAILED: WorkerState.FAILED,
+    GroupState.SUCCEEDED: WorkerState.SUCCEEDED,
 }
+"""torch's word for each state."""
+
+_NOTES: Mapping[type, str] = {
+    StoreLost: "agent.store_lost",
+    StoreBack: "agent.store_back",
+    SignalReceived: "agent.signal",
+}
+"""Events worth a line even where they change nothing yet."""
 
 
 class Agent:
@@ -206,18 +222,20 @@ class Agent:
     def _step(self, event: Event) -> None:
         before = self._machine.state
         decision = self._machine.step(event, self._clock.now())
-        self._tell(event, decision)
-        if decision.state is not before:
-            self._group.state = _RESULT_STATES.get(decision.state, _group_state(decision.state))
+        if isinstance(event, SignalReceived) and self._signal is None:
+            self._signal = event.number
+        self._tell(event, decision, has_changed=decision.state is not before)
+        self._group.state = _WORKER_STATES[decision.state]
         for effect in decision.effects:
             self._carry_out(effect)
 
-    def _tell(self, event: Event, decision: Decision) -> None:
-        if isinstance(event, SignalReceived) and self._signal is None:
-            self._signal = event.number
-        if decision.why != self._why:
+    def _tell(self, event: Event, decision: Decision, *, has_changed: bool) -> None:
+        """Say what was decided and why, once for each reason."""
+        if not has_changed and not decision.effects:
+            emit(_NOTES.get(type(event), "agent.note"), decision.why)
+        elif decision.why != self._why:
             self._why = decision.why
-            emit(f"agent.{decision.state.name.lower()}", decision.why, event=type(event).__name__)
+            emit(f"agent.{decision.state.name.lower()}", decision.why)
 
     # --- effects out ---------------------------------------------------------------------------------------
 
@@ -349,7 +367,7 @@ class Agent:
         self._folders.close(clean=self._end is not None and self._end.state is not GroupState.FAILED)
 
     def _result(self, end: Finish) -> RunResult:
-        state = _RESULT_STATES[end.state]
+        state = _WORKER_STATES[end.state]
         ranks = [worker.global_rank for worker in self._group.workers if worker.global_rank >= 0]
         return RunResult(
             state,
@@ -359,9 +377,3 @@ class Agent:
             self._why,
             self._signal if state is WorkerState.STOPPED else None,
         )
-
-
-def _group_state(state: GroupState) -> WorkerState:
-    if state in (GroupState.HEALTHY, GroupState.SUCCEEDED_WAITING):
-        return WorkerState.HEALTHY
-    return WorkerState.STOPPED if state is GroupState.STOPPING else WorkerState.INIT

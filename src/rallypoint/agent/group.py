@@ -245,7 +245,7 @@ def _fail(m: _Memory, message: str, returncode: int) -> Decision:
     final = m.restarts_used >= allowed
     m.failure_code = exit_code_of(returncode)
     if final:
-        why = f"{message}; " + (f"all {allowed} restart(s) are used up" if allowed else "no restarts are allowed")
+        why = f"{message}; " + (f"none of {allowed} restart(s) is left" if allowed else "no restarts are allowed")
         plan = _Plan(why, Finish(GroupState.FAILED, m.failure_code))
     else:
         m.restarts_used += 1

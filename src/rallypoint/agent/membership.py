@@ -31,7 +31,7 @@ from rallypoint.agent.moves import (
     StoreLost,
 )
 from rallypoint.agent.places import NodeWorkers, Ranks, agree_on_ranks, number_workers
-from rallypoint.errors import DistError
+from rallypoint.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError
 from rallypoint.events import emit
 from rallypoint.rendezvous.handler import RendezvousHandler, RoundNews, RoundStatus
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Joined", "Membership", "RoundWatch", "knows_success"]
 
-NEWS_WAIT_S = 0.5
+NEWS_WAIT_S = 0.2
 """How long one look for news may take; a watch that is told to end does so within this time."""
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
@@ -71,7 +71,12 @@ class Joined:
 
 def knows_success(handler: RendezvousHandler) -> bool:
     """Tell whether a handler ends the run by itself once all nodes have reported success."""
-    return type(handler).report_success is not RendezvousHandler.report_success
+    return not _is_default(handler, "report_success")
+
+
+def _is_default(handler: RendezvousHandler, method: str) -> bool:
+    bound = getattr(handler, method)
+    return getattr(bound, "__func__", None) is getattr(RendezvousHandler, method)
 
 
 class Membership:
@@ -184,12 +189,11 @@ class Membership:
 
 
 def _describe_failure(error: Exception) -> Event:
-    """Give the event that an exception of ``next_rendezvous`` means; torch's classes are known by their names."""
-    names = {kind.__name__ for kind in type(error).__mro__}
+    """Give the event that an exception of ``next_rendezvous`` means."""
     text = str(error) or type(error).__name__
-    if "RendezvousClosedError" in names:
-        return RunClosed(getattr(error, "outcome", None), text)
-    if "RendezvousGracefulExitError" in names:
+    if isinstance(error, RendezvousClosedError):
+        return RunClosed(error.outcome, text)
+    if isinstance(error, RendezvousGracefulExitError):
         return Dismissed(text)
     if not isinstance(error, DistError):
         _log.error("the rendezvous handler failed", exc_info=error)
@@ -227,7 +231,7 @@ class RoundWatch(threading.Thread):
         self._look_interval_s = look_interval_s
         self._ended = threading.Event()
         self._has_succeeded = False
-        self._waits_by_itself = type(handler).wait_for_news is not RendezvousHandler.wait_for_news
+        self._waits_by_itself = not _is_default(handler, "wait_for_news")
 
     def stop(self) -> None:
         """Tell the thread to end; returns at once."""

@@ -27,13 +27,15 @@ _LEVELS |= {"WARN": logging.WARNING, "CRITICAL": logging.CRITICAL, "FATAL": logg
 
 _EVENT_LEVELS: Mapping[str, int] = {
     "agent.healthy": logging.DEBUG,
+    "agent.note": logging.DEBUG,
     "agent.rendezvous": logging.DEBUG,
     "agent.succeeded": logging.DEBUG,
     "agent.succeeded_waiting": logging.DEBUG,
     "agent.failed": logging.ERROR,
     "agent.store_lost": logging.WARNING,
     "agent.trouble": logging.WARNING,
-    "agent.worker_failed": logging.WARNING,
+    "launch.trouble": logging.WARNING,
+    "rendezvous.plugin_failed": logging.WARNING,
 }
 """Events that are more, or less, than INFO."""
 

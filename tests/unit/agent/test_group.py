@@ -156,7 +156,7 @@ def test_the_failure_after_the_last_restart_is_final() -> None:
     stop = play(group, CRASH)
 
     assert stop.effects[0] == ReportFailure("worker 1 (pid 101) ended with exit code 42", 42, final=True)
-    assert stop.why.endswith("; all 1 restart(s) are used up")
+    assert stop.why.endswith("; none of 1 restart(s) is left")
 
 
 def test_workers_that_end_while_they_are_stopped_are_no_further_failures() -> None:

@@ -1,0 +1,282 @@
+"""``rallypoint run``: run a program as the workers of this node.
+
+Options are torchrun's, spelled with dashes or underscores; each can also be given by the environment variable
+``PET_<NAME>``, read by the same rules. What follows the program belongs to the program.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+__all__ = ["run"]
+
+_Command: TypeAlias = Callable[..., None]
+
+MASTER_PORT = 29500
+"""The store's port with the static backend, unless told otherwise."""
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic before click 8.4
+
+_HELP = """Start the workers of this node and keep them going.
+
+Each worker runs PROGRAM, a Python script unless told otherwise, with the ARGUMENTS that follow it. One node needs
+nothing else; several nodes meet at a store that `rallypoint serve`, or the first of them, serves:
+
+\b
+    rallypoint run --nproc-per-node 2 train.py --epochs 10
+    rallypoint run --nnodes 2 --rdzv-backend c10d --rdzv-endpoint host-a:29400 train.py
+
+The exit code is that of the first worker that failed, 128 + n after signal n, and 0 after success.
+"""
+
+
+class _Read(_ParamType):
+    """An option read by a function whose ValueError is the complaint."""
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self.name = read.__name__.removeprefix("_read_")
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _read_nodes(text: str) -> tuple[int, int]:
+    fewest, colon, most = text.partition(":")
+    try:
+        numbers = int(fewest), int(most if colon else fewest)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of nodes; write N or MIN:MAX") from None
+    if not 0 < numbers[0] <= numbers[1]:
+        raise ValueError(f"{text!r} is no number of nodes; it must be at least 1, and MIN not above MAX")
+    return numbers
+
+
+def _read_workers(text: str) -> int:
+    from rallypoint.launch.devices import count_cpus, count_gpus
+
+    kind = text.strip().lower()
+    if kind in ("gpu", "auto"):
+        found = count_gpus(os.environ)
+        if found:
+            return found
+        if kind == "gpu":
+            why = "no NVIDIA driver is to be seen" if found is None else "this host, or CUDA_VISIBLE_DEVICES, has none"
+            raise ValueError(f"the GPUs cannot be counted: {why}; give a number")
+    if kind in ("cpu", "auto"):
+        return count_cpus()
+    try:
+        number = int(kind)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of workers; write a number, auto, cpu or gpu") from None
+    if number < 1:
+        raise ValueError(f"{number} is no number of workers; it must be at least 1")
+    return number
+
+
+def _read_streams(text: str) -> Any:
+    from rallypoint.agent.logs import Std
+
+    return Std.from_str(text)
+
+
+def _read_options(text: str) -> dict[str, str]:
+    from rallypoint.rendezvous.endpoint import parse_rendezvous_config
+
+    return parse_rendezvous_config(text)
+
+
+def _read_signals(text: str) -> str:
+    from rallypoint.agent.signals import parse_signals
+
+    parse_signals(text)
+    return text
+
+
+def _option(*names: str, **settings: Any) -> Callable[[_Command], _Command]:
+    """Declare an option that its ``PET_`` variable sets too."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "PET_" + long.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("show_default", not settings.get("is_flag") and bool(settings.get("default")))
+    return click.option(*names, envvar=variable, **settings)
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+NOT_NEGATIVE = click.FloatRange(min=0)
+
+
+@click.command(
+    "run",
+    help=_HELP,
+    context_settings={
+        "allow_interspersed_args": False,
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
+    options_metavar="[OPTIONS]",
+    short_help="Start the workers of this node and keep them going.",
+)
+@_option("--nnodes", type=_Read(_read_nodes), metavar="N|MIN:MAX", default="1:1", help="How many nodes make a round.")
+@_option(
+    "--nproc-per-node",
+    type=_Read(_read_workers),
+    metavar="N|auto|cpu|gpu",
+    default="1",
+    help="How many workers this node runs.",
+)
+@_option("--rdzv-backend", metavar="NAME", default="static", help="How nodes meet: c10d, static, or a plug-in's name.")
+@_option("--rdzv-endpoint", metavar="HOST[:PORT]", default="", help="Where nodes meet.")
+@_option("--rdzv-id", metavar="NAME", help="The run's name; nodes that give the same one meet.  [default: none]")
+@_option(
+    "--rdzv-conf",
+    type=_Read(_read_options),
+    metavar="K=V,...",
+    default="",
+    help="The rendezvous backend's own options.",
+)
+@_option("--standalone", is_flag=True, help="One node on its own: meets at a free port of this host.")
+@_option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How many failures of own workers start a new round.",
+)
+@_option(
+    "--monitor-interval", type=POSITIVE, default=0.1, help="Seconds between looks at a rendezvous that cannot call."
+)
+@_option("--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="This node's rank (static).")
+@_option("--master-addr", metavar="HOST", default="127.0.0.1", help="Node 0 as all nodes reach it (static).")
+@_option(
+    "--master-port",
+    type=click.IntRange(0, 65535),
+    help=f"The store's port on node 0 (static).  [default: {MASTER_PORT}]",
+)
+@_option("--local-addr", metavar="HOST", help="This node as other nodes reach it; found out if not given.")
+@_option("--role", metavar="NAME", default="default", help="What the workers are, for ranks by role and log prefixes.")
+@_option("-m", "--module", is_flag=True, help="The program is a Python module, as with python -m.")
+@_option("--no-python", is_flag=True, help="The program is run as it is, not by Python.")
+@_option("--log-dir", type=click.Path(path_type=Path), help="The folder for the workers' output and errors.")
+@_option(
+    "-r", "--redirects", type=_Read(_read_streams), metavar="STREAMS", default="0",
+    help="Streams that go to files: 0 none, 1 out, 2 err, 3 both; or by local rank: 0:3,4-7:1.",
+)  # fmt: skip
+@_option(
+    "-t", "--tee", type=_Read(_read_streams), metavar="STREAMS", default="0",
+    help="Streams that go to files and, with a prefix, to the console.",
+)  # fmt: skip
+@_option(
+    "--signals-to-handle", type=_Read(_read_signals), metavar="NAMES", default="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+    help="The signals that end the run on this node.",
+)  # fmt: skip
+@_option(
+    "--shutdown-timeout", type=NOT_NEGATIVE,
+    help="Seconds that workers have to end before SIGKILL.  [default: 30]",
+)  # fmt: skip
+@click.argument("program")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **options: Any) -> None:
+    """Run a program as the workers of this node; ``_HELP`` is what users read."""
+    from rallypoint.launch.config import ConfigError
+    from rallypoint.launch.launch import launch
+    from rallypoint.observe.log import logged
+
+    command = _command(ctx, program, arguments, options)
+    with logged(os.environ):
+        try:
+            code = launch(_config(ctx, options), command)
+        except ConfigError as error:
+            raise click.UsageError(str(error), ctx) from error
+    ctx.exit(code)
+
+
+def _command(ctx: click.Context, program: str, arguments: tuple[str, ...], options: dict[str, Any]) -> list[str]:
+    """Give what each worker runs."""
+    if options["no_python"]:
+        if options["module"]:
+            raise click.UsageError("--no-python and --module exclude each other: a module is run by Python", ctx)
+        return [program, *arguments]
+    module = ["-m"] if options["module"] else []
+    return [os.environ.get("PYTHON_EXEC") or sys.executable, "-u", *module, program, *arguments]
+
+
+def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
+    """Give the launch configuration that the options mean."""
+    from rallypoint.agent.logs import LogOptions
+    from rallypoint.launch.config import LaunchConfig
+
+    fewest, most = options["nnodes"]
+    backend, endpoint, run_id = options["rdzv_backend"], options["rdzv_endpoint"], options["rdzv_id"]
+    conf = dict(options["rdzv_conf"])
+    is_plain = backend == "static" and not endpoint and options["master_port"] is None and most == 1
+    if options["standalone"] or is_plain:
+        if most > 1:
+            raise click.UsageError(
+                f"--standalone means one node, but --nnodes allows {most}; leave one of them out", ctx
+            )
+        backend, endpoint, run_id = "c10d", "localhost:0", run_id or uuid.uuid4().hex
+    elif backend == "static":
+        if fewest != most:
+            raise click.UsageError(f"the static backend has fixed ranks, so --nnodes={fewest}:{most} needs c10d", ctx)
+        endpoint = endpoint or _static_endpoint(options)
+        conf["rank"] = options["node_rank"]
+    _refuse_lonely_port(ctx, backend, endpoint, most)
+    return LaunchConfig(
+        min_nodes=fewest,
+        max_nodes=most,
+        nproc_per_node=options["nproc_per_node"],
+        logs_specs=LogOptions(log_dir=options["log_dir"], redirects=options["redirects"], tee=options["tee"]),
+        run_id=run_id or "none",
+        role=options["role"],
+        rdzv_endpoint=endpoint,
+        rdzv_backend=backend,
+        rdzv_configs=conf,
+        max_restarts=options["max_restarts"],
+        monitor_interval=options["monitor_interval"],
+        local_addr=options["local_addr"],
+        signals_to_handle=options["signals_to_handle"],
+        shutdown_timeout=options["shutdown_timeout"],
+    )
+
+
+def _static_endpoint(options: dict[str, Any]) -> str:
+    from rallypoint.types import Endpoint
+
+    port = MASTER_PORT if options["master_port"] is None else options["master_port"]
+    return str(Endpoint(options["master_addr"].strip("[]"), port))
+
+
+def _refuse_lonely_port(ctx: click.Context, backend: str, endpoint: str, nodes_max: int) -> None:
+    """Refuse port 0 for several nodes: each would serve a port of its own, and wait there for the others."""
+    from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
+
+    if backend not in ("c10d", "static") or nodes_max == 1 or endpoint.startswith("unix:"):
+        return
+    try:
+        port = parse_rendezvous_endpoint(endpoint, MASTER_PORT).port
+    except ValueError as error:
+        if backend == "static" or "/" not in endpoint:
+            raise click.UsageError(str(error), ctx) from error
+        return  # the path of a file store
+    if port == 0:
+        raise click.UsageError(
+            f"{nodes_max} nodes cannot meet at port 0 of {endpoint!r}: each would be given another port; "
+            "name one port for all of them",
+            ctx,
+        )

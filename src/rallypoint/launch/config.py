@@ -1,0 +1,140 @@
+"""What a launcher is told: torch's ``LaunchConfig``, checked when it is made.
+
+Source: field names, order and defaults of torch 2.13.0, without what only function workers need. The default backend
+is ``c10d``.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rallypoint.agent.agent import GRACE_S
+from rallypoint.agent.logs import LogOptions
+from rallypoint.agent.signals import parse_signals
+from rallypoint.events import emit
+from rallypoint.rendezvous.handler import RendezvousParameters
+
+__all__ = ["GRACE_ENV", "ConfigError", "LaunchConfig"]
+
+GRACE_ENV = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Sets ``shutdown_timeout`` where no argument does."""
+
+_OWN_PARAMETERS = frozenset({"backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr"})
+
+
+class ConfigError(ValueError):
+    """What the user asked for makes no sense; the message is for the user."""
+
+
+@dataclass
+class LaunchConfig:
+    """How to run the workers of one node.
+
+    Attributes:
+        min_nodes: the fewest nodes that make a round, at least 1.
+        max_nodes: the most nodes in a round.
+        nproc_per_node: the workers of this node, at least 1.
+        logs_specs: where the workers' output goes; ``None``: to the launcher's own streams.
+        run_id: the name of the run; an empty one becomes a random one.
+        role: the workers' role.
+        rdzv_endpoint: where the rendezvous backend is reached.
+        rdzv_backend: the rendezvous backend's name.
+        rdzv_configs: the backend's own options.
+        rdzv_timeout: seconds to wait for the other nodes; -1: the backend's default.
+        max_restarts: how many failures of own workers are answered by another round, 0 or more.
+        monitor_interval: seconds between looks at a rendezvous that cannot tell its news by itself, above 0.
+        log_line_prefix_template: stands before each line of tee'd output; ``None``: as ``logs_specs`` says.
+        local_addr: the address under which other nodes reach this one; ``None``: found out.
+        signals_to_handle: the signals that end the run on this node, names split by commas.
+        shutdown_timeout: seconds that workers have to end before SIGKILL, wherever they are stopped, 0 or more;
+            ``None``: TORCH_ELASTIC_SHUTDOWN_TIMEOUT, or 30.
+
+    Raises:
+        ConfigError: (a ValueError) if a value is out of range.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    nproc_per_node: int
+    logs_specs: LogOptions | None = None
+    run_id: str = ""
+    role: str = "default_role"
+    rdzv_endpoint: str = ""
+    rdzv_backend: str = "c10d"
+    rdzv_configs: dict[str, Any] = field(default_factory=dict)
+    rdzv_timeout: float = -1
+    max_restarts: int = 3
+    monitor_interval: float = 0.1
+    log_line_prefix_template: str | None = None
+    local_addr: str | None = None
+    signals_to_handle: str = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    shutdown_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_nodes <= self.max_nodes:
+            raise ConfigError(
+                f"{self.min_nodes} to {self.max_nodes} nodes were asked for; write at least 1, the smaller number first"
+            )
+        if self.nproc_per_node < 1:
+            raise ConfigError(f"nproc_per_node is {self.nproc_per_node}; a node runs at least 1 worker")
+        if self.max_restarts < 0:
+            raise ConfigError(f"max_restarts is {self.max_restarts}; it must be 0 or more")
+        if not self.monitor_interval > 0:
+            raise ConfigError(f"monitor_interval is {self.monitor_interval:g} s; it must be above 0")
+        taken = sorted(_OWN_PARAMETERS.intersection(self.rdzv_configs))
+        if taken:
+            raise ConfigError(
+                f"{', '.join(taken)} cannot be set by the rendezvous options; there are options of their own"
+            )
+        self.shutdown_timeout = self._read_grace()
+        if not self.run_id:
+            self.run_id = uuid.uuid4().hex
+            emit("launch.run_id", f"the run got the name {self.run_id}, because it was given none", run_id=self.run_id)
+        try:
+            parse_signals(self.signals_to_handle)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def _read_grace(self) -> float:
+        source, text = "shutdown_timeout", str(self.shutdown_timeout)
+        if self.shutdown_timeout is None:
+            source, text = GRACE_ENV, os.environ.get(GRACE_ENV, str(GRACE_S))
+        try:
+            grace_s = float(text)
+        except ValueError:
+            grace_s = -1.0
+        if not grace_s >= 0:
+            raise ConfigError(f"{source} is {text}; it must be a number of seconds, 0 or more")
+        return grace_s
+
+    @property
+    def grace_s(self) -> float:
+        """The seconds that workers have to end."""
+        assert self.shutdown_timeout is not None, "settled when the configuration was made"
+        return self.shutdown_timeout
+
+    @property
+    def logs(self) -> LogOptions:
+        """Where the workers' output goes, with the prefix template that was asked for."""
+        logs = self.logs_specs or LogOptions()
+        if self.log_line_prefix_template is None:
+            return logs
+        return replace(logs, prefix=self.log_line_prefix_template)
+
+    def rendezvous_parameters(self) -> RendezvousParameters:
+        """Give what the rendezvous backend is told."""
+        options = dict(self.rdzv_configs)
+        if self.rdzv_timeout > 0:
+            options.setdefault("timeout" if self.rdzv_backend == "static" else "join_timeout", self.rdzv_timeout)
+        return RendezvousParameters(
+            self.rdzv_backend,
+            self.rdzv_endpoint,
+            self.run_id,
+            self.min_nodes,
+            self.max_nodes,
+            self.local_addr,
+            **options,
+        )

@@ -1,0 +1,189 @@
+"""From a configuration and a command to the end of a run on this node."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rallypoint.agent.agent import Agent
+from rallypoint.agent.failure import ChildFailedError
+from rallypoint.agent.moves import describe_signal
+from rallypoint.agent.signals import parse_signals, taken_signals
+from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
+from rallypoint.errors import AgentError, DistError, SignalException
+from rallypoint.events import emit
+from rallypoint.launch.config import ConfigError, LaunchConfig
+from rallypoint.launch.env import base_environment, worker_environment
+
+if TYPE_CHECKING:
+    from rallypoint.rendezvous.handler import RendezvousHandler
+
+__all__ = ["elastic_launch", "launch", "name_of", "run_agent"]
+
+
+class _SignalTaken(BaseException):
+    """Ends whatever blocks before the agent runs; no ``except Exception`` on the way may stop it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def name_of(command: Sequence[str]) -> str:
+    """Give what a command runs, for reports: the script, if it is run by a Python interpreter, else the program."""
+    program, *rest = command
+    if "python" not in os.path.basename(program):  # noqa: PTH119 - a command is text, not always a path
+        return program
+    return next((part for part in rest if not part.startswith("-")), program)
+
+
+def create_handler(config: LaunchConfig) -> RendezvousHandler:
+    """Make the handler that a configuration asks for.
+
+    Raises:
+        ConfigError: if the backend is unknown or refuses its options.
+        RendezvousError: if the backend cannot be reached.
+    """
+    from rallypoint.rendezvous.registry import get_rendezvous_handler
+
+    try:
+        return get_rendezvous_handler(config.rendezvous_parameters())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def run_agent(config: LaunchConfig, command: Sequence[str]) -> RunResult:
+    """Run the workers of this node until the run ends here.
+
+    Args:
+        config: how.
+        command: the program and its arguments, passed on as they are.
+
+    Returns:
+        How it ended; a signal is an end like any other.
+
+    Raises:
+        ConfigError: if the configuration makes no sense.
+        DistError: if the rendezvous backend cannot be reached, or the agent cannot work.
+    """
+    signals = parse_signals(config.signals_to_handle)
+    try:
+        with taken_signals(signals, _raise_signal):
+            handler = create_handler(config)
+            try:
+                return _agent(config, command, handler, signals).run()
+            finally:
+                _shut_down(handler)
+    except _SignalTaken as taken:
+        why = f"{describe_signal(taken.number)} received before the run began"
+        return RunResult(WorkerState.STOPPED, exit_code=128 + taken.number, why=why, signal_number=taken.number)
+
+
+def _raise_signal(number: int, _frame: FrameType | None) -> None:
+    raise _SignalTaken(number)
+
+
+def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHandler, signals: tuple[int, ...]) -> Agent:
+    program, *arguments = command
+    spec = WorkerSpec(
+        role=config.role,
+        local_world_size=config.nproc_per_node,
+        rdzv_handler=handler,
+        entrypoint=program,
+        args=tuple(arguments),
+        max_restarts=config.max_restarts,
+        monitor_interval=config.monitor_interval,
+    )
+    base = base_environment(os.environ, config.nproc_per_node)
+
+    def environment(place: WorkerPlace) -> Mapping[str, str]:
+        return worker_environment(base, place)
+
+    return Agent(spec, environment, logs=config.logs, grace_s=config.grace_s, signals=signals)
+
+
+def _shut_down(handler: RendezvousHandler) -> None:
+    """Give up this node's place; the run has ended here, so trouble with that changes nothing about its result."""
+    try:
+        handler.shutdown()
+    except _SignalTaken as taken:
+        emit("launch.trouble", f"{describe_signal(taken.number)} cut the farewell to the other nodes short")
+    except (DistError, OSError) as error:
+        emit("launch.trouble", f"the rendezvous could not be shut down: {error}")
+
+
+def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], None] | None = None) -> int:
+    """Run the workers of this node and give the launcher's exit code.
+
+    Args:
+        config: how.
+        command: the program and its arguments.
+        say: takes the report of a failure, once; ``None``: standard error.
+
+    Returns:
+        0 for success; the failed worker's own code; 128 + n for signal n; 1 for any other failure.
+
+    Raises:
+        ConfigError: if the configuration makes no sense.
+    """
+    tell = _say if say is None else say
+    try:
+        result = run_agent(config, command)
+    except DistError as error:
+        tell(f"rallypoint: {error}")
+        return 1
+    if result.failures:
+        tell(ChildFailedError(name_of(command), result.failures).format_msg())
+    elif result.is_failed():
+        tell(f"rallypoint: {result.why}")
+    return result.exit_code
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - a launcher's report is its output
+
+
+class elastic_launch:  # noqa: N801 - torch's name
+    """Runs a command as the workers of this node: ``elastic_launch(config, "python")("train.py")``.
+
+    Args:
+        config: how.
+        entrypoint: the program. Functions are refused: workers are commands.
+
+    Raises:
+        TypeError: if the entrypoint is a function.
+    """
+
+    def __init__(self, config: LaunchConfig, entrypoint: str | None) -> None:
+        if callable(entrypoint):
+            raise TypeError(
+                "elastic_launch runs commands; to run a function, put it into a module and launch 'python -m <module>'"
+            )
+        if not entrypoint:
+            raise ConfigError("elastic_launch needs the path of a program to run")
+        self._config = config
+        self._entrypoint = entrypoint
+
+    def __call__(self, *args: str) -> dict[int, Any]:
+        """Run the workers with these arguments until the run ends.
+
+        Returns:
+            ``None`` for each global rank of this node.
+
+        Raises:
+            ChildFailedError: if workers of this node failed.
+            SignalException: if a signal ended the run here.
+            AgentError: if the run failed elsewhere, or never began.
+        """
+        command = [self._entrypoint, *(str(argument) for argument in args)]
+        result = run_agent(self._config, command)
+        if result.failures:
+            raise ChildFailedError(name_of(command), result.failures)
+        if result.signal_number is not None:
+            raise SignalException(result.why, result.signal_number)
+        if result.is_failed():
+            raise AgentError(result.why)
+        return result.return_values
