@@ -16,7 +16,7 @@ SOURCE = Path(rallypoint.__file__).parent
 def modules() -> list[str]:
     """Name every module of the package but its entry point."""
     paths = (path.relative_to(SOURCE.parent).with_suffix("") for path in SOURCE.rglob("*.py"))
-    return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__.py")
+    return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__")
 
 
 @pytest.mark.parametrize("name", rallypoint.__all__)
