@@ -64,7 +64,7 @@ class FileStore(Store):
         if before <= 0 and keys:
             events.emit(
                 "store.file_reused",
-                f"{self._path} was left by stores that are gone: its {len(keys)} keys are theirs",
+                f"{self._path} was left by stores that are gone: the keys in it ({len(keys)}) are theirs",
                 path=self._path,
             )
 
