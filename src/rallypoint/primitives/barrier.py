@@ -39,6 +39,9 @@ TRACING_GATE = "/TRACING_GATE"
 LEAVE_TIMEOUT_S = 1.0
 """How long a member that fails (interrupt, lost connection) tries to take its arrival back."""
 
+STORE_ERRORS = (RuntimeError, OSError, AttributeError)
+"""What any store may raise when it fails; the last, when it has no such method."""
+
 NAMES_SHOWN_MAX = 64
 """An error's sentence names so many members; its attribute has them all."""
 
@@ -122,8 +125,9 @@ class _Member:
             if not arrival.is_last:  # the last has let the others through, and counts whatever happens to it
                 if is_timeout(error):
                     return error
-                with contextlib.suppress(RuntimeError, OSError), store_timeout(self.store, LEAVE_TIMEOUT_S):
-                    self._leave(arrival, Deadline(LEAVE_TIMEOUT_S))
+                with contextlib.suppress(*STORE_ERRORS), store_timeout(self.store, LEAVE_TIMEOUT_S):
+                    take_back(self.store, arrival, Deadline(LEAVE_TIMEOUT_S))
+                    self._mark_left(arrival)
             raise
         return None
 
@@ -136,7 +140,7 @@ class _Member:
             if arrived == self.world_size:
                 open_gate(self.store, arrival)  # whoever was last may have died before it did
                 return None
-        except (RuntimeError, OSError, AttributeError) as error:
+        except STORE_ERRORS as error:
             trouble = f"; the store did not answer who is missing, nor took the arrival back: {error}"
         missing = [] if roll is None else [self.name_of(rank) for rank in roll.missing or roll.left]
         return BarrierTimeoutError(
@@ -153,10 +157,14 @@ class _Member:
         if self.rank is None or arrived == self.world_size:
             return arrived, None
         roll = call_roll(self.store, self.prefix, self.world_size, arrival.generation, arrived=arrived, deadline=budget)
-        write_mark(self.store, self.prefix, self.rank, Mark.new(arrival.generation, LEFT))
+        self._mark_left(arrival)
         if self.rank == 0 and roll.has_strangers:
             self.store.set(self.prefix + TRACING_GATE, IGNORED)
         return arrived, roll
+
+    def _mark_left(self, arrival: Arrival) -> None:
+        if self.rank is not None:
+            write_mark(self.store, self.prefix, self.rank, Mark.new(arrival.generation, LEFT))
 
     def _sentence(self, arrival: Arrival, waited: Deadline, arrived: int, missing: list[str], roll: Roll | None) -> str:
         size = self.world_size

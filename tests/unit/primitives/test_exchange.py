@@ -1,0 +1,126 @@
+"""Exchanges."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from rallypoint import events
+from rallypoint.errors import ConnectionLostError, StoreTimeoutError
+from rallypoint.primitives.exchange import get_all, synchronize
+from rallypoint.store.hash import HashStore
+
+LONG_S = 30.0
+
+
+class Recorder:
+    """A store of no class of ours that writes down what it is asked."""
+
+    def __init__(self, arrival_number, wait_error=None):
+        self.ops = []
+        self.arrival_number = arrival_number
+        self.wait_error = wait_error
+
+    @property
+    def timeout(self):
+        self.ops.append(("timeout",))
+        return timedelta(seconds=1234)
+
+    def set_timeout(self, timeout):
+        self.ops.append(("set_timeout", timeout))
+
+    def set(self, key, value):
+        self.ops.append(("set", key, value))
+
+    def add(self, key, amount):
+        self.ops.append(("add", key, amount))
+        return self.arrival_number
+
+    def multi_get(self, keys):
+        self.ops.append(("multi_get", keys))
+        return [b"value"] * len(keys)
+
+    def wait(self, keys):
+        self.ops.append(("wait", keys))
+        if self.wait_error:
+            raise self.wait_error
+
+
+READ = ("multi_get", ["prefix0", "prefix1", "prefix2"])
+COUNT = ("add", "prefix/finished/num_members", 1)
+OPEN = ("set", "prefix/finished/last_member", "<val_ignored>")
+WAIT = ("wait", ["prefix/finished/last_member"])
+
+
+@pytest.mark.parametrize(
+    ("rank", "arrival_number", "operations"),
+    [
+        (0, 3, [READ, COUNT, OPEN, WAIT]),
+        (0, 1, [READ, COUNT, WAIT]),
+        (1, 3, [READ, COUNT, OPEN]),
+        (2, 2, [READ, COUNT]),
+    ],
+)
+def test_get_all_does_what_torchs_does(rank, arrival_number, operations):
+    store = Recorder(arrival_number)
+    assert get_all(store, rank, "prefix", 3) == [b"value"] * 3
+    assert store.ops == operations
+
+
+def test_synchronize_does_what_torchs_does():
+    store = Recorder(3)
+    assert synchronize(store, b"data", 0, 3, "prefix", timeout=10) == [b"value"] * 3
+    around = [("timeout",), ("set_timeout", timedelta(seconds=10)), ("set", "prefix0", b"data")]
+    assert store.ops == [*around, READ, COUNT, OPEN, WAIT, ("set_timeout", timedelta(seconds=1234))]
+
+
+def test_everybody_gets_everything_in_rank_order():
+    store = HashStore()
+    results = {}
+
+    def give(rank):
+        results[rank] = synchronize(store, f"from {rank}", rank, 4, "all/", LONG_S)
+
+    threads = [threading.Thread(target=give, args=(rank,)) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert results == {rank: [b"from 0", b"from 1", b"from 2", b"from 3"] for rank in range(4)}
+
+
+def test_rank_0_keeps_what_it_has_when_another_dies_after_reading():
+    store = HashStore()
+    store.set("p1", "theirs")
+    seen = []
+    events.subscribe(seen.append)
+    try:
+        assert synchronize(store, "mine", 0, 2, "p", timeout=0.05) == [b"mine", b"theirs"]
+    finally:
+        events.unsubscribe(seen.append)
+    assert [event.name for event in seen] == ["exchange.unread"]
+    assert "rank 0 has all 2 values of exchange 'p'" in seen[0].message
+
+
+def test_a_lost_connection_is_no_courtesy():
+    store = Recorder(1, ConnectionLostError("gone"))
+    with pytest.raises(ConnectionLostError):
+        get_all(store, 0, "prefix", 3)
+
+
+def test_a_missing_value_is_named_and_the_timeout_put_back():
+    store = HashStore()
+    store.set_timeout(LONG_S)
+    with pytest.raises(StoreTimeoutError) as caught:
+        synchronize(store, "mine", 0, 2, "p", timeout=0.05)
+    assert caught.value.missing == ("p1",)
+    assert store.timeout == timedelta(seconds=LONG_S)
+
+
+def test_the_timeout_is_put_back_on_a_foreign_store_that_fails():
+    store = Recorder(1, ConnectionLostError("gone"))
+    with pytest.raises(ConnectionLostError):
+        synchronize(store, b"data", 0, 3, "prefix", timeout=10)
+    assert store.ops[-1] == ("set_timeout", timedelta(seconds=1234))
