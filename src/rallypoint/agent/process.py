@@ -341,10 +341,12 @@ def _run_to_its_end(action: Callable[[], None], on_interrupt: Callable[[], None]
     Raises:
         BaseException: what the action raised.
     """
-    done = threading.Event()
+    claim, done = threading.Lock(), threading.Event()
     failed: list[BaseException] = []
 
     def run() -> None:
+        if not claim.acquire(blocking=False):
+            return
         try:
             action()
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
@@ -352,19 +354,22 @@ def _run_to_its_end(action: Callable[[], None], on_interrupt: Callable[[], None]
         finally:
             done.set()
 
-    thread = threading.Thread(target=run, name="rallypoint-stop")
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is ending, or the machine has no thread to give
-        run()
     interrupt: BaseException | None = None
-    while not done.is_set() or thread.is_alive():
+    is_started = False
+    while not done.is_set():
         try:
+            if interrupt is not None:
+                on_interrupt()
+            if not is_started:
+                # Broken into, a start has happened or not: a second one then finds the claim taken, or takes it.
+                threading.Thread(target=run, name="rallypoint-stop").start()
+                is_started = True
             done.wait()
-            thread.join()
         except BaseException as error:  # noqa: BLE001, PERF203 - kept for the caller, who raises it at the end
-            interrupt = error
-            on_interrupt()
+            if type(error) is RuntimeError and not claim.locked():
+                run()  # the interpreter is ending, or the machine has no thread to give
+            else:
+                interrupt = error
     if failed:
         raise failed[0]
     return interrupt
