@@ -234,7 +234,8 @@ def test_a_long_history_of_waits_gives_the_same_bytes(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_long_history_of_one_queue_gives_the_same_bytes(seed: int) -> None:
-    verbs = [*(Verb.WAIT,) * 5, *(Verb.QUEUE_PUSH,) * 2, *(Verb.QUEUE_POP,) * 2, Verb.CANCEL_WAIT]
+    # More pops than pushes: peers wait only for a queue that is empty.
+    verbs = [*(Verb.WAIT,) * 6, *(Verb.QUEUE_PUSH,) * 4, *(Verb.QUEUE_POP,) * 8, Verb.CANCEL_WAIT]
     History(seed, verbs, (b"/q",)).play(EngineAgainstTwin(), 1000)
 
 

@@ -130,7 +130,7 @@ class Statistics:
         stored_size: bytes of all keys, values and items, overhead included.
         waiting: peers in WAIT or BARRIER.
         input_held: bytes held of begun or unparsed requests.
-        requests: requests applied since the start.
+        requests: requests taken since the start, VALIDATE included.
         closed: peers closed since the start, for each reason that occurred.
     """
 
