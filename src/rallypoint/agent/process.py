@@ -355,6 +355,7 @@ def _run_to_its_end(action: Callable[[], None], on_interrupt: Callable[[], None]
             done.set()
 
     interrupt: BaseException | None = None
+    thread: threading.Thread | None = None
     is_started = False
     while not done.is_set():
         try:
@@ -362,7 +363,8 @@ def _run_to_its_end(action: Callable[[], None], on_interrupt: Callable[[], None]
                 on_interrupt()
             if not is_started:
                 # Broken into, a start has happened or not: a second one then finds the claim taken, or takes it.
-                threading.Thread(target=run, name="rallypoint-stop").start()
+                thread = threading.Thread(target=run, name="rallypoint-stop")
+                thread.start()
                 is_started = True
             done.wait()
         except BaseException as error:  # noqa: BLE001, PERF203 - kept for the caller, who raises it at the end
@@ -370,6 +372,8 @@ def _run_to_its_end(action: Callable[[], None], on_interrupt: Callable[[], None]
                 run()  # the interpreter is ending, or the machine has no thread to give
             else:
                 interrupt = error
+    if thread is not None and thread.ident is not None:
+        thread.join()
     if failed:
         raise failed[0]
     return interrupt

@@ -242,7 +242,7 @@ def end_all(marker_id: str, groups: Collection[int], timeout_s: float = SWEEP_S)
         How many processes were found.
     """
     deadline = time.monotonic() + timeout_s
-    killed: set[int] = set()
+    killed = {member.pid for member in members(marker_id, groups)}
     for group in groups:
         kill_group(group, signal.SIGKILL)
     calm = 0

@@ -125,8 +125,8 @@ class Console:
     def __init__(
         self,
         descriptor: int,
-        backlog_size_max: int = CONSOLE_BACKLOG_SIZE_MAX,
-        stall_s: float = CONSOLE_STALL_S,
+        backlog_size_max: int,
+        stall_s: float,
     ) -> None:
         self._descriptor = descriptor
         self._backlog_size_max = backlog_size_max
@@ -329,7 +329,7 @@ class Tee:
 
     def _console(self, descriptor: int) -> Console:
         if descriptor not in self._consoles:
-            self._consoles[descriptor] = Console(descriptor)
+            self._consoles[descriptor] = Console(descriptor, CONSOLE_BACKLOG_SIZE_MAX, CONSOLE_STALL_S)
         return self._consoles[descriptor]
 
     def _run(self) -> None:

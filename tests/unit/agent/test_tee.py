@@ -122,7 +122,7 @@ def fill(write_end: int) -> int:
 def test_a_console_writes_in_order_and_empties_its_queue_at_the_end() -> None:
     with Pipe() as pipe:
         read_end, write_end = pipe.read_end, pipe.write_end
-        console = Console(write_end)
+        console = Console(write_end, 1024, 60)
         for number in range(100):
             console.write([b"%d\n" % number])
         console.close(30)
@@ -185,7 +185,7 @@ def test_a_console_made_non_blocking_by_a_neighbour_is_waited_for() -> None:
         read_end, write_end = pipe.read_end, pipe.write_end
         filled = fill(write_end)
         os.set_blocking(write_end, False)
-        console = Console(write_end)
+        console = Console(write_end, 1024, 60)
         console.write([b"late\n"])
         data = b""
         while len(data) < filled + 5:
