@@ -1,26 +1,6 @@
 """The client's calls as generators: what to send, what to read, what it means.
 
-Rules:
-
-- A call yields what it needs and is sent what it gets:
-
-  ================== ==========================================================================================
-  it yields          the driver
-  ================== ==========================================================================================
-  ``bytes``          sends them, whole and in order; resumes with anything, by habit ``b""``
-  ``int`` n          reads exactly n bytes and resumes with them
-  ``Wait(n)``        the same, but here the server may take its time: on the caller's deadline the driver throws
-                     ``WaitExpired`` into the call, and goes on as before
-  ================== ==========================================================================================
-
-- The call's ``return`` is its result. An error it raises is its verdict.
-- A call that returned, or raised ``WaitExpired``, ``QueueEmptyError`` or ``LocalProtocolError``, leaves the connection
-  in step: all replies owed are read. After any other exception it is out of step and must be dropped.
-- After ``WaitExpired`` a call still has a bounded number of replies to read, all of which the server owes at once: the
-  driver grants them a time of their own.
-- A lost connection is thrown in too (``ConnectionLostError``), so that a call can say what it means.
-- Nothing is sent before all of it is known to be within the limits.
-- A length that a server claims is checked before it is believed.
+The rules between a call and its driver are those of ``protocol.call``.
 
 Theory of operation. ``get`` of a present key costs one round trip, because CHECK and GET travel together; WAIT
 is sent only when CHECK said *absent*, and after it the pair is sent again, until presence is real::
@@ -40,22 +20,24 @@ Source: ``tests/support/vectors.jsonl``, and the same calls recorded from a torc
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Sequence
 
-from rallypoint.errors import ConnectionLostError, DistError, QueueEmptyError, RemoteProtocolError
-from rallypoint.protocol.codec import I64, U32, U64, encode_request
-from rallypoint.protocol.spec import (
-    CANCELLED,
-    GO_ON,
-    KEY_SIZE_MAX,
-    LISTED_COUNT_MAX,
-    MAGIC,
-    NOT_READY,
-    READY,
-    REPLY_SIZE_MAX,
-    Verb,
+from rallypoint.errors import ConnectionLostError, QueueEmptyError, RemoteProtocolError
+from rallypoint.protocol.call import (
+    Call,
+    LegacyServerError,
+    Step,
+    Wait,
+    WaitExpired,
+    ask_and_wait,
+    ask_missing,
+    read_is_ready,
+    read_number,
+    read_stored,
+    wait_until_present,
 )
+from rallypoint.protocol.codec import U32, U64, encode_request
+from rallypoint.protocol.spec import KEY_SIZE_MAX, LISTED_COUNT_MAX, MAGIC, Verb
 
 __all__ = [
     "Call",
@@ -84,119 +66,11 @@ __all__ = [
 ]
 
 
-class Wait(NamedTuple):
-    """Read exactly ``size`` bytes, which may take until the caller's deadline."""
-
-    size: int
-
-
-Step: TypeAlias = "bytes | int | Wait"
-
-_R = TypeVar("_R")
-
-Call: TypeAlias = Generator[Step, bytes, _R]
-"""A call in flight; see the rules above."""
-
-
-class WaitExpired(DistError):  # noqa: N818 - thrown in, it is news; raised out, it is the verdict
-    """The caller's deadline passed while the server was silent.
-
-    The driver throws it into a call, without arguments. The call raises it, with data, if it has come to nothing.
-
-    Attributes:
-        missing: the wire keys that were not there; for a barrier its key.
-        arrived: for a barrier, the count so far, if it could be read.
-    """
-
-    def __init__(self, missing: Sequence[bytes] = (), arrived: int | None = None) -> None:
-        super().__init__(f"{len(missing)} keys were missing when the time was up")
-        self.missing = tuple(missing)
-        self.arrived = arrived
-
-
-class LegacyServerError(DistError):
-    """The server closed the connection on a GET of a missing key, as torch's ``use_libuv=False`` server does.
-
-    Nothing was changed: connect again and repeat the call with ``careful=True``.
-    """
-
-
-# --- pieces ----------------------------------------------------------------------------------------------
-
-
-def _stored() -> Call[bytes]:
-    (size,) = U64.unpack((yield U64.size))
-    if size > REPLY_SIZE_MAX:
-        raise RemoteProtocolError(f"the server claims a value of {size} bytes, the limit is {REPLY_SIZE_MAX}")
-    return (yield size) if size else b""
-
-
-def _number() -> Call[int]:
-    return int(I64.unpack((yield I64.size))[0])
-
-
-def _is_ready() -> Call[bool]:
-    answer = yield 1
-    if answer == READY:
-        return True
-    if answer == NOT_READY:
-        return False
-    raise RemoteProtocolError(f"ready or not_ready response expected: CHECK was answered {answer!r}, not 00 or 01")
-
-
-def _go_on_or_expire(request: bytes) -> Call[bool]:
-    """Send a WAIT or BARRIER; tell whether it was answered. An answer that crosses the cancellation counts."""
-    yield request
-    try:
-        answer = yield Wait(1)
-    except WaitExpired:
-        yield encode_request(Verb.CANCEL_WAIT)
-        answer = yield 1
-        if answer == CANCELLED:
-            return False
-        if answer == GO_ON and (second := (yield 1)) != CANCELLED:
-            raise RemoteProtocolError(
-                f"wait_canceled response is expected: CANCEL_WAIT was answered {second!r}, not 01"
-            ) from None
-    if answer != GO_ON:
-        raise RemoteProtocolError(f"Stop_waiting response is expected: the wait was answered {answer!r}, not 00")
-    return True
-
-
-def _missing(keys: Sequence[bytes]) -> Call[tuple[bytes, ...]]:
-    """Ask which keys are missing. Cost: one round trip for any number of keys."""
-    names = tuple(dict.fromkeys(keys))
-    if not names:
-        return ()
-    yield b"".join([encode_request(Verb.CHECK, (name,)) for name in names])
-    answers = yield len(names)
-    if answers.strip(READY + NOT_READY):
-        raise RemoteProtocolError(f"ready or not_ready response expected: CHECKs were answered {answers[:64]!r}")
-    return tuple(name for name, answer in zip(names, answers, strict=True) if answer)
-
-
-def _until_present(keys: Sequence[bytes]) -> Call[bool]:
-    """Wait until the server says that all keys are there.
-
-    Returns:
-        ``True``, or ``False`` if the deadline passed and the keys turned up while we asked which are missing.
-
-    Raises:
-        WaitExpired: the deadline passed and keys are missing.
-    """
-    if (yield from _go_on_or_expire(encode_request(Verb.WAIT, keys))):
-        return True
-    missing = yield from _missing(keys)
-    if missing:
-        raise WaitExpired(missing)
-    return False
-
-
 def _look(verb: Verb, keys: Sequence[bytes], is_careful: bool) -> Call[list[bytes] | None]:
     """Check and read in one round trip, carefully in two; ``None`` if a key is missing."""
     read = encode_request(verb, keys[0] if verb is Verb.GET else keys)
     yield encode_request(Verb.CHECK, keys) if is_careful else encode_request(Verb.CHECK, keys) + read
-    is_ready = yield from _is_ready()
+    is_ready = yield from read_is_ready()
     if is_careful:
         if not is_ready:
             return None
@@ -204,7 +78,7 @@ def _look(verb: Verb, keys: Sequence[bytes], is_careful: bool) -> Call[list[byte
     values = []
     try:
         for _ in keys:
-            values.append((yield from _stored()))  # noqa: PERF401 - a comprehension cannot yield
+            values.append((yield from read_stored()))  # noqa: PERF401 - a comprehension cannot yield
     except ConnectionLostError as lost:
         if is_ready:
             raise
@@ -220,8 +94,8 @@ def _get_all(verb: Verb, keys: Sequence[bytes], is_careful: bool) -> Call[list[b
         if values is not None:
             return values
         if not is_in_time:
-            raise WaitExpired((yield from _missing(keys)) or tuple(keys))
-        is_in_time = yield from _until_present(keys)
+            raise WaitExpired((yield from ask_missing(keys)) or tuple(keys))
+        is_in_time = yield from wait_until_present(keys)
 
 
 # --- calls -----------------------------------------------------------------------------------------------
@@ -308,7 +182,7 @@ def wait(keys: Sequence[bytes]) -> Call[None]:
     Cost: one round trip if the keys are there.
     """
     if keys and not (yield from check(keys)):
-        yield from _until_present(keys)
+        yield from wait_until_present(keys)
 
 
 def check(keys: Sequence[bytes]) -> Call[bool]:
@@ -316,13 +190,13 @@ def check(keys: Sequence[bytes]) -> Call[bool]:
     if not keys:
         return True
     yield encode_request(Verb.CHECK, keys)
-    return (yield from _is_ready())
+    return (yield from read_is_ready())
 
 
 def add(key: bytes, delta: int) -> Call[int]:
     """Add to a counter, which starts at 0; give the sum. Cost: one round trip."""
     yield encode_request(Verb.ADD, key, delta)
-    return (yield from _number())
+    return (yield from read_number())
 
 
 def compare_set(key: bytes, expected: bytes, desired: bytes) -> Call[bytes]:
@@ -334,25 +208,25 @@ def compare_set(key: bytes, expected: bytes, desired: bytes) -> Call[bytes]:
     Cost: one round trip.
     """
     yield encode_request(Verb.COMPARE_SET, key, expected, desired)
-    return (yield from _stored())
+    return (yield from read_stored())
 
 
 def delete_key(key: bytes) -> Call[bool]:
     """Remove a key; tell whether it was there. Cost: one round trip."""
     yield encode_request(Verb.DELETE_KEY, key)
-    return (yield from _number()) == 1
+    return (yield from read_number()) == 1
 
 
 def num_keys() -> Call[int]:
     """Count the server's keys, internal ones included. Cost: one round trip."""
     yield encode_request(Verb.GETNUMKEYS)
-    return (yield from _number())
+    return (yield from read_number())
 
 
 def list_keys() -> Call[list[bytes]]:
     """Give all wire keys, in no order that means anything. Cost: one round trip; grows with the store."""
     yield encode_request(Verb.LIST_KEYS)
-    count = yield from _number()
+    count = yield from read_number()
     if not 0 <= count <= LISTED_COUNT_MAX:
         raise RemoteProtocolError(f"the server claims to list {count} keys, the limit is {LISTED_COUNT_MAX}")
     keys = []
@@ -367,7 +241,7 @@ def list_keys() -> Call[list[bytes]]:
 def queue_len(name: bytes) -> Call[int]:
     """Count a queue's items. Cost: one round trip."""
     yield encode_request(Verb.QUEUE_LEN, name)
-    return (yield from _number())
+    return (yield from read_number())
 
 
 def queue_pop(name: bytes, *, is_blocking: bool = True) -> Call[bytes]:
@@ -392,23 +266,23 @@ def queue_pop(name: bytes, *, is_blocking: bool = True) -> Call[bytes]:
             raise QueueEmptyError("queue is empty")
         if not is_in_time:
             raise WaitExpired((name,))
-        is_in_time = yield from _go_on_or_expire(encode_request(Verb.WAIT, (name,)))
+        is_in_time = yield from ask_and_wait(encode_request(Verb.WAIT, (name,)))
         yield (
             encode_request(Verb.QUEUE_POP, name)
             + encode_request(Verb.CHECK, (name,))
             + encode_request(Verb.QUEUE_LEN, name)
         )
         item = yield from _popped()
-        is_present = yield from _is_ready()
-        length = yield from _number()
+        is_present = yield from read_is_ready()
+        length = yield from read_number()
         if item is None and is_present and length == 0:
             raise QueueEmptyError(f"queue is empty, and cannot be waited for: {name!r} is a key too")
     return item
 
 
 def _popped() -> Call[bytes | None]:
-    length = yield from _number()
-    return (yield from _stored()) if length > 0 else None
+    length = yield from read_number()
+    return (yield from read_stored()) if length > 0 else None
 
 
 def barrier(key: bytes, world_size: int) -> Call[None]:
@@ -420,7 +294,7 @@ def barrier(key: bytes, world_size: int) -> Call[None]:
 
     Cost: one round trip, and the time of the last.
     """
-    if (yield from _go_on_or_expire(encode_request(Verb.BARRIER, key, world_size))):
+    if (yield from ask_and_wait(encode_request(Verb.BARRIER, key, world_size))):
         return
     values = yield from _look(Verb.GET, (key,), is_careful=True)
     raise WaitExpired((key,), int(values[0]) if values and values[0].isdigit() and len(values[0]) < 20 else None)

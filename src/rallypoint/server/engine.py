@@ -32,14 +32,27 @@ What this file does not know: sockets, threads, what a step costs, where ``now``
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 from rallypoint.protocol.codec import I64, U32, U64, Request, RequestError
 from rallypoint.protocol.server import RequestReader
-from rallypoint.protocol.spec import CANCELLED, GO_ON, NOT_READY, READY, CloseReason
+from rallypoint.protocol.spec import CANCELLED, GO_ON, NOT_READY, READY, CloseReason, Verb
 from rallypoint.server.keyspace import Keyspace, KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.vocabulary import (
+    Close,
+    Connected,
+    Disconnected,
+    Effect,
+    Event,
+    Pause,
+    Received,
+    Reply,
+    Resumed,
+    Statistics,
+    Ticked,
+)
 from rallypoint.server.waiters import Waiters
 
 __all__ = [
@@ -59,91 +72,10 @@ __all__ = [
     "Ticked",
 ]
 
+_Handler: TypeAlias = Callable[[int, Request], int]
+
 # A value up to this size is copied behind its length; a larger one is a Reply of its own, the stored object itself.
 _COPIED_SIZE_MAX = 4096
-
-
-class Connected(NamedTuple):
-    """A connection was accepted. ``peer`` is the driver's number for it, not in use by another."""
-
-    peer: int
-
-
-class Received(NamedTuple):
-    """Bytes came, at least one. Not for a paused peer."""
-
-    peer: int
-    data: bytes
-
-
-class Resumed(NamedTuple):
-    """A paused peer's output is sent: go on with what it asked meanwhile."""
-
-    peer: int
-
-
-class Disconnected(NamedTuple):
-    """The peer closed, or its connection failed."""
-
-    peer: int
-
-
-class Ticked(NamedTuple):
-    """Time passed: due when ``next_deadline`` says so."""
-
-
-class Reply(NamedTuple):
-    """Send these bytes, after all earlier ones to this peer."""
-
-    peer: int
-    data: bytes
-
-
-class Pause(NamedTuple):
-    """Send what there is, feed nothing more of this peer, then say ``Resumed``."""
-
-    peer: int
-
-
-class Close(NamedTuple):
-    """Send the replies before this, then close. ``detail`` is one sentence for the log."""
-
-    peer: int
-    reason: CloseReason
-    detail: str
-
-
-Event: TypeAlias = Connected | Received | Resumed | Disconnected | Ticked
-Effect: TypeAlias = Reply | Pause | Close
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The engine in numbers.
-
-    Attributes:
-        connections: peers at present.
-        validated: those of them that have sent VALIDATE.
-        paused: those of them whose output is not sent yet.
-        keys: keys in the store.
-        queues: queues with an item in them.
-        stored_size: bytes of all keys, values and items, overhead included.
-        waiting: peers in WAIT or BARRIER.
-        input_held: bytes held of begun or unparsed requests.
-        requests: requests taken since the start, VALIDATE included.
-        closed: peers closed since the start, for each reason that occurred.
-    """
-
-    connections: int
-    validated: int
-    paused: int
-    keys: int
-    queues: int
-    stored_size: int
-    waiting: int
-    input_held: int
-    requests: int
-    closed: dict[CloseReason, int]
 
 
 class _Peer:
@@ -177,28 +109,8 @@ class Engine:
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
         self._effects: list[Effect] = []
-        # By verb, in the order of spec.Verb. Each gives the bytes that it makes the requester owe.
-        self._handlers = (
-            self._validate,
-            self._set,
-            self._compare_set,
-            self._get,
-            self._add,
-            self._check,
-            self._wait,
-            self._getnumkeys,
-            self._delete_key,
-            self._append,
-            self._multi_get,
-            self._multi_set,
-            self._cancel_wait,
-            self._ping,
-            self._queue_push,
-            self._queue_pop,
-            self._queue_len,
-            self._list_keys,
-            self._barrier,
-        )
+        # By verb: _validate, _set, ... Each gives the bytes of replies that it makes for the requester.
+        self._handlers: tuple[_Handler, ...] = tuple(getattr(self, f"_{verb.name.lower()}") for verb in Verb)
 
     # --- the door ----------------------------------------------------------------------------------------
 

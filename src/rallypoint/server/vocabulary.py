@@ -1,0 +1,106 @@
+"""What goes into the engine and what comes out of it: the words between the machine and whoever drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from rallypoint.protocol.spec import CloseReason
+
+__all__ = [
+    "Close",
+    "CloseReason",
+    "Connected",
+    "Disconnected",
+    "Effect",
+    "Event",
+    "Pause",
+    "Received",
+    "Reply",
+    "Resumed",
+    "Statistics",
+    "Ticked",
+]
+
+
+class Connected(NamedTuple):
+    """A connection was accepted. ``peer`` is the driver's number for it, not in use by another."""
+
+    peer: int
+
+
+class Received(NamedTuple):
+    """Bytes came, at least one. Not for a paused peer."""
+
+    peer: int
+    data: bytes
+
+
+class Resumed(NamedTuple):
+    """A paused peer's output is sent: go on with what it asked meanwhile."""
+
+    peer: int
+
+
+class Disconnected(NamedTuple):
+    """The peer closed, or its connection failed."""
+
+    peer: int
+
+
+class Ticked(NamedTuple):
+    """Time passed: due when ``next_deadline`` says so."""
+
+
+class Reply(NamedTuple):
+    """Send these bytes, after all earlier ones to this peer."""
+
+    peer: int
+    data: bytes
+
+
+class Pause(NamedTuple):
+    """Send what there is, feed nothing more of this peer, then say ``Resumed``."""
+
+    peer: int
+
+
+class Close(NamedTuple):
+    """Send the replies before this, then close. ``detail`` is one sentence for the log."""
+
+    peer: int
+    reason: CloseReason
+    detail: str
+
+
+Event: TypeAlias = Connected | Received | Resumed | Disconnected | Ticked
+Effect: TypeAlias = Reply | Pause | Close
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The engine in numbers.
+
+    Attributes:
+        connections: peers at present.
+        validated: those of them that have sent VALIDATE.
+        paused: those of them whose output is not sent yet.
+        keys: keys in the store.
+        queues: queues with an item in them.
+        stored_size: bytes of all keys, values and items, overhead included.
+        waiting: peers in WAIT or BARRIER.
+        input_held: bytes held of begun or unparsed requests.
+        requests: requests taken since the start, VALIDATE included.
+        closed: peers closed since the start, for each reason that occurred.
+    """
+
+    connections: int
+    validated: int
+    paused: int
+    keys: int
+    queues: int
+    stored_size: int
+    waiting: int
+    input_held: int
+    requests: int
+    closed: dict[CloseReason, int]
