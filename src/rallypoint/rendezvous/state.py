@@ -345,6 +345,8 @@ def _faults_in(state: State) -> Iterator[str]:
         yield f"it has {len(state.members)} members, which is not {state.min_nodes} to {state.max_nodes}"
     if state.phase is Phase.COMPLETE and state.endpoint is None:
         yield "its round is complete, but nobody knows where the workers' store is"
+    if state.phase is Phase.GATHERING and state.endpoint is not None:
+        yield f"it is gathering, but has the workers' store of another round at {state.endpoint}"
     if state.endpoint is not None and not 0 < state.endpoint.port < 65536:
         yield f"the port of the workers' store is {state.endpoint.port}, not 1 to 65535"
     if not set(state.done) <= set(state.members):
