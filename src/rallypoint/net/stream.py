@@ -3,12 +3,14 @@
 A request costs one system call, its reply one more, in the common case:
 
 - ``send`` first tries without waiting, and polls only when the peer's window is full;
-- ``receive_exactly`` reads ahead into a buffer, so the parts of one reply cost one call together; the call blocks
-  in the kernel for at most ``WAIT_SLICE_S`` (``SO_RCVTIMEO``), and polls only in the last slice before a deadline.
+- ``receive_exactly`` reads ahead into a buffer, so the parts of one reply cost one call together. That call blocks in
+  the kernel for ``FIRST_LOOK_S`` (``SO_RCVTIMEO``), within which nearly every reply comes; who waits longer, polls.
 
 Waits release the interpreter lock. A signal that reaches the waiting thread ends its wait at once; one that the
-system hands to another thread is seen at the end of the slice. Every read and write has a deadline, on the
-system's monotonic clock; it may be infinite.
+system hands to another thread is seen at the end of a slice of ``WAIT_SLICE_S``. Every read and write has a deadline,
+on the system's monotonic clock; it may be infinite. Handled signals do not move it: Python restarts an interrupted
+``recv`` from its beginning, which is why only the first few milliseconds are spent in one, and ``poll`` with what is
+left of its time.
 
 ``OSError`` leaves this module only as a ``DistNetworkError``, by the table in ``translate``.
 """
@@ -34,6 +36,9 @@ __all__ = ["WAIT_SLICE_S", "Stream", "connect", "translate", "tune"]
 WAIT_SLICE_S = 0.05
 """The longest uninterrupted wait in the kernel, in seconds."""
 
+FIRST_LOOK_S = 0.005
+"""How long a read blocks before it polls, in seconds; kernels round it up to their tick."""
+
 CONNECT_STAGGER_S = 0.25
 """How long one address of a name may keep the next one waiting, in seconds. Source: RFC 8305, section 8."""
 
@@ -49,7 +54,7 @@ KEEPALIVE_PROBES = 10
 _READ_SIZE = 16384  # larger reads cost more to allocate than they save
 _CHUNK_SIZE_MAX = 8 * 1024 * 1024  # memory taken for an announced size before its bytes are there
 _SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
-_SLICE = struct.pack("@ll", 0, int(WAIT_SLICE_S * 1_000_000))
+_FIRST_LOOK = struct.pack("@ll", 0, int(FIRST_LOOK_S * 1_000_000))
 
 _PEER_IS_GONE = frozenset(
     {
@@ -120,7 +125,7 @@ class Stream:
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _SLICE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FIRST_LOOK)
         tune(sock)
         self.endpoint = endpoint
         self._sock = sock
@@ -241,21 +246,21 @@ class Stream:
 
     def _receive_some(self, missing: int, deadline: Deadline) -> bytes:
         """Receive at least one byte; more than ``missing`` only if that is little."""
-        wanted, flags = _READ_SIZE, 0
-        if missing > _READ_SIZE:
-            # An exact, whole read: the kernel fills the value's own memory, and nothing is copied after it.
-            wanted, flags = min(missing, _CHUNK_SIZE_MAX), socket.MSG_WAITALL
         while True:
-            if monotonic() + WAIT_SLICE_S >= deadline.at:
-                if not self._is_ready(select.POLLIN, deadline.at):
-                    if deadline.has_passed():
-                        raise self._timeout("did not answer", deadline)
-                    continue
-                flags = socket.MSG_DONTWAIT
+            if not self._is_ready(select.POLLIN, deadline.at):
+                if deadline.has_passed():
+                    raise self._timeout("did not answer", deadline)
+                continue
+            wanted, flags = _READ_SIZE, socket.MSG_DONTWAIT
+            if missing > _READ_SIZE:
+                # The kernel fills the value's own memory, as far as the bytes come in time, and nothing is copied.
+                wanted = min(missing, _CHUNK_SIZE_MAX)
+                if monotonic() + WAIT_SLICE_S < deadline.at:
+                    flags = socket.MSG_WAITALL
             try:
                 chunk = self._receive(wanted, flags)
             except BlockingIOError:
-                continue  # a slice is over
+                continue
             except OSError as error:
                 raise translate(error, self.endpoint) from error
             if not chunk:
