@@ -59,6 +59,7 @@ def check_a_pop_waits_for_a_push(lab: Lab) -> None:
     if not _has_queues(lab):
         return
     results = [lab.spawn(lambda: lab.store.queue_pop("q"), "queue_pop in 4 threads") for _ in range(4)]
+    lab.settle()
     for item in "abcd":
         lab.store.queue_push("q", item)
     lab.equal(sorted(result() for result in results), [b"a", b"b", b"c", b"d"], "queue_pop in 4 threads")

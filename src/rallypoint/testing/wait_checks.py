@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -29,6 +28,7 @@ def check_get_waits_for_every_kind_of_creation(lab: Lab) -> None:
     for name, create in creations.items():
         key = f"made by {name}"
         result = lab.spawn(partial(store.get, key), f"get of a key that is made by {name}")
+        lab.settle()
         create(key)
         lab.equal(result(), b"1", f"get of a key that was made by {name}")
 
@@ -37,6 +37,7 @@ def check_wait_needs_all_keys(lab: Lab) -> None:
     """A wait for several keys ends with the last of them, and at once if all are there."""
     store = lab.store
     result = lab.spawn(lambda: store.wait(["a", "b", "a"]), "wait(['a', 'b', 'a'])")
+    lab.settle()
     store.set("b", "")
     store.set("a", "")
     result()
@@ -48,21 +49,15 @@ def check_multi_get_waits(lab: Lab) -> None:
     """A multi_get waits for all its keys."""
     lab.store.set("a", "1")
     result = lab.spawn(lambda: lab.store.multi_get(["a", "b"]), "multi_get(['a', 'b'])")
+    lab.settle()
     lab.store.set("b", "2")
     lab.equal(result(), [b"1", b"2"], "multi_get of a key that came later")
 
 
 def check_everybody_who_waits_is_woken(lab: Lab) -> None:
     """One set ends the waits of all threads that wait for the key."""
-    ready = threading.Semaphore(0)
-
-    def wait() -> bytes:
-        ready.release()
-        return lab.store.get("k")
-
-    results = [lab.spawn(wait, f"get in {WAITERS} threads") for _ in range(WAITERS)]
-    for _ in range(WAITERS):
-        ready.acquire()
+    results = [lab.spawn(lambda: lab.store.get("k"), f"get in {WAITERS} threads") for _ in range(WAITERS)]
+    lab.settle()
     lab.store.set("k", "v")
     lab.equal([result() for result in results], [b"v"] * WAITERS, f"get in {WAITERS} threads")
 
@@ -100,6 +95,7 @@ def check_a_deleted_key_is_missing(lab: Lab) -> None:
     """A key that was set and deleted again does not satisfy a wait, begun before or after."""
     store = lab.store
     result = lab.spawn(lambda: store.wait(["a", "b"], 4 * SHORT), "wait(['a', 'b'])")
+    lab.settle()
     store.set("a", "")
     store.delete_key("a")
     store.set("b", "")
@@ -111,6 +107,7 @@ def check_a_swap_that_fails_wakes_nobody(lab: Lab) -> None:
     """A compare_set that writes nothing does not end a get of that key."""
     lab.store.set_timeout(4 * SHORT)
     result = lab.spawn(lambda: lab.store.get("k"), "get('k')")
+    lab.settle()
     lab.store.compare_set("k", "something", "else")
     lab.times_out(result, "get('k') while compare_set('k', 'something', 'else') wrote nothing", names=["k"])
 
@@ -118,6 +115,7 @@ def check_a_swap_that_fails_wakes_nobody(lab: Lab) -> None:
 def check_a_wait_holds_nobody_up(lab: Lab) -> None:
     """While one thread waits, others go on using the same object."""
     result = lab.spawn(lambda: lab.store.get("late"), "get('late')")
+    lab.settle()
     for number in range(10):
         lab.equal(lab.store.add("n", 1), number + 1, "add while another thread waits")
     lab.store.set("late", "v")
