@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from tests.support.torch_peers import MEETINGS, TORCH_LEGACY, meet, name_of
+from tests.support.torch_peers import MEETINGS, OUR_CLIENT, TORCH_LEGACY, meet, name_of, torch_server
+
+from rallypoint.errors import StoreTimeoutError
+from rallypoint.store.tcp import TCPStore
 
 JOIN_S = 60
 
@@ -175,3 +178,49 @@ def test_two_clones_push_for_each_other(meeting, pool):
     first.queue_push("forth", "hello")
     assert first.queue_pop("back") == b"hello!"
     back.result(JOIN_S)
+
+
+@pytest.fixture(params=[names for names in MEETINGS if names[0] == OUR_CLIENT], ids=name_of)
+def our_meeting(request):
+    with meet(*request.param) as running:
+        yield running
+
+
+def test_threads_that_share_our_client_wait_without_holding_each_other_up(our_meeting, pool):
+    store = our_meeting.connect()
+    waiting = [begin(pool, store.get, f"k{number}") for number in range(5)]
+    settle(store)
+    for number in range(5):
+        store.set("last", str(number))
+        assert pool.submit(store.get, "last").result(JOIN_S) == str(number).encode()
+        store.set(f"k{number}", str(number))
+    assert [future.result(JOIN_S) for future in waiting] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_our_client_finds_a_key_that_it_was_not_woken_for(our_meeting, pool):
+    # torch's legacy server does not wake a waiter when a swap creates the key; the last look before giving up does.
+    waiter, writer = our_meeting.connect(2.0), our_meeting.connect()
+    getting = begin(pool, waiter.get, "k")
+    settle(writer)
+    writer.compare_set("k", "", "v")
+    assert getting.result(JOIN_S) == b"v"
+
+
+def test_our_client_looks_once_where_the_time_is_nothing(our_meeting):
+    store = our_meeting.connect()
+    store.set("k", "v")
+    store.set_timeout(0)
+    assert store.get("k") == b"v"
+    store.wait(["k"], 0)
+    with pytest.raises(StoreTimeoutError, match=r"^wait timeout after 0ms, keys: /absent \(missing 1 of 2 keys"):
+        store.wait(["k", "absent"], 0)
+
+
+def test_our_client_recognises_the_legacy_server_by_itself():
+    server = torch_server(use_libuv=False)
+    with TCPStore("127.0.0.1", server.port, timeout=0.1, wait_for_workers=False) as store:
+        assert store.libuvBackend
+        with pytest.raises(StoreTimeoutError):
+            store.get("absent")
+        store.set("k", "v")
+        assert store.multi_get(["k", "k"]) == [b"v", b"v"]

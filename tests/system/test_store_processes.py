@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,44 @@ def test_ctrl_c_ends_a_wait_and_the_store_goes_on(store, other):
         thread.join(JOIN_S)
     assert store.get("k") == b"v"
     assert store.add("n", 1) == 1
+
+
+class InterruptionError(Exception):
+    """What a signal handler raises."""
+
+
+def raise_interruption(*_):
+    raise InterruptionError
+
+
+# An interruption amid connecting leaves the new socket to the garbage collector, which closes it, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interruptions_at_any_moment_leave_the_store_whole(store, pool):
+    chance = random.Random(1)
+    counting = pool.submit(lambda: [store.add("beside", 1) for _ in range(300)])
+    interrupted = 0
+    before = signal.signal(signal.SIGALRM, raise_interruption)
+    try:
+        for turn in range(600):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.random() * chance.choice([0.0002, 0.001]) + 1e-6)
+                store.set("k", str(turn))
+                store.add("n", 1)
+                store.wait(["never"], 0.002)
+            except StoreTimeoutError:
+                pass
+            except InterruptionError:
+                interrupted += 1
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except InterruptionError:
+                interrupted += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 0
+    assert counting.result(JOIN_S)[-1] == 300
+    store.set("k", "end")
+    assert store.get("k") == b"end"
 
 
 def test_a_handled_signal_does_not_end_a_wait(store, other):

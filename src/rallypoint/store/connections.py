@@ -24,7 +24,6 @@ is an error for this call and all later ones: what came after it would be anothe
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -71,25 +70,44 @@ class Connection:
         self.is_in_step = True
         self.is_acknowledged = True
 
-    def run(self, call: client.Call[T], deadline: Deadline, owed: Deadline, on_wait: Callable[[], None]) -> T:
-        """Do what a call asks for until it has its result.
+    def begin(self, call: client.Call[T], owed: Deadline, result: list[T]) -> client.Wait | None:
+        """Do what a fresh call asks for, until it ends or wants to wait.
 
         Args:
-            call: a fresh generator of ``protocol.client``.
-            deadline: when the call's waits end.
+            call: a generator of ``protocol.client``.
             owed: when an answer that is owed at once is overdue.
-            on_wait: called before each wait.
+            result: where the call's result is put.
+
+        Returns:
+            The wait, to go on with in ``finish``; ``None`` if the call has ended.
 
         Raises:
             ReplyTimeoutError: if the server owes an answer and is silent.
             ConnectionLostError: if the server closed the connection.
             DistError: the call's own verdict.
         """
+        self.is_in_step = False
+        return self._drive(call, None, owed, None, result)
+
+    def finish(
+        self, call: client.Call[T], wait: client.Wait, owed: Deadline, deadline: Deadline, result: list[T]
+    ) -> None:
+        """Wait, until ``deadline``, and go on until the call ends; otherwise as ``begin``."""
+        self._drive(call, wait, owed, deadline, result)
+
+    def _drive(  # noqa: PLR0912 - the hot loop, in one piece
+        self,
+        call: client.Call[T],
+        step: client.Step | None,
+        owed: Deadline,
+        deadline: Deadline | None,
+        result: list[T],
+    ) -> client.Wait | None:
         stream = self.stream
         was_sent = False
-        self.is_in_step = False
         try:
-            step = next(call)
+            if step is None:
+                step = next(call)
             while True:
                 try:
                     if isinstance(step, bytes):
@@ -99,8 +117,10 @@ class Connection:
                     elif isinstance(step, int):
                         data = stream.receive_exactly(step, owed)
                         was_sent = False
+                        self.is_acknowledged = True
+                    elif deadline is None:
+                        return step
                     else:
-                        on_wait()
                         data = stream.receive_exactly(step.size, deadline)
                         was_sent = False
                 except ConnectionLostError as error:  # noqa: PERF203 - the call decides how to go on
@@ -112,14 +132,25 @@ class Connection:
                 else:
                     step = call.send(data)
         except StopIteration as end:
-            self.is_in_step = True
-            self.is_acknowledged = self.is_acknowledged and not was_sent
-            result: T = end.value
-            return result
+            result.append(end.value)
+            self._end(was_sent)
+            return None
         except IN_STEP:
-            self.is_in_step = True
-            self.is_acknowledged = self.is_acknowledged and not was_sent
+            self._end(was_sent)
             raise
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def _end(self, was_sent: bool) -> None:
+        if was_sent:
+            self.is_acknowledged = False
+        self.is_in_step = True
+
+    def acknowledge(self, owed: Deadline) -> None:
+        """Make sure that the server has applied all that was sent. Cost: one round trip, none if it is known."""
+        if not self.is_acknowledged:
+            self.begin(client.ping(_nonce()), owed, [])
 
     def close(self) -> None:
         """Close the connection; from any thread, any number of times."""
@@ -139,7 +170,7 @@ def connect(endpoint: Endpoint, timeout_s: float) -> Connection:
     """
 
     def shake_hands(stream: Stream, deadline: Deadline) -> None:
-        Connection(stream).run(client.handshake(_nonce()), deadline, deadline, _nothing)
+        Connection(stream).begin(client.handshake(_nonce()), deadline, [])
 
     return Connection(connect_with_retries(endpoint, timeout_s, shake_hands))
 
@@ -149,24 +180,13 @@ def _nonce() -> int:
     return os.getpid() & 0xFFFFFFFF
 
 
-def _nothing() -> None:
-    """Do nothing before a wait: a new connection has no other users."""
-
-
-class _Lease:
-    """One thread's use of one connection for one call."""
-
-    __slots__ = ("connection", "is_main", "is_waiting", "thread")
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-        self.connection: Connection | None = None
-        self.is_main = False
-        self.is_waiting = False
-
-
 class Connections:
     """All connections of one store object.
+
+    Signals may strike anywhere in the main thread, and what they raise (Ctrl-C) must not leave the store locked.
+    Hence the unusual care below: locks are held by ``with`` alone, whose begin and end no signal can split; what
+    must be undone is undone by one assignment in a ``finally``; and a connection counts as out of step *before*
+    its first byte is sent, so that nobody has to find out afterwards.
 
     Args:
         endpoint: the server.
@@ -175,17 +195,17 @@ class Connections:
 
     Attributes:
         endpoint: the server.
-        main: the main connection; ``None`` between its loss and the next call.
+        main: the main connection; replaced at the next call if it is out of step.
         is_careful: the server is torch's legacy one, which must not be asked for missing keys.
     """
 
     def __init__(self, endpoint: Endpoint, main: Connection, *, is_careful: bool = False) -> None:
         self.endpoint = endpoint
-        self.main: Connection | None = main
+        self.main = main
         self.is_careful = is_careful
-        # A re-entrant lock inside: a signal handler may use the store while its thread is in here.
-        self._changed = threading.Condition()
-        self._main_lease: _Lease | None = None
+        self._turn = threading.Lock()  # held while a call on the main connection is short
+        self._holder: int | None = None  # the thread that holds it
+        self._waiter: object = None  # the call that waits on the main connection
         self._sides: list[Connection] = []
         self._idle: list[Connection] = []
         self._end: str | None = None  # why no call is possible any more
@@ -205,104 +225,87 @@ class Connections:
             RemoteProtocolError: if its answer makes no sense.
         """
         deadline, owed = Deadline(timeout_s), Deadline(timeout_s + REPLY_GRACE_S)
-        lease = _Lease()
+        while True:
+            try:
+                return self._run(begin, deadline, owed, settles)
+            except client.LegacyServerError:  # noqa: PERF203 - once in the life of a store
+                self.is_careful = True
+            except ConnectionLostError as error:
+                if self._end is None:
+                    self._end = str(error)
+                    raise
+                raise ConnectionLostError(self._end, endpoint=self.endpoint) from error
+
+    def _run(self, begin: Begin[T], deadline: Deadline, owed: Deadline, settles: bool) -> T:
+        me = threading.get_ident()
+        if self._holder == me:
+            # We are in a signal handler, amid a short call of our own thread.
+            return self._run_beside(begin, deadline, owed)
+        result: list[T] = []
+        wait = None
         try:
-            return self._run_leased(lease, begin, deadline, owed, settles)
-        except client.LegacyServerError:
-            self.is_careful = True
-        except ConnectionLostError as error:
-            if self._end is None:
-                self._end = str(error)
-                raise
-            raise ConnectionLostError(self._end, endpoint=self.endpoint) from error
+            with self._turn:
+                self._holder = me
+                try:
+                    is_main = self._waiter is None
+                    if is_main:
+                        connection = self._main_in_step(owed)
+                        if settles:
+                            connection.acknowledge(owed)
+                        call = begin(self.is_careful)
+                        wait = connection.begin(call, owed, result)
+                        if wait is not None:
+                            self._waiter = result
+                finally:
+                    self._holder = None
+            if not is_main:
+                return self._run_beside(begin, deadline, owed)
+            if wait is not None:
+                connection.finish(call, wait, owed, deadline, result)
+            return result[0]
         finally:
-            self._give_back(lease)
-        return self.run(begin, deadline.remaining_s(), settles=settles)
+            if self._waiter is result:
+                self._waiter = None
 
-    def _run_leased(self, lease: _Lease, begin: Begin[T], deadline: Deadline, owed: Deadline, settles: bool) -> T:
-        connection = self._take(lease, owed)
+    def _main_in_step(self, owed: Deadline) -> Connection:
+        self._check()
+        if not self.main.is_in_step:
+            self.main.close()
+            self.main = self._connect(owed)
+        return self.main
 
-        def on_wait() -> None:
-            if lease.is_main and not lease.is_waiting:
-                with self._changed:
-                    lease.is_waiting = True
-                    self._changed.notify_all()
-
-        if settles and not connection.is_acknowledged:
-            connection.run(client.ping(_nonce()), owed, owed, on_wait)
-        result = connection.run(begin(self.is_careful), deadline, owed, on_wait)
-        if not lease.is_main and not connection.is_acknowledged:
-            connection.run(client.ping(_nonce()), owed, owed, on_wait)
-        return result
-
-    def _take(self, lease: _Lease, owed: Deadline) -> Connection:
-        with self._changed:
-            while True:
-                if self._end is not None:
-                    raise ConnectionLostError(self._end, endpoint=self.endpoint)
-                holder = self._main_lease
-                if holder is None:
-                    self._main_lease = lease
-                    lease.is_main = True
-                    lease.connection = self.main
-                    break
-                # The holder's own thread comes here from a signal handler, and must not wait for itself.
-                if holder.is_waiting or holder.thread == lease.thread:
-                    lease.connection = self._idle.pop() if self._idle else None
-                    break
-                self._await_turn(owed)
-        if lease.connection is None:
-            self._replace(lease, owed)
-        assert lease.connection is not None
-        return lease.connection
-
-    def _await_turn(self, owed: Deadline) -> None:
-        left_s = owed.remaining_s()
+    def _run_beside(self, begin: Begin[T], deadline: Deadline, owed: Deadline) -> T:
+        """Run a call on a side connection; writes are applied when it returns."""
+        self._check()
         try:
-            is_notified = self._changed.wait(None if math.isinf(left_s) else left_s)
-        except BaseException:
-            self._changed.notify()  # it may have been our turn: pass it on
-            raise
-        if not is_notified and owed.has_passed():
-            self._changed.notify()
-            raise ReplyTimeoutError(
-                f"another thread's call on {self.endpoint} was not answered within {owed.waited_s():.3f} s",
-                endpoint=self.endpoint,
-                waited_s=owed.waited_s(),
-            )
-
-    def _replace(self, lease: _Lease, owed: Deadline) -> None:
-        """Connect for a lease that found no connection."""
-        connection = connect(self.endpoint, owed.remaining_s())
-        lease.connection = connection
-        with self._changed:
-            if lease.is_main:
-                self.main = connection
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect(owed)
+            self._sides.append(connection)
+        result: list[T] = []
+        try:
+            call = begin(self.is_careful)
+            wait = connection.begin(call, owed, result)
+            if wait is not None:
+                connection.finish(call, wait, owed, deadline, result)
+            connection.acknowledge(owed)
+            return result[0]
+        finally:
+            if connection.is_in_step and self._end is None and len(self._idle) < IDLE_SIDES_MAX:
+                self._idle.append(connection)
             else:
-                self._sides.append(connection)
-            is_over = self._end is not None
-        if is_over:  # closed meanwhile by another thread
-            connection.close()
+                connection.close()
+                self._sides.remove(connection)
 
-    def _give_back(self, lease: _Lease) -> None:
-        connection = lease.connection
-        is_usable = connection is not None and connection.is_in_step and self._end is None
-        if connection is not None and not is_usable:
+    def _check(self) -> None:
+        if self._end is not None:
+            raise ConnectionLostError(self._end, endpoint=self.endpoint)
+
+    def _connect(self, owed: Deadline) -> Connection:
+        connection = connect(self.endpoint, owed.remaining_s())
+        if self._end is not None:  # closed meanwhile by another thread
             connection.close()
-        with self._changed:
-            if self._main_lease is lease:
-                self._main_lease = None
-                if connection is not None and not is_usable:
-                    self.main = None
-                self._changed.notify()
-            elif connection is not None:
-                if is_usable and len(self._idle) < IDLE_SIDES_MAX:
-                    self._idle.append(connection)
-                    return
-                if connection in self._sides:
-                    self._sides.remove(connection)
-        if not lease.is_main and connection is not None:
-            connection.close()
+        return connection
 
     def close(self, reason: str) -> None:
         """Close every connection; calls that other threads have under way end with ``ConnectionLostError``.
@@ -311,6 +314,5 @@ class Connections:
             reason: what later calls are told.
         """
         self._end = self._end or reason
-        for connection in [self.main, *self._sides]:
-            if connection is not None:
-                connection.close()
+        for connection in (self.main, *self._sides):
+            connection.close()

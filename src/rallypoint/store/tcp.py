@@ -375,10 +375,9 @@ class TCPStore(Store):
         return self._use_libuv
 
     def __repr__(self) -> str:
-        main = self._connections.main if self._connections is not None else None
+        stream = self._connections.main.stream if self._connections is not None else None
         client_text = "<nullptr>"
-        if main is not None and main.stream.fileno() != -1:
-            stream = main.stream
+        if stream is not None and stream.fileno() != -1:
             client_text = f"TCPClient(SocketImpl(fd={stream.fileno()}, addr={stream.local}, remote={stream.peer}))"
         server = "<nullptr>" if self._server is None else f"TCPServer(port={self._server.port})"
         return f"{type(self).__name__}(client={client_text}, server={server})"
