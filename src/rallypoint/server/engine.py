@@ -19,12 +19,10 @@ Theory of operation::
                                             |          '-> Reply(7, ...)                   '-> Reply(9, GO_ON)
                                             '-- next request, unless 7 has caused too much: Pause(7)
 
-A peer's life: ``Connected``, VALIDATE within ``handshake_timeout_s``, requests, ``Disconnected``; or a ``Close`` from
-here at any time.
+A peer's life: ``Connected``, VALIDATE in time, requests, ``Disconnected``; or a ``Close`` from here at any time.
 
-Order of replies within one request: first those to peers that it releases, key by key as the request names them and
-in the order of their registration, then the requester's own. (A requester can release itself: its WAIT sent
-before its SET.)
+Order of replies within one request: first those to peers that it releases (the requester too, if it waits), key by key
+as the request names them and in the order of their registration, then the requester's own.
 
 What this file does not know: sockets, threads, what a step costs, where ``now`` comes from.
 """
@@ -75,7 +73,7 @@ __all__ = [
 _Handler: TypeAlias = Callable[[int, Request], int]
 
 # A value up to this size is copied behind its length; a larger one is a Reply of its own, the stored object itself.
-_COPIED_SIZE_MAX = 4096
+_COPIED_SIZE_MAX = 1024
 
 
 class _Peer:
@@ -172,7 +170,7 @@ class Engine:
             raise AssertionError(f"peer {peer} connected twice")
         if len(self._peers) >= self._limits.connections_max:
             detail = f"{len(self._peers)} peers are connected, the limit is {self._limits.connections_max}"
-            self._refuse(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
+            self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
             return
         state = _Peer(RequestReader(self._limits.input_size_max), now + self._limits.handshake_timeout_s)
         self._peers[peer] = state
@@ -198,8 +196,7 @@ class Engine:
         except (RequestError, KeyspaceError) as refusal:
             self._close(peer, refusal.reason, str(refusal))
         else:
-            reader = state.reader
-            if reader.held or state.held or state.is_paused:
+            if state.reader.held or state.held or state.is_paused:
                 self._hold(state)
         self._requests += requests
 
@@ -209,19 +206,15 @@ class Engine:
         self._input_held += held - state.held
         state.held = held
         limit = self._limits.input_total_max
-        while self._input_held > limit:
+        while (total := self._input_held) > limit:
             peer, largest = max(self._peers.items(), key=lambda entry: entry[1].held)
-            total = self._input_held
             detail = f"begun requests of all peers hold {total} bytes, this one's {largest.held}, the limit is {limit}"
             self._close(peer, CloseReason.INPUT_TOTAL, detail)
 
     def _close(self, peer: int, reason: CloseReason, detail: str) -> None:
-        self._refuse(peer, reason, detail)
-        self._forget(peer)
-
-    def _refuse(self, peer: int, reason: CloseReason, detail: str) -> None:
         self._closed[reason] = self._closed.get(reason, 0) + 1
         self._effects.append(Close(peer, reason, detail))
+        self._forget(peer)
 
     def _forget(self, peer: int) -> None:
         state = self._peers.pop(peer, None)
@@ -231,10 +224,9 @@ class Engine:
 
     def _expire_handshakes(self, now: float) -> None:
         self._skip_finished_handshakes()
+        detail = f"VALIDATE did not come within {self._limits.handshake_timeout_s:g} s"
         while self._handshakes and self._handshakes[0][1].handshake_deadline <= now:
-            peer, _ = self._handshakes[0]
-            detail = f"VALIDATE did not come within {self._limits.handshake_timeout_s:g} s"
-            self._close(peer, CloseReason.HANDSHAKE_TIMEOUT, detail)
+            self._close(self._handshakes[0][0], CloseReason.HANDSHAKE_TIMEOUT, detail)
             self._skip_finished_handshakes()
 
     def _skip_finished_handshakes(self) -> None:
@@ -319,14 +311,26 @@ class Engine:
         return 8
 
     def _append(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply
-        _, key, value = request
-        if self._keyspace.append(key, value):
-            self._created(key)
+        if self._keyspace.append(request[1], request[2]):
+            self._created(request[1])
         return 0
 
     def _multi_get(self, peer: int, request: Request) -> int:
         get = self._keyspace.get
-        return sum([self._reply_value(peer, get(key) or b"") for key in request[1]])
+        produced = 0
+        copied: list[bytes] = []
+        for key in request[1]:
+            value = get(key) or b""
+            copied.append(U64.pack(len(value)))
+            produced += 8 + len(value)
+            if len(value) <= _COPIED_SIZE_MAX:
+                copied.append(value)
+            else:
+                self._effects += (Reply(peer, b"".join(copied)), Reply(peer, value))
+                copied = []
+        if copied:
+            self._effects.append(Reply(peer, b"".join(copied)))
+        return produced
 
     def _multi_set(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply
         for key in self._keyspace.multi_set(request[1]):
@@ -392,6 +396,5 @@ class Engine:
         if size <= _COPIED_SIZE_MAX:
             self._effects.append(Reply(peer, U64.pack(size) + value))
         else:
-            self._effects.append(Reply(peer, U64.pack(size)))
-            self._effects.append(Reply(peer, value))
+            self._effects += (Reply(peer, U64.pack(size)), Reply(peer, value))
         return 8 + size

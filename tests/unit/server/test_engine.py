@@ -319,6 +319,19 @@ def test_a_large_value_is_sent_as_the_stored_object() -> None:
     assert replies[1] is replies[3] is replies[5]
 
 
+def test_small_values_of_one_request_are_one_reply() -> None:
+    engine = Engine()
+    engine.step(Connected(1), 0.0)
+    values = {b"/a": bytes(1024), b"/b": bytes(1025), b"/c": b"", b"/d": b"x"}
+    engine.step(Received(1, VALIDATE + encode_request(Verb.MULTI_SET, list(values.items()))), 0.0)
+    replies = engine.step(Received(1, encode_request(Verb.MULTI_GET, [*values, b"/none"])), 0.0)
+    assert replies == [
+        Reply(1, U64.pack(1024) + bytes(1024) + U64.pack(1025)),
+        Reply(1, bytes(1025)),
+        Reply(1, U64.pack(0) + U64.pack(1) + b"x" + U64.pack(0)),
+    ]
+
+
 # --- waiting ---------------------------------------------------------------------------------------------
 
 CREATIONS = [
