@@ -72,7 +72,7 @@ SCHEMA = 1
 """The version of the shape below; a state with another number is refused."""
 
 STATE_SIZE_MAX = 4 * 1024 * 1024
-"""The most bytes that a state may take; a node takes about 150."""
+"""The most bytes that a state may take; a node takes about 270."""
 
 NODE_COUNT_MAX = 16_384
 """The most nodes, spares included, that a state may name."""
