@@ -45,32 +45,36 @@ def main(arguments: Sequence[str]) -> None:
         arguments: the control descriptor; the owner's process id; the listeners' descriptors, joined by commas; the
             limits that differ from the defaults, as a JSON object, or nothing.
     """
-    control = socket.socket(fileno=int(arguments[0]))
-    try:
-        loop = _prepare(control, int(arguments[1]), arguments[2], arguments[3])
-    except Exception as error:
-        control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())
-        raise
-    control.sendall(READY)
-    loop.run()
-    control.close()
+    with socket.socket(fileno=int(arguments[0])) as control:
+        try:
+            limits = _read_limits(arguments[3])
+            listeners = [socket.socket(fileno=int(fd)) for fd in arguments[2].split(",")]
+            loop = _prepare(control, int(arguments[1]), listeners, limits)
+        except Exception as error:
+            control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())
+            raise
+        control.sendall(READY)
+        loop.run()
 
 
-def _prepare(control: socket.socket, owner_pid: int, listener_fds: str, limits_json: str) -> ServerLoop:
-    listeners = [socket.socket(fileno=int(fd)) for fd in listener_fds.split(",")]
-    loop = ServerLoop(Engine(_read_limits(limits_json)), listeners, log=log_to_stderr)
-    control.setblocking(True)
-    loop.watch(control.fileno(), loop.stop)
-    _watch_owner(loop, owner_pid)
+def _prepare(control: socket.socket, owner_pid: int, listeners: Sequence[socket.socket], limits: Limits) -> ServerLoop:
+    raise_descriptor_limit()
+    loop = ServerLoop(Engine(limits), listeners, log=log_to_stderr)
+
+    def on_control() -> None:
+        with contextlib.suppress(ConnectionError):
+            control.recv(1)  # unread, it would turn the end of this process into a reset
+        loop.stop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of signal handlers
         loop.stop()
 
+    loop.watch(control.fileno(), on_control)
+    _watch_owner(loop, owner_pid)
     # A terminal's Ctrl-C does not come here, in a session of its own; whoever sends these means this process.
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    raise_descriptor_limit()
     return loop
 
 

@@ -256,6 +256,8 @@ def _end_process(process: subprocess.Popen[bytes], control: socket.socket) -> No
                     break
             except TimeoutError:
                 continue
+            except ConnectionError:
+                break
         process.wait(max(_SLICE_S, deadline.remaining_s()))
     except (OSError, subprocess.TimeoutExpired):
         process.kill()

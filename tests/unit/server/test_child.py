@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.raw_server import PATIENCE_S
+
+from rallypoint.net.address import listen, listen_unix
+from rallypoint.server import child
+from rallypoint.server.child import FAILED, READY, log_to_stderr, main, raise_descriptor_limit
+from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+
+
+@pytest.fixture
+def control():
+    ours, theirs = socket.socketpair()
+    ours.settimeout(PATIENCE_S)
+    with ours:
+        yield ours, theirs.detach()
+
+
+@pytest.fixture(autouse=True)
+def same_process(monkeypatch):
+    """Let ``main`` run here: signal handlers and limits stay as they are."""
+    monkeypatch.setattr(child.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(child, "raise_descriptor_limit", lambda: None)
+
+
+def listener_fds(*listeners):
+    return ",".join(str(listener.detach()) for listener in listeners)
+
+
+def test_it_says_that_it_serves_and_ends_when_told(control):
+    ours, fd = control
+    ours.send(b"\0")
+    main([str(fd), str(os.getppid()), listener_fds(*listen("127.0.0.1", 0)), ""])
+    assert ours.recv(100) == READY
+    assert ours.recv(100) == b""
+
+
+def test_it_ends_when_its_owner_closed_its_side(control, tmp_path):
+    ours, fd = control
+    ours.shutdown(socket.SHUT_WR)
+    main([str(fd), str(os.getppid()), listener_fds(listen_unix(str(tmp_path / "a.sock"))), ""])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_it_ends_when_its_owner_is_gone_already(control, monkeypatch, has_pidfd):
+    ours, fd = control
+    if not has_pidfd:
+        monkeypatch.delattr(child.os, "pidfd_open", raising=False)
+    main([str(fd), str(os.getpid()), listener_fds(*listen("127.0.0.1", 0)), ""])  # we are not our own parent
+    assert ours.recv(100) == READY
+
+
+def test_without_pidfd_it_asks_for_its_parent_now_and_then(control, monkeypatch):
+    _, fd = control
+    answers = iter([7, 7, 1])
+    monkeypatch.delattr(child.os, "pidfd_open", raising=False)
+    monkeypatch.setattr(child, "ORPHAN_CHECK_S", 0.01)
+    monkeypatch.setattr(child.os, "getppid", lambda: next(answers))
+    main([str(fd), "7", listener_fds(*listen("127.0.0.1", 0)), ""])
+    assert list(answers) == []
+
+
+def test_a_failure_to_start_is_told(control):
+    ours, fd = control
+    with pytest.raises(ValueError, match="connections_max"):
+        main([str(fd), str(os.getppid()), "", '{"connections_max": 0}'])
+    said = ours.recv(1000)
+    assert said.startswith(FAILED)
+    assert b"connections_max is 0" in said
+
+
+def test_limits_travel_as_json():
+    assert child._read_limits("") is DEFAULT_LIMITS
+    assert child._read_limits('{"connections_max": 5}') == Limits(connections_max=5)
+
+
+def test_log_lines_name_the_process(capfd):
+    log_to_stderr("refused 1 connection")
+    assert capfd.readouterr().err == f"rallypoint server {os.getpid()}: refused 1 connection\n"
+
+
+def test_an_error_output_that_nobody_reads_does_not_stop_the_server(monkeypatch):
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as file:
+        os.set_blocking(writer, False)
+        with pytest.raises(BlockingIOError):
+            fill(writer)
+        os.set_blocking(writer, True)
+        monkeypatch.setattr(sys, "__stderr__", file)
+        log_to_stderr("lost")
+
+
+def fill(fd):
+    while True:
+        os.write(fd, bytes(65536))
+
+
+def test_a_closed_error_output_is_no_harm(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "__stderr__", None)
+    log_to_stderr("to descriptor 2")
+    assert "to descriptor 2" in capfd.readouterr().err
+    with Path(os.devnull).open() as closed:
+        pass
+    monkeypatch.setattr(sys, "__stderr__", closed)
+    log_to_stderr("to nobody")
+
+
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.append(limits))
+    raise_descriptor_limit()
+    assert asked == [(4096, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
+    raise_descriptor_limit()
+    assert len(asked) == 1

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from tests.support.raw_server import PATIENCE_S, RawClient
+
+from rallypoint.errors import DistStoreError
+from rallypoint.net.address import listen, listen_unix
+from rallypoint.protocol.spec import Verb
+from rallypoint.server import daemon
+from rallypoint.server.daemon import serve, start_server
+from rallypoint.server.limits import Limits
+from rallypoint.types import Endpoint
+
+
+@pytest.fixture
+def started():
+    handles = []
+
+    def start(listeners, *args):
+        handles.append(start_server(listeners, *args))
+        return handles[-1]
+
+    yield start
+    for handle in handles:
+        handle.close()
+
+
+def client_of(handle):
+    return RawClient(("127.0.0.1", handle.port))
+
+
+def pings(address):
+    client = RawClient(address)
+    try:
+        return client.ping()
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_serves_until_it_is_closed(started, mode):
+    handle = started(listen("localhost", 0), mode)
+    assert handle.endpoint == Endpoint("127.0.0.1", handle.port)
+    assert (handle.pid == os.getpid()) is (mode == "thread")
+    assert handle.is_running()
+    assert "running" in repr(handle)
+    client = client_of(handle)
+    assert client.ping()
+    handle.close()
+    assert client.read_end() == b""
+    client.close()
+    assert not handle.is_running()
+    assert "ended" in repr(handle)
+    with pytest.raises(ConnectionRefusedError):
+        client_of(handle)
+    handle.close()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_ends_with_its_handle(mode):
+    handle = start_server(listen("127.0.0.1", 0), mode)
+    client = client_of(handle)
+    assert client.ping()
+    del handle
+    gc.collect()
+    assert client.read_end() == b""
+    client.close()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_on_a_socket_file_removes_it_at_the_end(started, mode, tmp_path):
+    path = tmp_path / "a.sock"
+    handle = started([listen_unix(str(path))], mode)
+    assert handle.endpoint == Endpoint(f"unix:{path}", 0)
+    assert pings(str(path))
+    handle.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_limits_reach_the_server(started, mode):
+    handle = started(listen("127.0.0.1", 0), mode, Limits(handshake_timeout_s=0.1))
+    client = RawClient(("127.0.0.1", handle.port), validates=False)
+    assert client.read_end() == b""
+    client.close()
+
+
+def test_a_killed_server_refuses_connections_is_reaped_and_its_file_removed(started, tmp_path):
+    path = tmp_path / "a.sock"
+    handle = started([*listen("127.0.0.1", 0), listen_unix(str(path))])
+    unix_handle = started([listen_unix(str(tmp_path / "b.sock"))])
+    for victim in (handle, unix_handle):
+        client = RawClient(("127.0.0.1", handle.port)) if victim is handle else RawClient(str(tmp_path / "b.sock"))
+        assert client.ping()
+        os.kill(victim.pid, signal.SIGKILL)
+        assert client.read_end() == b""
+        client.close()
+    with pytest.raises(ConnectionRefusedError):
+        client_of(handle)
+    unix_handle.close()
+    assert not (tmp_path / "b.sock").exists()
+    handle.close()
+    assert not handle.is_running()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(handle.pid, os.WNOHANG)
+
+
+def test_a_server_process_that_does_not_listen_to_reason_is_killed(started, monkeypatch):
+    monkeypatch.setattr(daemon, "CLOSE_S", 0.2)
+    handle = started(listen("127.0.0.1", 0))
+    os.kill(handle.pid, signal.SIGSTOP)
+    handle.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(handle.pid, os.WNOHANG)
+
+
+def test_the_listeners_are_closed_when_the_server_does_not_start(monkeypatch):
+    listeners = listen("127.0.0.1", 0)
+    monkeypatch.setattr(daemon, "_BOOTSTRAP", "raise SystemExit(3)")
+    with pytest.raises(DistStoreError, match="ended with exit code 3 before it served"):
+        start_server(listeners)
+    assert [listener.fileno() for listener in listeners] == [-1]
+
+
+def test_why_a_server_did_not_start_is_told(monkeypatch, capfd):
+    monkeypatch.setattr(daemon, "_BOOTSTRAP", daemon._BOOTSTRAP.replace("sys.argv[3:]", "[sys.argv[3], 'x', '', '']"))
+    with pytest.raises(DistStoreError, match="did not start: ValueError: invalid literal for int"):
+        start_server(listen("127.0.0.1", 0))
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_server_that_never_gets_ready_is_ended(monkeypatch):
+    monkeypatch.setattr(daemon, "START_S", 0.2)
+    monkeypatch.setattr(daemon, "_BOOTSTRAP", "import sys; sys.stdin.close(); import time; time.sleep(600)")
+    monkeypatch.setattr(daemon, "CLOSE_S", 0.1)
+    with pytest.raises(DistStoreError, match=r"did not serve within 0\.2 s"):
+        start_server(listen("127.0.0.1", 0))
+
+
+@pytest.mark.parametrize("executable", ["", "/no/such/python"])
+def test_a_missing_interpreter_is_an_error(monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(DistStoreError):
+        start_server(listen("127.0.0.1", 0))
+
+
+def test_a_server_process_inherits_its_sockets_and_nothing_else(started):
+    with socket.socket() as stranger:
+        os.set_inheritable(stranger.fileno(), True)
+        handle = started(listen("127.0.0.1", 0))
+        assert os.getsid(handle.pid) == handle.pid
+        inode = os.fstat(stranger.fileno()).st_ino
+        held = subprocess.run(["ls", "-l", f"/proc/{handle.pid}/fd"], capture_output=True, text=True, check=False)
+        assert f"[{inode}]" not in held.stdout
+
+
+def test_serving_in_the_foreground_ends_with_0_after_one_signal():
+    (listener,) = listen("127.0.0.1", 0)
+    address = listener.getsockname()
+
+    def use_then_signal():
+        assert pings(address)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=use_then_signal)
+    before = signal.getsignal(signal.SIGTERM)
+    assert serve([listener], on_ready=thread.start) == 0
+    thread.join(PATIENCE_S)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_ends_a_drain_with_its_number():
+    (listener,) = listen("127.0.0.1", 0)
+    client = []
+
+    def owe_something_then_signal_twice():
+        client.append(RawClient(listener.getsockname()))
+        client[0].ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
+        for _ in range(3):
+            client[0].ask(Verb.GET, b"/k")
+        client[0].read(100)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while listener.fileno() != -1:  # the drain has begun
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=owe_something_then_signal_twice)
+    assert serve([listener], on_ready=thread.start, drain_s=3600.0) == 128 + signal.SIGINT
+    thread.join(PATIENCE_S)
+    client[0].close()

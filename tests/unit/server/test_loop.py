@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections import Counter
+
+import pytest
+from tests.support.raw_server import PATIENCE_S, running_loop
+
+from rallypoint import events
+from rallypoint.net.address import listen, listen_unix
+from rallypoint.protocol.codec import encode_request
+from rallypoint.protocol.spec import Verb
+from rallypoint.server import loop as module
+from rallypoint.server.engine import Engine, Limits
+from rallypoint.server.loop import ServerLoop
+from rallypoint.server.poller import PlainPoller
+
+
+@pytest.fixture(params=["the system's poller", "plain poll"])
+def server(request, monkeypatch):
+    if request.param == "plain poll":
+        monkeypatch.setattr(module, "make_poller", PlainPoller)
+    with running_loop() as running:
+        yield running
+
+
+def test_requests_are_answered_in_order(server):
+    client = server.client()
+    client.ask(Verb.SET, b"/k", b"value")
+    client.ask(Verb.GET, b"/k")
+    client.ask(Verb.ADD, b"/n", 5)
+    assert client.read(21) == struct.pack("<Q", 5) + b"value" + struct.pack("<q", 5)
+
+
+def test_one_clients_set_releases_anothers_wait(server):
+    waiter, setter = server.client(), server.client()
+    waiter.ask(Verb.WAIT, [b"/k"])
+    assert waiter.ping()
+    setter.ask(Verb.SET, b"/k", b"")
+    assert waiter.read(1) == b"\x00"
+
+
+def test_many_pipelined_requests_are_all_answered(server):
+    client = server.client()
+    count = 20_000
+    sender = threading.Thread(
+        target=client.send, args=(b"".join(encode_request(Verb.PING, number) for number in range(count)),)
+    )
+    sender.start()
+    assert client.read(4 * count) == struct.pack(f"<{count}I", *range(count))
+    sender.join()
+
+
+def test_large_values_go_both_ways(server):
+    client = server.client()
+    value = os.urandom(8 * 1024 * 1024)
+    client.ask(Verb.SET, b"/k", value)
+    assert client.get(b"/k") == value
+
+
+def test_every_listener_is_served(tmp_path):
+    path = str(tmp_path / "a.sock")
+    listeners = [*listen("localhost", 0), listen_unix(path)]
+    with running_loop(listeners=listeners) as running:
+        running.client().ask(Verb.SET, b"/k", b"v")
+        assert running.clients[0].ping()
+        running.address = path
+        assert running.client().get(b"/k") == b"v"
+
+
+def test_a_refused_peer_gets_what_it_is_owed_then_the_end_and_the_log_says_why(server):
+    heard = []
+    events.subscribe(heard.append)
+    try:
+        client = server.client()
+        client.send(encode_request(Verb.PING, 1) * 1000 + b"\x63" + bytes(100_000))
+        assert client.read_end() == struct.pack("<I", 1) * 1000
+        line = server.wait_for_line(lambda line: "the verb byte is 99" in line)
+    finally:
+        events.unsubscribe(heard.append)
+    assert f"closed 127.0.0.1:{client.sock.getsockname()[1]}: " in line
+    assert [event.name for event in heard] == ["server.refused"]
+    assert server.client().ping()
+
+
+def send_for_ever(client):
+    while True:
+        client.send(b"x")
+
+
+def test_a_refused_peer_that_does_not_leave_is_closed_all_the_same(monkeypatch):
+    monkeypatch.setattr(module, "LINGER_S", 0.05)
+    with running_loop() as running:
+        client = running.client(validates=False)
+        client.send(b"\x63")
+        assert client.sock.recv(1) == b""
+        # Our side is still open; at the latest when the server closed too, what we send is refused.
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_for_ever(client)
+
+
+def test_a_peer_that_says_nothing_is_closed_at_its_deadline():
+    with running_loop(Limits(handshake_timeout_s=0.1)) as running:
+        validated = running.client()
+        assert validated.ping()
+        silent = running.client(validates=False)
+        assert silent.read_end() == b""
+        running.wait_for_line(lambda line: "VALIDATE did not come within 0.1 s" in line)
+        assert validated.ping()
+
+
+def test_connections_over_the_limit_are_refused_and_the_others_live():
+    with running_loop(Limits(connections_max=2)) as running:
+        clients = [running.client() for _ in range(2)]
+        assert all(client.ping() for client in clients)
+        assert running.client(validates=False).read_end() == b""
+        clients[0].close()
+        while running.loop._engine.statistics().connections > 1:
+            assert clients[1].ping()
+        assert running.client().ping()
+        running.wait_for_line(lambda line: "the limit is 2" in line)
+
+
+def test_a_half_closed_peer_still_gets_its_replies(server):
+    client = server.client()
+    client.ask(Verb.SET, b"/k", bytes(3_000_000))
+    for _ in range(4):
+        client.ask(Verb.GET, b"/k")
+    client.sock.shutdown(socket.SHUT_WR)
+    assert len(client.read_end()) == 4 * 3_000_008
+
+
+def test_a_peer_that_vanishes_is_forgotten(server):
+    client = server.client()
+    client.ask(Verb.WAIT, [b"/k"])
+    assert client.ping()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    other = server.client()
+    other.ask(Verb.SET, b"/k", b"v")
+    assert other.ping()
+    assert server.loop._engine.statistics().waiting == 0
+
+
+def test_a_peer_that_does_not_read_is_not_read_either_and_hurts_nobody(server):
+    greedy, other = server.client(), server.client()
+    value = os.urandom(8 * 1024 * 1024)
+    other.ask(Verb.SET, b"/big", value)
+    assert other.ping()
+    request = encode_request(Verb.GET, b"/big")
+    greedy.sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(5000):  # until the server has stopped reading, and every buffer on the way is full
+            assert other.ping()
+            greedy.sock.send(request * 1000)
+        raise AssertionError("the server reads without end")
+    held = sum(connection.output_size for connection in server.loop._connections.values())
+    assert held < 40 * 1024 * 1024
+    greedy.sock.settimeout(PATIENCE_S)
+    for _ in range(3):
+        assert greedy.read(8) == struct.pack("<Q", len(value))
+        assert greedy.read(len(value)) == value
+    assert other.ping()
+
+
+def test_a_paused_peer_goes_on_when_its_output_is_sent():
+    with running_loop(Limits(output_size_max=1000)) as running:
+        client = running.client()
+        client.ask(Verb.SET, b"/k", bytes(400))
+        client.send(encode_request(Verb.GET, b"/k") * 500)
+        assert len(client.read(500 * 408)) == 500 * 408
+        assert client.ping()
+
+
+def test_a_paused_peer_that_vanishes_is_forgotten():
+    with running_loop(Limits(output_size_max=1000)) as running:
+        client = running.client()
+        client.ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
+        client.send(encode_request(Verb.GET, b"/k") * 50)
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.read(100)
+        client.close()
+        other = running.client()
+        while running.loop._engine.statistics().connections > 1:
+            assert other.ping()
+
+
+def test_a_slow_reader_of_a_released_wait_gets_it_behind_its_other_replies(server):
+    slow, other = server.client(), server.client()
+    slow.ask(Verb.SET, b"/big", bytes(8 * 1024 * 1024))
+    slow.ask(Verb.WAIT, [b"/later"])
+    slow.ask(Verb.GET, b"/big")
+    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+        assert other.ping()
+    other.ask(Verb.SET, b"/later", b"")
+    assert other.ping()
+    assert slow.read(8 + 8 * 1024 * 1024) == struct.pack("<Q", 8 * 1024 * 1024) + bytes(8 * 1024 * 1024)
+    assert slow.read(1) == b"\x00"
+
+
+def test_accepting_pauses_and_resumes(server, monkeypatch):
+    assert server.client().ping()
+    real = server.loop._acceptor.accept
+    calls = Counter()
+
+    def exhausted(fd, now):
+        calls["all"] += 1
+        if calls["all"] == 1:
+            server.loop._acceptor.paused_until = now + 0.1
+            return []
+        return real(fd, now)
+
+    monkeypatch.setattr(server.loop._acceptor, "accept", exhausted)
+    assert server.client().ping()
+    assert calls["all"] == 2
+
+
+def test_a_newcomer_that_cannot_be_watched_is_refused(server, monkeypatch):
+    assert server.client().ping()
+
+    class FullPoller:
+        def __init__(self, real):
+            self.real = real
+
+        def register(self, fd, mask):
+            raise OSError("no space")
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+    monkeypatch.setattr(server.loop, "_poller", FullPoller(server.loop._poller))
+    assert server.client(validates=False).read_end() == b""
+    server.wait_for_line(lambda line: "it cannot be watched (no space)" in line)
+
+
+# --- the end ---------------------------------------------------------------------------------------------
+
+
+def test_stop_sends_what_is_owed_and_closes(server):
+    client = server.client()
+    value = os.urandom(8 * 1024 * 1024)
+    client.ask(Verb.SET, b"/k", value)
+    client.ask(Verb.GET, b"/k")
+    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+        assert server.client().ping()
+    server.loop.stop(PATIENCE_S)
+    assert client.read_end() == struct.pack("<Q", len(value)) + value
+    server.stop(PATIENCE_S)
+    with pytest.raises(ConnectionRefusedError):
+        server.client()
+
+
+def test_stop_waits_for_a_peer_that_does_not_read_only_so_long(server):
+    client = server.client()
+    client.ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
+    client.send(encode_request(Verb.GET, b"/k") * 3)
+    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+        assert server.client().ping()
+    server.stop(0.2)
+
+
+def test_a_second_stop_ends_a_drain(server):
+    client = server.client()
+    client.ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
+    client.send(encode_request(Verb.GET, b"/k") * 3)
+    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+        assert server.client().ping()
+    server.loop.stop(3600.0)
+    server.stop(0.0)
+
+
+def test_stopping_an_ended_loop_is_harmless(server):
+    server.stop(0.0)
+    server.loop.stop()
+
+
+def test_the_end_of_the_loop_shows_to_waiting_clients(server):
+    client = server.client()
+    client.ask(Verb.WAIT, [b"/never"])
+    assert client.ping()
+    server.loop.stop(PATIENCE_S)
+    assert client.read_end() == b""
+
+
+def test_a_watched_descriptor_calls_back_and_may_end_the_loop():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
+        loop.watch(ours.fileno(), loop.stop)
+        thread = threading.Thread(target=loop.run)
+        thread.start()
+        theirs.close()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def test_something_can_be_done_periodically():
+    loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
+    calls = []
+
+    def count():
+        calls.append(1)
+        if len(calls) == 3:
+            loop.stop()
+
+    loop.every(0.01, count)
+    loop.run()
+    assert len(calls) == 3
+
+
+def test_a_forked_copy_lets_go_of_everything():
+    with running_loop() as running:
+        client = running.client()
+        assert client.ping()
+        copy = ServerLoop(Engine(), listen("127.0.0.1", 0))
+        port = copy._acceptor._listeners[copy._acceptor.fds[0]].getsockname()[1]
+        copy.abandon()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        assert client.ping()
