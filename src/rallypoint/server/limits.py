@@ -22,7 +22,7 @@ class Limits:
         connections_max: peers at one time.
         input_size_max: bytes of one request.
         input_total_max: bytes held of begun requests, all peers together; over it the peer that holds the most is
-            closed.
+            closed. Bytes as sent: for lists of very short items Python's objects take up to eight times that.
         output_size_max: bytes of replies one peer may cause in one step before it is paused until they are sent. One
             request's reply is never cut, so a step gives at most this and one reply.
         value_stored_size_max: bytes of one stored value; only APPEND can come near.
