@@ -1,12 +1,10 @@
 """The store that speaks TCPStore's wire, to our server and to torch's.
 
-Each method is one call of ``protocol.client``, made on a connection of ``store.connections``; a store that was told
-to host runs a server by ``store.hosting``. What this file adds is torch's surface: names, argument types, ``/`` in
-front of keys, and errors that know the caller's keys.
+Each method is one call of ``protocol.client`` on a connection of ``store.connections``; a host has its server from
+``store.hosting``. This file adds torch's surface: names, argument types, ``/`` in front of keys, errors that know them.
 
-Differences from torch's TCPStore, all of them cures: every read has a deadline; a thread that waits does not hold up
-others on the same object; a timeout names the keys that are missing; a timeout of 0 succeeds on what is there; Ctrl-C
-ends a wait at once; a blocking pop that loses a race waits on; a forked child is told, not confused.
+Unlike torch's: every read has a deadline; a thread that waits holds up nobody; a timeout names the missing keys; a
+timeout of 0 succeeds on what is there; Ctrl-C ends a wait at once; a pop that loses a race waits on; a fork is told.
 
 Source: methods, arguments and error texts as observed in torch 2.13.0.
 """
@@ -20,7 +18,7 @@ from typing import NoReturn, TypeVar
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierTimeoutError, BindError, ForkedStoreError, WorkersMissingError
-from rallypoint.net.address import UNIX_PREFIX
+from rallypoint.net.address import PORT_MAX, UNIX_PREFIX
 from rallypoint.protocol import client
 from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
 from rallypoint.store.connections import Begin, Connections, connect
@@ -37,8 +35,6 @@ WORKER_COUNT = b"init/"
 POLL_FIRST_S = 0.001
 POLL_MAX_S = 0.02
 """Pauses between looks at the worker count, doubling: torch's wire cannot wait for a number."""
-
-PORT_MAX = 65535
 
 
 def _wire(key: Text) -> bytes:
@@ -78,6 +74,9 @@ class TCPStore(Store):
     Threads: any number may use one store; one that waits holds up nobody.
     """
 
+    _server: HostedServer | None = None
+    _connections: Connections | None = None
+
     def __init__(  # noqa: PLR0917 - torch's signature
         self,
         host_name: str,
@@ -92,8 +91,6 @@ class TCPStore(Store):
         *,
         server: str | None = None,
     ) -> None:
-        self._server: HostedServer | None = None
-        self._connections: Connections | None = None
         self._owner_pid = os.getpid()
         _check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
@@ -116,14 +113,12 @@ class TCPStore(Store):
     def _start_server(self, listen_fd: int | None, multi_tenant: bool, server: str | None) -> None:
         mode = server_mode(server)
         try:
-            self._server = host_server(
-                self._host, self._port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode
-            )
+            hosted = host_server(self._host, self._port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode)
         except BindError as error:
             if not is_agent_store(self._port, error):
                 raise
         else:
-            self._port = self._server.port
+            self._server, self._port = hosted, hosted.port
 
     def _connect(self, timeout_s: float) -> None:
         # Our own server is reached directly: the name that others use may be wrong here, or lead around a corner.
@@ -156,8 +151,7 @@ class TCPStore(Store):
             server.release()
 
     def __del__(self) -> None:
-        if getattr(self, "_connections", None) is not None or getattr(self, "_server", None) is not None:
-            self.close()
+        self.close()
 
     def clone(self) -> TCPStore:
         """Give another client of the same server, with connections and a timeout of its own.
@@ -392,10 +386,10 @@ def _as_integer(number: int, what: str) -> int:
 def _check_arguments(host_name: object, port: object, world_size: object, is_master: object) -> None:
     if not isinstance(host_name, str):
         raise TypeError(f"TCPStore: host_name must be a str, not {type(host_name).__name__}")
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"TCPStore: port must be an int, not {type(port).__name__}")
     if not isinstance(is_master, bool):
         raise TypeError(f"TCPStore: is_master must be a bool, not {type(is_master).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"TCPStore: port must be an int, not {type(port).__name__}")
     if world_size is not None and (isinstance(world_size, bool) or not isinstance(world_size, int)):
         raise TypeError(f"TCPStore: world_size must be an int or None, not {type(world_size).__name__}")
     if not 0 <= port <= PORT_MAX:
