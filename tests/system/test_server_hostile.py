@@ -1,0 +1,206 @@
+"""Peers that misbehave hurt themselves only."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
+from tests.support.served import served
+
+from rallypoint.protocol.codec import encode_request
+from rallypoint.protocol.spec import Verb
+
+FILES_MAX = 64
+
+
+@pytest.fixture
+def server():
+    with served("--port", "0") as (process, ready):
+        yield process, (ready["host"], ready["port"])
+
+
+@pytest.fixture
+def clients():
+    opened = []
+    yield opened
+    for client in opened:
+        client.close()
+
+
+def few_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_MAX, FILES_MAX))
+
+
+def test_running_out_of_descriptors_is_survived(clients):
+    with served("--port", "0", before=few_files) as (process, ready):
+        address = (ready["host"], ready["port"])
+        old = RawClient(address)
+        clients.append(old)
+        old.ask(Verb.SET, b"/k", b"v")
+        refused = 0
+        for _ in range(4 * FILES_MAX):
+            client = RawClient(address)
+            clients.append(client)
+            refused += not can_ping(client)
+            assert old.get(b"/k") == b"v"
+        assert refused > 2 * FILES_MAX
+        for client in clients[1:]:
+            client.close()
+        again = RawClient(address)
+        clients.append(again)
+        while not can_ping(again):  # the server may not have seen the ends of all the others yet
+            again.close()
+            again = RawClient(address)
+            clients.append(again)
+        assert again.get(b"/k") == b"v"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert f"no file descriptor is left (limit {FILES_MAX})" in process.stderr.read()
+
+
+def can_ping(client):
+    try:
+        return client.ping()
+    except (OSError, AssertionError):
+        return False
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"SSH-2.0-scanner\r\n",
+        b"\x00\x00\x00\x00\x00",
+        b"\x80\x04\x95",
+    ],
+)
+def test_a_scanner_is_closed_at_once_and_the_log_says_why(server, clients, greeting):
+    process, address = server
+    scanner = RawClient(address, validates=False)
+    clients.append(scanner)
+    scanner.send(greeting)
+    assert scanner.read_end() == b""
+    other = RawClient(address)
+    clients.append(other)
+    assert other.ping()
+    process.terminate()
+    _, said = process.communicate(timeout=PATIENCE_S)
+    (line,) = said.splitlines()
+    assert f"closed 127.0.0.1:{scanner.sock.getsockname()[1]}: " in line
+
+
+def test_half_requests_of_many_peers_leave_no_trace(server, clients):
+    process, address = server
+    whole = encode_request(Verb.MULTI_SET, [(b"/a", b"1"), (b"/b", b"2" * 1000)])
+    for cut in range(1, len(whole), 7):
+        client = RawClient(address)
+        clients.append(client)
+        client.send(whole[:cut])
+    other = RawClient(address)
+    clients.append(other)
+    other.ask(Verb.GETNUMKEYS)
+    assert other.read(8) == struct.pack("<q", 0)
+    for client in clients[:-1]:
+        client.close()
+    other.ask(Verb.GETNUMKEYS)
+    assert other.read(8) == struct.pack("<q", 0)
+    assert process.poll() is None
+
+
+def test_replies_that_nobody_reads_do_not_fill_the_memory(server, clients):
+    process, address = server
+    other = RawClient(address)
+    clients.append(other)
+    other.ask(Verb.SET, b"/big", bytes(8 * 1024 * 1024))
+    assert other.ping()
+    memory = psutil.Process(process.pid).memory_info
+    before = memory().rss
+    requests = encode_request(Verb.MULTI_GET, [b"/big"] * 20) + encode_request(Verb.PING, 1) * 100_000
+    for _ in range(10):
+        greedy = RawClient(address)
+        clients.append(greedy)
+        greedy.sock.setblocking(False)
+        greedy.sock.send(requests)
+    for _ in range(20):
+        assert other.ping()
+    assert memory().rss - before < 100 * 1024 * 1024
+
+
+def test_a_stopped_client_hurts_nobody(server, clients):
+    _, address = server
+    script = (
+        "import socket, sys\n"
+        f"sock = socket.create_connection({address!r})\n"
+        f"sock.sendall(bytes.fromhex({(VALIDATE + encode_request(Verb.WAIT, [b'/go'])).hex()!r}))\n"
+        "print('waiting', flush=True)\n"
+        "sock.recv(1)\n"
+    )
+    stopped = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    with stopped:
+        stopped.stdout.readline()
+        stopped.send_signal(signal.SIGSTOP)
+        other = RawClient(address)
+        clients.append(other)
+        other.ask(Verb.SET, b"/go", b"")
+        assert other.get(b"/go") == b""
+        assert other.ping()
+        stopped.send_signal(signal.SIGCONT)
+        assert stopped.wait(PATIENCE_S) == 0
+
+
+def test_many_connections_are_served_together(server, clients):
+    _, address = server
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(1000, soft - 100)
+    clients.extend(RawClient(address) for _ in range(count))
+    for client in clients:
+        client.ask(Verb.WAIT, [b"/go"])
+    for client in clients:
+        assert client.ping()
+    clients[0].ask(Verb.SET, b"/go", b"")
+    for client in clients:
+        assert client.read(1) == b"\x00"
+
+
+def test_a_flood_of_tiny_requests_leaves_the_others_their_turn(server, clients):
+    _, address = server
+    flooder, other = RawClient(address), RawClient(address)
+    clients += [flooder, other]
+    flood = encode_request(Verb.CHECK, [b"/k"]) * 50_000
+    flooder.sock.setblocking(False)
+    slowest = 0.0
+    for _ in range(100):
+        try:
+            flooder.sock.send(flood)
+            flooder.sock.recv(1 << 20)
+        except BlockingIOError:
+            pass
+        begun = time.monotonic()
+        assert other.ping()
+        slowest = max(slowest, time.monotonic() - begun)
+    assert slowest < 10.0
+
+
+def test_connecting_and_leaving_many_times_leaks_nothing(server):
+    process, address = server
+    peer = psutil.Process(process.pid)
+    client = RawClient(address)
+    assert client.ping()
+    before = peer.num_fds()
+    for number in range(300):
+        visitor = RawClient(address, validates=number % 2 == 0)
+        if number % 3 == 0:
+            visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        visitor.close()
+    while peer.num_fds() > before:
+        assert client.ping()
+    client.close()

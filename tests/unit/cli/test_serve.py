@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import pytest
+from click.testing import CliRunner
+
+from rallypoint.cli import serve as module
+from rallypoint.cli.main import main
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Give what was to be served instead of serving it: one call, as keywords, with the listeners' addresses."""
+    calls = {}
+
+    def record(listeners, **keywords):
+        calls["addresses"] = [listener.getsockname() for listener in listeners]
+        calls.update(keywords)
+        keywords["on_ready"]()
+        for listener in listeners:
+            listener.close()
+        return calls.get("exit_code", 0)
+
+    monkeypatch.setattr(module, "serve_forever", record)
+    return calls
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["serve", *arguments])
+
+
+def test_only_loopback_is_listened_on_unless_told(served):
+    result = run("--port", "0")
+    assert result.exit_code == 0
+    assert [address[0] for address in served["addresses"]] == ["127.0.0.1"]
+
+
+def test_the_ready_line_is_json_with_host_port_and_pid(served):
+    result = run("--bind", "127.0.0.2", "--port", "0", "--ready-json")
+    assert result.output.count("\n") == 1
+    port = served["addresses"][0][1]
+    assert json.loads(result.output) == {"host": "127.0.0.2", "port": port, "pid": os.getpid()}
+
+
+def test_the_ready_line_for_people_names_every_address(served, tmp_path):
+    path = tmp_path / "a.sock"
+    result = run("--bind", f"unix:{path}", "--bind", "127.0.0.1", "--port", "0")
+    port = served["addresses"][0][1]
+    assert (
+        result.output == f"rallypoint serves on 127.0.0.1:{port} and unix:{path} (pid {os.getpid()}); Ctrl-C ends it\n"
+    )
+
+
+def test_the_ready_json_of_a_socket_file_has_its_path(served, tmp_path):
+    path = tmp_path / "a.sock"
+    result = run("--bind", f"unix:{path}", "--ready-json")
+    assert json.loads(result.output) == {"path": str(path), "pid": os.getpid()}
+
+
+def test_limits_and_the_exit_code_are_passed_on(served):
+    served["exit_code"] = 143
+    result = run("--port", "0", "--connections-max", "5", "--drain-s", "0.5")
+    assert result.exit_code == 143
+    assert served["limits"].connections_max == 5
+    assert served["drain_s"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--port", "65536"], "65536"),
+        (["--port", "-1"], "-1"),
+        (["--port", "http"], "http"),
+        (["--connections-max", "0"], "connections-max"),
+        (["--drain-s", "-1"], "drain-s"),
+        (["--bind", ""], "names no address"),
+        (["--bind", "unix:"], "unix:PATH"),
+        (["--no-such-option"], "--no-such-option"),
+        (["extra"], "extra"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_a_sentence(served, arguments, hint):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert hint in result.output
+    assert served == {}
+
+
+def test_a_port_in_use_exits_with_1_and_names_it(served):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("--port", str(port))
+    assert result.exit_code == 1
+    assert f"port: {port}" in result.output
+    assert "EADDRINUSE" in result.output
