@@ -275,9 +275,10 @@ class Participant:
             self._trouble = trouble
 
     def wait_while_joining(self, timeout_s: float) -> None:
-        """Wait until this node does not want in, or has got in; at most ``timeout_s`` seconds."""
+        """Wait while this node wants in, at most ``timeout_s`` seconds; it may return early."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_joining, timeout_s)
+            if self._is_joining:
+                self._changed.wait(timeout_s)
 
     def wake(self) -> None:
         """End the waits of this object early."""

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.settings import KNOWN_OPTIONS, RendezvousSettings, RendezvousTimeout, check_options
+
+
+def parameters(**config: Any) -> RendezvousParameters:
+    return RendezvousParameters("c10d", "localhost", "run", 2, 4, **config)
+
+
+def test_timeouts_have_torchs_defaults() -> None:
+    timeout = RendezvousTimeout()
+    assert (timeout.join, timeout.last_call) == (timedelta(seconds=600), timedelta(seconds=30))
+    assert (timeout.close, timeout.heartbeat) == (timedelta(seconds=30), timedelta(seconds=5))
+
+
+def test_timeouts_take_seconds_and_timedeltas() -> None:
+    timeout = RendezvousTimeout(1.5, timedelta(minutes=1), close=2)
+    assert (timeout.join, timeout.last_call, timeout.close) == (
+        timedelta(seconds=1.5), timedelta(minutes=1), timedelta(seconds=2),
+    )  # fmt: skip
+    assert "0:00:01.5" in repr(timeout)
+
+
+def test_a_timeout_without_end_is_a_very_long_one() -> None:
+    assert RendezvousTimeout(join=math.inf).join > timedelta(days=365 * 1000)
+
+
+@pytest.mark.parametrize("name", ["join", "last_call", "close", "heartbeat"])
+@pytest.mark.parametrize("value", [0, -1, timedelta(seconds=-1)])
+def test_a_timeout_that_is_not_above_zero_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"The {name.replace('_', ' ')} timeout .* must be positive"):
+        RendezvousTimeout(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"run_id": ""}, "run id"),
+        ({"min_nodes": 0}, r"minimum number of nodes \(0\)"),
+        ({"max_nodes": 1}, r"maximum number of nodes \(1\)"),
+        ({"keep_alive_interval": timedelta()}, "keep-alive interval"),
+        ({"keep_alive_max_attempt": 0}, r"keep-alive attempts \(0\)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields: dict[str, Any], words: str) -> None:
+    sound: dict[str, Any] = {"run_id": "run", "min_nodes": 2, "max_nodes": 4}
+    with pytest.raises(ValueError, match=words):
+        RendezvousSettings(**{**sound, **fields})
+
+
+def test_parameters_without_options_give_the_defaults() -> None:
+    settings = RendezvousSettings.from_parameters(parameters())
+    assert settings.timeout.join == timedelta(seconds=600)
+    assert settings.keep_alive_interval == timedelta(seconds=5)
+    assert (settings.spare_timeout, settings.rank_wish) == (None, None)
+    assert settings.rules.dead_after_s == 15.0
+    assert settings.rules.spare_timeout_s == math.inf
+
+
+def test_options_are_read_fractions_included() -> None:
+    settings = RendezvousSettings.from_parameters(
+        parameters(
+            join_timeout="12.5", last_call_timeout=0.5, close_timeout=3, heartbeat_timeout="4",
+            keep_alive_interval="0.2", keep_alive_max_attempt="5", spare_timeout=60, rank="1",
+        )
+    )  # fmt: skip
+    rules = settings.rules
+    assert (rules.min_nodes, rules.max_nodes) == (2, 4)
+    assert (rules.join_timeout_s, rules.last_call_s, rules.spare_timeout_s) == (12.5, 0.5, 60.0)
+    assert (rules.keep_alive_interval_s, rules.keep_alive_max_attempt) == (0.2, 5)
+    assert (settings.timeout.close, settings.timeout.heartbeat) == (timedelta(seconds=3), timedelta(seconds=4))
+    assert settings.rank_wish == 1
+
+
+def test_a_rank_of_minus_one_is_no_wish() -> None:
+    assert RendezvousSettings.from_parameters(parameters(rank=-1)).rank_wish is None
+
+
+def test_options_of_the_launcher_and_of_backends_are_let_pass() -> None:
+    settings = RendezvousSettings.from_parameters(parameters(timeout=900, store_type="tcp", read_timeout=60, is_host=0))
+    assert settings.timeout.join == timedelta(seconds=600)
+
+
+def test_a_misspelt_option_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no rendezvous option 'join_timout'; did you mean 'join_timeout'"):
+        RendezvousSettings.from_parameters(parameters(join_timout=3))
+
+
+def test_an_option_like_no_other_is_refused_with_the_list() -> None:
+    with pytest.raises(ValueError, match="known are close_timeout") as caught:
+        check_options({"xyzzy": 1})
+    assert all(option in str(caught.value) for option in KNOWN_OPTIONS)
+
+
+def test_an_option_that_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="keep_alive_interval"):
+        RendezvousSettings.from_parameters(parameters(keep_alive_interval="soon"))
