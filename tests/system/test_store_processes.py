@@ -10,7 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rallypoint.errors import ForkedStoreError, StoreTimeoutError
+from rallypoint.errors import (
+    ConnectionLostError,
+    ConnectTimeoutError,
+    ForkedStoreError,
+    ReplyTimeoutError,
+    StoreTimeoutError,
+)
+from rallypoint.store import connections
 from rallypoint.store.tcp import TCPStore
 
 HOST = "127.0.0.1"
@@ -159,6 +166,31 @@ def test_a_forked_child_is_told_and_can_clone(store):
     assert store.get("k") == b"v"
     with pytest.raises(StoreTimeoutError):
         store.wait(["absent"], 0)
+
+
+def test_a_stopped_server_is_an_error_in_time_and_forgiven_when_it_goes_on(store, other, monkeypatch):
+    monkeypatch.setattr(connections, "REPLY_GRACE_S", 0.1)
+    store.set("k", "v")
+    assert other.get("k") == b"v"
+    other.set_timeout(0.1)
+    pid = store._server._handle.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ReplyTimeoutError, match=rf"^the server at {HOST}:{store.port} did not answer within 0\.2"):
+            other.get("k")
+        with pytest.raises(ConnectTimeoutError):
+            other.get("k")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    assert other.get("k") == b"v"
+
+
+def test_a_killed_server_is_an_error_at_once(store, other):
+    os.kill(store._server._handle.pid, signal.SIGKILL)
+    for client in (store, other):
+        with pytest.raises(ConnectionLostError):
+            client.get("k")
 
 
 def test_the_server_is_a_process_of_its_own_by_default(monkeypatch):
