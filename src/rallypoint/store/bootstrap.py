@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rallypoint.errors import StoreTimeoutError, WorkersMissingError
@@ -164,8 +166,9 @@ def store_timeout(store: Store, timeout: Timeout) -> Iterator[None]:
     """Let a store wait ``timeout`` until the block ends, however it ends.
 
     On our own stores the time holds for the calling thread or task only: others that use the same object keep
-    theirs. A foreign store (torch's own, or a class with a ``set_timeout`` of its own) has one timeout a object, so
-    there it is set and put back; threads that share it see each other's.
+    theirs. A foreign store (torch's own, or a class with a ``set_timeout`` of its own) has one timeout an object, so
+    there it is set, and put back when nobody is inside any more; threads that share such an object see the time of
+    whoever came last.
 
     Args:
         store: any store; through :class:`PrefixStore` the wrapped one is meant.
@@ -178,16 +181,9 @@ def store_timeout(store: Store, timeout: Timeout) -> Iterator[None]:
     target = store
     while isinstance(target, PrefixStore):
         target = target.underlying_store
-    if _keeps_our_time(target):
-        with timeout_override(target, seconds):
-            yield
-        return
-    before = target.timeout
-    target.set_timeout(as_foreign_timeout(seconds))
-    try:
+    holds = timeout_override(target, seconds) if _keeps_our_time(target) else _foreign_timeout(target, seconds)
+    with holds:
         yield
-    finally:
-        target.set_timeout(before)
 
 
 def _keeps_our_time(store: object) -> bool:
@@ -195,3 +191,38 @@ def _keeps_our_time(store: object) -> bool:
         return False
     kind = type(store)
     return kind.set_timeout is Store.set_timeout and kind.timeout is Store.timeout
+
+
+class _Borrowed:
+    """A foreign store's timeout while somebody has changed it.
+
+    Attributes:
+        before: what it was, to be put back at the end.
+        wanted: what those inside want, by a key of their own; the latest holds.
+    """
+
+    def __init__(self, before: timedelta) -> None:
+        self.before = before
+        self.wanted: dict[object, timedelta] = {}
+
+
+_borrowed: dict[int, _Borrowed] = {}  # by the store's id, which is its own as long as somebody is inside
+_borrowing = threading.Lock()
+
+
+@contextlib.contextmanager
+def _foreign_timeout(store: Store, seconds: float) -> Iterator[None]:
+    me = object()
+    with _borrowing:
+        loan = _borrowed.get(id(store)) or _Borrowed(store.timeout)
+        store.set_timeout(as_foreign_timeout(seconds))
+        loan.wanted[me] = as_foreign_timeout(seconds)
+        _borrowed[id(store)] = loan
+    try:
+        yield
+    finally:
+        with _borrowing:
+            del loan.wanted[me]
+            if not loan.wanted:
+                del _borrowed[id(store)]
+            store.set_timeout(list(loan.wanted.values())[-1] if loan.wanted else loan.before)

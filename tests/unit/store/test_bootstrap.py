@@ -279,6 +279,18 @@ def test_a_foreign_store_is_set_and_put_back():
     ]
 
 
+def test_a_foreign_store_that_several_share_gets_its_own_timeout_back_at_the_end():
+    store = Foreign()
+    first, second = store_timeout(store, 5), store_timeout(store, 7)
+    first.__enter__()
+    second.__enter__()
+    assert store.timeout == timedelta(seconds=7)
+    first.__exit__(None, None, None)
+    assert store.timeout == timedelta(seconds=7)
+    second.__exit__(None, None, None)
+    assert store.timeout == timedelta(seconds=60)
+
+
 def test_a_subclass_that_keeps_its_own_time_is_foreign():
     class OwnTime(HashStore):
         own = timedelta(seconds=60)
