@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from rallypoint.rendezvous.handler import RendezvousHandler
 
 __all__ = ["elastic_launch", "launch", "name_of", "run_agent"]
+
+
+SHUTDOWN_S = 6.0
+"""How long a handler may take to shut down; a store host lingers for a few seconds, so that all hear of the end."""
 
 
 class _SignalTaken(BaseException):
@@ -106,13 +111,26 @@ def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHand
 
 
 def _shut_down(handler: RendezvousHandler) -> None:
-    """Give up this node's place; the run has ended here, so trouble with that changes nothing about its result."""
+    """Give up this node's place; the run has ended here, so trouble with that changes nothing about its result.
+
+    A handler that is stuck, because it waits for a host that is gone, is left behind after ``SHUTDOWN_S``.
+    """
+    thread = threading.Thread(target=_try_to_shut_down, args=(handler,), name="rallypoint-shutdown", daemon=True)
+    thread.start()
     try:
-        handler.shutdown()
+        thread.join(SHUTDOWN_S)
     except _SignalTaken as taken:
         emit("launch.trouble", f"{describe_signal(taken.number)} cut the farewell to the other nodes short")
-    except (DistError, OSError) as error:
-        emit("launch.trouble", f"the rendezvous could not be shut down: {error}")
+    else:
+        if thread.is_alive():
+            emit("launch.trouble", f"the rendezvous did not shut down within {SHUTDOWN_S:g} s and is left behind")
+
+
+def _try_to_shut_down(handler: RendezvousHandler) -> None:
+    try:
+        handler.shutdown()
+    except Exception as error:  # noqa: BLE001 - a foreign handler may raise anything
+        emit("launch.trouble", f"the rendezvous could not be shut down: {type(error).__name__}: {error}")
 
 
 def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], None] | None = None) -> int:
@@ -137,7 +155,7 @@ def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], No
         return 1
     if result.failures:
         tell(ChildFailedError(name_of(command), result.failures).format_msg())
-    elif result.is_failed():
+    elif result.is_failed() and result.signal_number is None:
         tell(f"rallypoint: {result.why}")
     return result.exit_code
 

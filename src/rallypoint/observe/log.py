@@ -31,11 +31,22 @@ _EVENT_LEVELS: Mapping[str, int] = {
     "agent.rendezvous": logging.DEBUG,
     "agent.succeeded": logging.DEBUG,
     "agent.succeeded_waiting": logging.DEBUG,
+    # The agent says the same in its own words, once.
+    "rendezvous.acknowledge": logging.DEBUG,
+    "rendezvous.closed": logging.DEBUG,
+    "rendezvous.enter": logging.DEBUG,
+    "rendezvous.fenced": logging.DEBUG,
+    "rendezvous.hear": logging.DEBUG,
+    "rendezvous.join": logging.DEBUG,
+    "rendezvous.joined": logging.DEBUG,
+    "rendezvous.over": logging.DEBUG,
+    "rendezvous.propose": logging.DEBUG,
     "agent.failed": logging.ERROR,
     "agent.store_lost": logging.WARNING,
     "agent.trouble": logging.WARNING,
     "launch.trouble": logging.WARNING,
     "rendezvous.plugin_failed": logging.WARNING,
+    "rendezvous.trouble": logging.WARNING,
 }
 """Events that are more, or less, than INFO."""
 

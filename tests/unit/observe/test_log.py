@@ -17,9 +17,9 @@ def test_one_event_is_one_line_with_time_host_name_and_message() -> None:
     stream = io.StringIO()
 
     with logged({}, stream):
-        emit("rendezvous.joined", "round 0 is complete", rank=1)
+        emit("rendezvous.wait", "round 0 is complete", rank=1)
 
-    assert LINE.sub("", stream.getvalue()) == "rendezvous.joined: round 0 is complete\n"
+    assert LINE.sub("", stream.getvalue()) == "rendezvous.wait: round 0 is complete\n"
     assert LINE.match(stream.getvalue())
 
 
@@ -73,7 +73,7 @@ def test_a_level_that_is_none_is_a_warning_not_a_crash() -> None:
     stream = io.StringIO()
 
     with logged({"LOGLEVEL": "chatty"}, stream):
-        emit("rendezvous.joined", "shown all the same")
+        emit("rendezvous.wait", "shown all the same")
 
     assert "LOGLEVEL is 'chatty'" in stream.getvalue()
     assert "shown all the same" in stream.getvalue()
@@ -83,7 +83,7 @@ def test_events_below_the_level_are_left_out() -> None:
     stream = io.StringIO()
 
     with logged({"LOGLEVEL": "error"}, stream):
-        emit("rendezvous.joined", "left out")
+        emit("rendezvous.wait", "left out")
         emit("agent.failed", "shown")
 
     assert LINE.sub("", stream.getvalue()) == "agent.failed: shown\n"

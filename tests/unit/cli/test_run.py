@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rallypoint.agent.logs import LogOptions, Std
+from rallypoint.cli.run import run
+from rallypoint.launch import devices
+from rallypoint.launch import launch as launching
+from rallypoint.launch.config import LaunchConfig
+
+
+class Launched:
+    """What the command would have launched."""
+
+    def __init__(self) -> None:
+        self.config: LaunchConfig | None = None
+        self.command: list[str] = []
+        self.exit_code = 0
+
+    def __call__(self, config: LaunchConfig, command: list[str]) -> int:
+        self.config, self.command = config, command
+        return self.exit_code
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+    for name in [name for name in os.environ if name.startswith("PET_") or name == "PYTHON_EXEC"]:
+        monkeypatch.delenv(name)
+    record = Launched()
+    monkeypatch.setattr(launching, "launch", record)
+    return record
+
+
+def call(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(run, arguments, env=cast("dict[str, str | None]", environ))
+
+
+def config_of(launched: Launched, *arguments: str, **environ: str) -> LaunchConfig:
+    result = call(*arguments, "train.py", **environ)
+    assert result.exit_code == 0, result.output
+    assert launched.config is not None
+    return launched.config
+
+
+def test_the_plain_form_is_one_worker_on_a_node_of_its_own(launched: Launched) -> None:
+    config = config_of(launched)
+
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (1, 1, 1, 0)
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.role) == ("c10d", "localhost:0", "default")
+    assert config.run_id not in ("", "none")
+    assert launched.command == [sys.executable, "-u", "train.py"]
+
+
+def test_each_option_reaches_the_configuration(launched: Launched) -> None:
+    config = config_of(
+        launched,
+        *("--nnodes=2:4", "--nproc-per-node=3", "--rdzv-backend=c10d", "--rdzv-endpoint=host-a:29400"),
+        *("--rdzv-id=mine", "--rdzv-conf=is_host=0,join_timeout=7", "--max-restarts=5", "--monitor-interval=0.5"),
+        *("--local-addr=10.0.0.7", "--role=trainer", "--log-dir=/logs", "--redirects=1", "-t", "0:3,4-5:2"),
+        *("--signals-to-handle=SIGTERM", "--shutdown-timeout=2.5"),
+    )
+
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 4, 3)
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.run_id) == ("c10d", "host-a:29400", "mine")
+    assert config.rdzv_configs == {"is_host": "0", "join_timeout": "7"}
+    assert (config.max_restarts, config.monitor_interval, config.grace_s) == (5, 0.5, 2.5)
+    assert (config.local_addr, config.role, config.signals_to_handle) == ("10.0.0.7", "trainer", "SIGTERM")
+    assert config.logs == LogOptions(log_dir=Path("/logs"), redirects=Std.OUT, tee={0: Std.ALL, 4: Std.ERR, 5: Std.ERR})
+
+
+def test_both_spellings_mean_the_same(launched: Launched) -> None:
+    assert config_of(launched, "--nproc_per_node", "2").nproc_per_node == 2
+    assert config_of(launched, "--max_restarts=3").max_restarts == 3
+
+
+def test_the_environment_gives_what_the_command_line_does_not(launched: Launched) -> None:
+    environ = {"PET_NPROC_PER_NODE": "2", "PET_ROLE": "reader", "PET_MODULE": "true", "PET_NNODES": "1:1"}
+
+    config = config_of(launched, "--role=trainer", **environ)
+
+    assert (config.nproc_per_node, config.role) == (2, "trainer")
+    assert launched.command == [sys.executable, "-u", "-m", "train.py"]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"PET_NNODES": "a"}, {"PET_STANDALONE": "perhaps"}, {"PET_MAX_RESTARTS": "-1"}, {"PET_TEE": "7"}],
+    ids=str,
+)
+def test_the_environment_is_checked_as_the_command_line_is(launched: Launched, environ: dict[str, str]) -> None:
+    result = call("train.py", **environ)
+
+    assert result.exit_code == 2
+    assert launched.config is None
+
+
+def test_every_option_has_a_variable() -> None:
+    options = [param for param in run.params if param.param_type_name == "option"]
+
+    assert options
+    for option in options:
+        assert option.envvar == "PET_" + (option.name or "").upper()
+
+
+def test_options_end_at_the_program(launched: Launched) -> None:
+    arguments = ["--nnodes=3", "-m", "$HOME", "a$$b", "--", "--tee"]
+
+    call("train.py", *arguments)
+
+    assert launched.command == [sys.executable, "-u", "train.py", *arguments]
+
+
+def test_modules_and_other_programs_are_run_as_such(launched: Launched) -> None:
+    call("-m", "pkg.train", "x")
+    assert launched.command == [sys.executable, "-u", "-m", "pkg.train", "x"]
+
+    call("--no-python", "./train.sh", "x")
+    assert launched.command == ["./train.sh", "x"]
+
+    call("train.py", PYTHON_EXEC="/opt/python")
+    assert launched.command == ["/opt/python", "-u", "train.py"]
+
+
+def test_standalone_overrides_where_to_meet_but_not_the_runs_name(launched: Launched) -> None:
+    config = config_of(launched, "--standalone", "--rdzv-id=mine", "--rdzv-endpoint=host-a:1", "--rdzv-backend=static")
+
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.run_id) == ("c10d", "localhost:0", "mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "endpoint", "rank"),
+    [
+        (["--nnodes=2", "--node-rank=1"], "127.0.0.1:29500", 1),
+        (["--nnodes=2", "--master-addr=::1", "--master-port=7"], "[::1]:7", 0),
+        (["--master-port=0"], "127.0.0.1:0", 0),
+        (["--nnodes=2", "--rdzv-endpoint=host-a:7", "--master-addr=host-b"], "host-a:7", 0),
+    ],
+)
+def test_static_nodes_meet_at_the_master(launched: Launched, arguments: list[str], endpoint: str, rank: int) -> None:
+    config = config_of(launched, *arguments)
+
+    assert (config.rdzv_backend, config.rdzv_endpoint, config.run_id) == ("static", endpoint, "none")
+    assert config.rdzv_configs == {"rank": rank}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=host-a:0"], "cannot meet at port 0"),
+        (["--nnodes=2", "--master-port=0"], "cannot meet at port 0"),
+        (["--nnodes=2", "--rdzv-endpoint=::1"], "brackets"),
+        (["--nnodes=2", "--standalone"], "--standalone means one node"),
+        (["--nnodes=1:2"], "fixed ranks"),
+        (["--module", "--no-python"], "exclude each other"),
+        (["--nproc-per-node=xpu"], "write a number, auto, cpu or gpu"),
+        (["--shutdown-timeout=-1"], "x>=0"),
+        (["--nproc-per-nodee=2"], "--nproc-per-node"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(launched: Launched, arguments: list[str], complaint: str) -> None:
+    result = call(*arguments, "train.py")
+
+    assert result.exit_code == 2
+    assert complaint in result.output
+    assert launched.config is None
+
+
+def test_a_file_store_has_no_port_to_complain_about(launched: Launched) -> None:
+    arguments = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-conf=store_type=file", "--rdzv-endpoint=/tmp/a:b:c"]
+
+    assert config_of(launched, *arguments).rdzv_endpoint == "/tmp/a:b:c"
+
+
+def test_a_program_is_needed(launched: Launched) -> None:
+    result = call("--nproc-per-node=2")
+
+    assert result.exit_code == 2
+    assert "PROGRAM" in result.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpus", "expected"),
+    [("cpu", 4, 3), ("CPU", 4, 3), ("gpu", 4, 4), ("auto", 4, 4), ("auto", 0, 3), ("auto", None, 3)],
+)
+def test_workers_can_be_as_many_as_the_devices(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch, kind: str, gpus: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(devices, "count_cpus", lambda: 3)
+    monkeypatch.setattr(devices, "count_gpus", lambda environ: gpus)
+
+    assert config_of(launched, f"--nproc-per-node={kind}").nproc_per_node == expected
+
+
+@pytest.mark.parametrize(("gpus", "complaint"), [(0, "has none"), (None, "no NVIDIA driver")])
+def test_gpus_that_are_not_there_are_a_usage_error(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch, gpus: int | None, complaint: str
+) -> None:
+    monkeypatch.setattr(devices, "count_gpus", lambda environ: gpus)
+
+    result = call("--nproc-per-node=gpu", "train.py")
+
+    assert result.exit_code == 2
+    assert complaint in result.output
+
+
+def test_the_exit_code_is_the_launchers(launched: Launched) -> None:
+    launched.exit_code = 42
+
+    assert call("train.py").exit_code == 42
+
+
+def test_the_first_sentence_of_the_help_is_the_groups_summary() -> None:
+    from rallypoint.cli.main import COMMANDS
+
+    summary: Any = COMMANDS["run"].summary
+
+    assert (run.help or "").startswith(summary)
