@@ -73,7 +73,7 @@ class KeepAlive:
         half_s = self._participant.rules.keep_alive_interval_s / 2
         if self._participant.is_joining:
             # The joining thread looks by itself; here it is only about beats while it is busy with something else.
-            self._participant.wait_while_joining(half_s)
+            self._participant.wait_while_joining(half_s, self._stopping.is_set)
             return
         if seen.state.version != self._version:
             self._version, self._gap_s = seen.state.version, GAP_MIN_S

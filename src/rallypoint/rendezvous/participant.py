@@ -274,14 +274,18 @@ class Participant:
                 self._changed.notify_all()
             self._trouble = trouble
 
-    def wait_while_joining(self, timeout_s: float) -> None:
-        """Wait while this node wants in, at most ``timeout_s`` seconds; it may return early."""
+    def wait_while_joining(self, timeout_s: float, is_stopping: Callable[[], bool]) -> None:
+        """Wait while this node wants in, at most ``timeout_s`` seconds.
+
+        Args:
+            timeout_s: the longest wait.
+            is_stopping: ends the wait too; call ``wake`` after what it looks at has changed.
+        """
         with self._changed:
-            if self._is_joining:
-                self._changed.wait(timeout_s)
+            self._changed.wait_for(lambda: not self._is_joining or is_stopping(), timeout_s)
 
     def wake(self) -> None:
-        """End the waits of this object early."""
+        """Let those who wait look again whether they should."""
         with self._changed:
             self._changed.notify_all()
 
