@@ -30,9 +30,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's monotonic clock."""
 
-    def now(self) -> float:
-        """Give ``time.monotonic()``."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
     def sleep(self, duration_s: float) -> None:
         """Pause the calling thread; a signal handler runs at once, the rest of the pause follows."""
@@ -57,6 +55,15 @@ class Deadline:
         self.timeout_s = as_seconds(timeout)
         self.started = clock.now()
         self.at = self.started + self.timeout_s
+
+    def later(self, by_s: float) -> Deadline:
+        """Give the deadline that began with this one and passes ``by_s`` seconds later."""
+        twin = object.__new__(Deadline)
+        twin._clock = self._clock
+        twin.started = self.started
+        twin.timeout_s = self.timeout_s + by_s
+        twin.at = self.at + by_s
+        return twin
 
     @classmethod
     def never(cls, clock: Clock = SYSTEM_CLOCK) -> Deadline:

@@ -77,6 +77,8 @@ def as_seconds(timeout: Timeout, what: str = "timeout") -> float:
         TypeError: for any other type, ``None`` and ``bool`` included.
         ValueError: if it is not a number (NaN).
     """
+    if type(timeout) is float and timeout == timeout:  # noqa: PLR0124 - the common case first; NaN differs from itself
+        return timeout
     if isinstance(timeout, timedelta):
         return timeout.total_seconds()
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):

@@ -37,6 +37,15 @@ def test_a_timeout_of_zero_has_passed_at_once() -> None:
     assert Deadline(0, SteppedClock()).has_passed()
 
 
+def test_a_later_deadline_began_with_the_first() -> None:
+    clock = SteppedClock()
+    deadline = Deadline(2.0, clock)
+    clock.sleep(1.0)
+    later = deadline.later(3.0)
+    assert (later.waited_s(), later.remaining_s(), later.timeout_s) == (1.0, 4.0, 5.0)
+    assert deadline.remaining_s() == 1.0
+
+
 def test_never_does_not_pass() -> None:
     clock = SteppedClock()
     deadline = Deadline.never(clock)

@@ -52,6 +52,7 @@ _u64_at = U64.unpack_from
 _u32_at = U32.unpack_from
 _i64_at = I64.unpack_from
 _u64 = U64.pack
+_HEAD: Final = Struct("<BQ")  # a verb and the first length behind it
 
 _SHOWN_MAX = 40
 
@@ -249,7 +250,7 @@ def _encode_u32(verb: Verb, number: int) -> bytes:
 
 
 def _encode_key(verb: Verb, key: bytes) -> bytes:
-    return bytes((verb,)) + _u64(len(_checked_key(key))) + key
+    return _HEAD.pack(verb, len(_checked_key(key))) + key
 
 
 def _encode_key_i64(verb: Verb, key: bytes, number: int) -> bytes:
@@ -259,15 +260,14 @@ def _encode_key_i64(verb: Verb, key: bytes, number: int) -> bytes:
 
 
 def _encode_key_value(verb: Verb, key: bytes, *values: bytes) -> bytes:
-    parts = [_encode_key(verb, key)]
+    parts = [_HEAD.pack(verb, len(_checked_key(key))), key]
     for value in values:
-        parts.append(_u64(len(_checked_value(key, value))))
-        parts.append(value)
+        parts += (_u64(len(_checked_value(key, value))), value)
     return b"".join(parts)
 
 
 def _encode_keys(verb: Verb, keys: Sequence[bytes]) -> bytes:
-    parts = [bytes((verb,)), _u64(_checked_count(verb, len(keys)))]
+    parts = [_HEAD.pack(verb, _checked_count(verb, len(keys)))]
     for key in keys:
         parts.append(_u64(len(_checked_key(key))))
         parts.append(key)
@@ -275,7 +275,7 @@ def _encode_keys(verb: Verb, keys: Sequence[bytes]) -> bytes:
 
 
 def _encode_pairs(verb: Verb, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    parts = [bytes((verb,)), _u64(_checked_count(verb, len(pairs)))]
+    parts = [_HEAD.pack(verb, _checked_count(verb, len(pairs)))]
     for key, value in pairs:
         parts += (_u64(len(_checked_key(key))), key, _u64(len(_checked_value(key, value))), value)
     return _joined(verb, parts)

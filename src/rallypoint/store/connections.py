@@ -43,7 +43,7 @@ T = TypeVar("T")
 Begin: TypeAlias = Callable[[bool], client.Call[T]]
 """Makes a call, given whether the server is torch's legacy one and must be asked carefully."""
 
-REPLY_GRACE_S = 5.0
+REPLY_GRACE_S = 2.0
 """How much longer than the caller's timeout an answer may take that the server owes at once, in seconds. A timeout
 is about keys that do not come; a server that is merely busy should not fail a store that was told to look once."""
 
@@ -224,7 +224,8 @@ class Connections:
             ConnectionLostError: if the server closed the connection, now or earlier.
             RemoteProtocolError: if its answer makes no sense.
         """
-        deadline, owed = Deadline(timeout_s), Deadline(timeout_s + REPLY_GRACE_S)
+        deadline = Deadline(timeout_s)
+        owed = deadline.later(REPLY_GRACE_S)
         while True:
             try:
                 return self._run(begin, deadline, owed, settles)

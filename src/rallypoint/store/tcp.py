@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TypeVar
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import BarrierTimeoutError, BindError, ForkedStoreError, WorkersMissingError
+from rallypoint.errors import BarrierTimeoutError, BindError, DistNetworkError, ForkedStoreError, WorkersMissingError
 from rallypoint.net.address import PORT_MAX, UNIX_PREFIX
 from rallypoint.protocol import client
 from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
@@ -67,6 +67,7 @@ class TCPStore(Store):
 
     Raises:
         ValueError: a world size of 0, a port outside 0..65535, a negative timeout.
+        DistNetworkError: port 0 for a client.
         BindError: the port is in use.
         ConnectTimeoutError: nobody answered as a store does before the timeout.
         WorkersMissingError: too few clients joined before it.
@@ -395,6 +396,10 @@ def _check_arguments(host_name: object, port: object, world_size: object, is_mas
     if not 0 <= port <= PORT_MAX:
         raise ValueError(f"TCPStore port must be from 0 to {PORT_MAX}, not {port}")
     if port == 0 and not is_master and not host_name.startswith(UNIX_PREFIX):
-        raise ValueError("TCPStore port 0 lets a server choose; a client must name the server's port")
+        # A network error as in torch, whose client tries until its timeout; nobody can listen there, so we need not.
+        raise DistNetworkError(
+            f"no server can be reached on port 0 of {host_name}: 0 lets a server choose, a client must name the port",
+            endpoint=Endpoint(host_name, port),
+        )
     if world_size == 0:
         raise ValueError("TCPStore world size cannot be 0")

@@ -72,9 +72,10 @@ def test_several_members_need_a_port(is_server):
         create_c10d_store(is_server, "localhost", world_size=2)
 
 
-def test_a_client_needs_a_port():
-    with pytest.raises(ValueError, match="must name the server's port"):
-        create_c10d_store(False, "localhost")
+@pytest.mark.parametrize("port", [-1, 0])
+def test_a_client_needs_a_port(port):
+    with pytest.raises(DistNetworkError, match="a client must name the port"):
+        create_c10d_store(False, "localhost", port)
 
 
 def test_three_meet_on_port_0_and_see_each_others_keys():

@@ -13,6 +13,7 @@ from tests.support.scripted_peer import ScriptedPeer
 from rallypoint.errors import (
     BarrierTimeoutError,
     ConnectionLostError,
+    DistNetworkError,
     DistStoreError,
     LocalProtocolError,
     QueueEmptyError,
@@ -349,7 +350,7 @@ def test_a_master_does_not_need_its_host_name_to_lead_anywhere(make):
         (("h", 1, 0), ValueError, "TCPStore world size cannot be 0"),
         (("h", 65536), ValueError, "port must be from 0 to 65535, not 65536"),
         (("h", -1), ValueError, "port must be from 0 to 65535, not -1"),
-        (("h", 0), ValueError, "a client must name the server's port"),
+        (("h", 0), DistNetworkError, "a client must name the port"),
         (("h", "1"), TypeError, "port must be an int, not str"),
         (("h", True), TypeError, "port must be an int, not bool"),
         ((b"h", 1), TypeError, "host_name must be a str, not bytes"),
