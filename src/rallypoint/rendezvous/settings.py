@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from rallypoint.rendezvous.decide import Rules
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.registry import refuse_unknown_options
 from rallypoint.types import Timeout, as_seconds
 
-__all__ = ["KNOWN_OPTIONS", "RendezvousSettings", "RendezvousTimeout", "check_options"]
+__all__ = ["KNOWN_OPTIONS", "RendezvousSettings", "RendezvousTimeout"]
 
 OWN_OPTIONS = (
     "join_timeout",
@@ -142,7 +140,7 @@ class RendezvousSettings:
         Raises:
             ValueError: for an option that does not exist, naming the nearest that does, and for bad values.
         """
-        check_options(params.config)
+        refuse_unknown_options(params, KNOWN_OPTIONS)
         spare_s = params.get_as_seconds("spare_timeout")
         interval_s = params.get_as_seconds("keep_alive_interval", 5.0)
         attempts = params.get_as_int("keep_alive_max_attempt", 3)
@@ -177,19 +175,6 @@ class RendezvousSettings:
             keep_alive_interval_s=self.keep_alive_interval.total_seconds(),
             keep_alive_max_attempt=self.keep_alive_max_attempt,
         )
-
-
-def check_options(config: Mapping[str, Any]) -> None:
-    """Refuse options that nobody reads: a misspelt timeout would otherwise be the default, silently.
-
-    Raises:
-        ValueError: naming the option, and the nearest valid one.
-    """
-    for key in config:
-        if key not in KNOWN_OPTIONS:
-            near = difflib.get_close_matches(key, sorted(KNOWN_OPTIONS), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(KNOWN_OPTIONS))}"
-            raise ValueError(f"there is no rendezvous option {key!r}; {hint}")
 
 
 def _positive(name: str, timeout: Timeout | None, default_s: float) -> timedelta:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rallypoint.rendezvous.handler import RendezvousParameters
-from rallypoint.rendezvous.settings import KNOWN_OPTIONS, RendezvousSettings, RendezvousTimeout, check_options
+from rallypoint.rendezvous.settings import KNOWN_OPTIONS, RendezvousSettings, RendezvousTimeout
 
 
 def parameters(**config: Any) -> RendezvousParameters:
@@ -88,14 +88,9 @@ def test_options_of_the_launcher_and_of_backends_are_let_pass() -> None:
     assert settings.timeout.join == timedelta(seconds=600)
 
 
-def test_a_misspelt_option_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="no rendezvous option 'join_timout'; did you mean 'join_timeout'"):
+def test_a_misspelt_option_is_refused_with_the_nearest_and_the_list() -> None:
+    with pytest.raises(ValueError, match=r"'join_timout' is unknown.*did you mean 'join_timeout'") as caught:
         RendezvousSettings.from_parameters(parameters(join_timout=3))
-
-
-def test_an_option_like_no_other_is_refused_with_the_list() -> None:
-    with pytest.raises(ValueError, match="known are close_timeout") as caught:
-        check_options({"xyzzy": 1})
     assert all(option in str(caught.value) for option in KNOWN_OPTIONS)
 
 
