@@ -111,6 +111,24 @@ def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, endpoint: 
     assert {report["WORLD_SIZE"] for report in alone} == {"2"}
 
 
+def test_a_frozen_agent_kills_its_workers_when_it_wakes_and_comes_back(tmp_path: Path, endpoint: str) -> None:
+    work = write_script(tmp_path, "report()", f'if int(os.environ["RALLYPOINT_ROUND"]) < 2: {WAIT}')
+    both = [*options(endpoint, "1:2"), work]
+
+    with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
+        (stale,) = a.until_reports(1)
+        b.until_reports(1)
+        a.process.send_signal(signal.SIGSTOP)
+        b.until_reports(2)
+        a.process.send_signal(signal.SIGCONT)
+        assert (a.wait(), b.wait()) == (0, 0), a.stderr + b.stderr
+
+    assert has_ended(int(stale["pid"]))
+    assert "the others went on without this node" in a.stderr
+    assert [report["RALLYPOINT_ROUND"] for report in a.reports()] == ["0", "2"]
+    assert [report["RALLYPOINT_ROUND"] for report in b.reports()] == ["0", "1", "2"]
+
+
 def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, endpoint: str) -> None:
     work = write_script(tmp_path, "report()", f'if os.environ["GROUP_WORLD_SIZE"] == "1": {WAIT}')
     both = [*options(endpoint, "1:2"), work]

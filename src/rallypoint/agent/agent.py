@@ -109,6 +109,10 @@ class Agent:
         signals: the signals that ask this agent to end. One that is ignored when ``run`` begins stays ignored.
         clock: what time is measured on.
 
+    Raises:
+        ValueError: if ``grace_s`` is below 0.
+        NotADirectoryError: if the log folder is something else than a folder.
+
     Threads: ``run`` installs signal handlers if it is called in the main thread, and none otherwise.
     """
 
@@ -127,6 +131,7 @@ class Agent:
             raise ValueError(f"grace_s is {grace_s:g}; workers get 0 seconds or more to end")
         self._spec = spec
         self._environment = environment
+        self._grace_s = grace_s
         self._signals = signals
         self._clock = clock
         self._group = WorkerGroup(spec)
@@ -361,7 +366,7 @@ class Agent:
         if self._stopper is not None:
             self._stopper.join()
         if self._processes is not None:
-            self._processes.stop(signal.SIGTERM, GRACE_S)
+            self._processes.stop(signal.SIGTERM, self._grace_s)
 
     def _close_logs(self) -> None:
         self._folders.close(clean=self._end is not None and self._end.state is not GroupState.FAILED)

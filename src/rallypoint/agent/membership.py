@@ -38,7 +38,7 @@ from rallypoint.rendezvous.handler import RendezvousHandler, RoundNews, RoundSta
 if TYPE_CHECKING:
     from rallypoint.rendezvous.handler import RendezvousInfo
 
-__all__ = ["Joined", "Membership", "RoundWatch", "knows_success"]
+__all__ = ["Joined", "Membership", "RoundWatch", "explain", "knows_success"]
 
 NEWS_WAIT_S = 0.2
 """How long one look for news may take; a watch that is told to end does so within this time."""
@@ -67,6 +67,15 @@ class Joined:
     info: RendezvousInfo
     round: int
     ranks: Ranks
+
+
+def explain(error: BaseException) -> str:
+    """Give an error in one line, with the one behind it where its own text does not say what happened."""
+    text = str(error) or type(error).__name__
+    cause = error.__cause__
+    if cause is None or not str(cause) or str(cause) in text:
+        return text
+    return f"{text} ({cause})"
 
 
 def knows_success(handler: RendezvousHandler) -> bool:
@@ -190,7 +199,7 @@ class Membership:
 
 def _describe_failure(error: Exception) -> Event:
     """Give the event that an exception of ``next_rendezvous`` means."""
-    text = str(error) or type(error).__name__
+    text = explain(error)
     if isinstance(error, RendezvousClosedError):
         return RunClosed(error.outcome, text)
     if isinstance(error, RendezvousGracefulExitError):
@@ -205,14 +214,14 @@ def _try(what: str, call: Callable[..., None], *args: object) -> None:
     try:
         call(*args)
     except Exception as error:  # noqa: BLE001 - the run goes on, or ends, without this message; it is not lost silently
-        emit("agent.trouble", f"could not {what}: {type(error).__name__}: {error}")
+        emit("agent.trouble", f"could not {what}: {type(error).__name__}: {explain(error)}")
 
 
 class RoundWatch(threading.Thread):
     """Watches one round until it is over, and says so once.
 
-    Whatever goes wrong in a look is told as StoreLost, and looked again: this thread ends when it is told to, or
-    when it has told the end of its round.
+    Whatever goes wrong in a look is told as StoreLost, once until a look succeeds. This thread ends when it is told
+    to, or when it has told the end of its round.
 
     Args:
         handler: whom to ask.
@@ -248,8 +257,9 @@ class RoundWatch(threading.Thread):
             try:
                 news = self._look()
             except Exception as error:  # noqa: BLE001 - whatever a foreign handler raises, the watch goes on
+                if not pause_s:
+                    self._tell(StoreLost(explain(error)))
                 pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
-                self._tell(StoreLost(str(error) or type(error).__name__))
                 continue
             if pause_s:
                 self._tell(StoreBack())

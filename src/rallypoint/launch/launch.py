@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rallypoint.agent.agent import Agent
 from rallypoint.agent.failure import ChildFailedError
+from rallypoint.agent.membership import explain
 from rallypoint.agent.moves import describe_signal
 from rallypoint.agent.signals import parse_signals, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
@@ -107,7 +108,10 @@ def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHand
     def environment(place: WorkerPlace) -> Mapping[str, str]:
         return worker_environment(base, place)
 
-    return Agent(spec, environment, logs=config.logs, grace_s=config.grace_s, signals=signals)
+    try:
+        return Agent(spec, environment, logs=config.logs, grace_s=config.grace_s, signals=signals)
+    except NotADirectoryError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _shut_down(handler: RendezvousHandler) -> None:
@@ -151,7 +155,7 @@ def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], No
     try:
         result = run_agent(config, command)
     except DistError as error:
-        tell(f"rallypoint: {error}")
+        tell(f"rallypoint: {explain(error)}")
         return 1
     if result.failures:
         tell(ChildFailedError(name_of(command), result.failures).format_msg())

@@ -9,7 +9,7 @@ import pytest
 from tests.support.agents import ForeignHandler, ScriptedHandler, observed, round_info
 
 from rallypoint.agent import places
-from rallypoint.agent.membership import Membership, RoundWatch, knows_success
+from rallypoint.agent.membership import Membership, RoundWatch, explain, knows_success
 from rallypoint.agent.moves import (
     Dismissed,
     Event,
@@ -167,7 +167,7 @@ def test_the_end_of_a_round_is_told_once(status: RoundStatus, event: Event) -> N
     assert posts.events.empty()
 
 
-def test_a_look_that_fails_is_told_and_repeated() -> None:
+def test_looks_that_fail_are_told_once_and_repeated() -> None:
     handler = ScriptedHandler(round_info())
     with member(handler) as (membership, posts):
         membership.join()
@@ -175,7 +175,7 @@ def test_a_look_that_fails_is_told_and_repeated() -> None:
         handler.troubles += [RendezvousConnectionError("no store"), EOFError()]
         membership.watch(posts.put)
 
-        assert [posts.next(), posts.next()] == [StoreLost("no store"), StoreLost("EOFError")]
+        assert posts.next() == StoreLost("no store")
         assert posts.next() == StoreBack()
         handler.tell(RoundStatus.OVER)
         assert posts.next() == RoundOver("told by the test")
@@ -238,6 +238,18 @@ def test_a_run_closed_by_the_node_that_saw_the_last_success_has_succeeded() -> N
 
     assert posts.next() == RunClosed("succeeded", "all 2 nodes ended well")
     watch.join(PATIENCE_S)
+
+
+def test_an_error_is_explained_by_the_one_behind_it() -> None:
+    error = RendezvousConnectionError("See inner exception for details.")
+    assert explain(error) == "See inner exception for details."
+
+    error.__cause__ = ConnectionRefusedError("refused by host-a:1")
+    assert explain(error) == "See inner exception for details. (refused by host-a:1)"
+
+    error.__cause__ = ValueError("details")
+    assert explain(error) == "See inner exception for details."
+    assert explain(EOFError()) == "EOFError"
 
 
 def test_who_reports_success_by_itself_is_known() -> None:

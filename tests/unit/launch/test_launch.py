@@ -4,12 +4,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.agents import ScriptedHandler, observed, round_info
 
 from rallypoint.agent.failure import ChildFailedError
+from rallypoint.agent.logs import LogOptions
 from rallypoint.agent.spec import WorkerState
 from rallypoint.errors import AgentError, RendezvousConnectionError, RendezvousTimeoutError, SignalException
 from rallypoint.launch import launch as module
@@ -95,6 +97,15 @@ def test_what_a_backend_refuses_is_the_users_affair(backend: Put, name: str) -> 
 
     with pytest.raises(ConfigError, match=r"not registered|no such option"):
         launch(config(rdzv_backend=name), [SHELL])
+
+
+def test_a_log_folder_that_is_a_file_is_the_users_affair(backend: Put, tmp_path: Path) -> None:
+    backend(handler := ScriptedHandler())
+    (tmp_path / "logs").write_text("a file")
+
+    with pytest.raises(ConfigError, match="logs"):
+        launch(config(logs_specs=LogOptions(log_dir=tmp_path / "logs")), [SHELL])
+    assert handler.calls == ["shutdown"]
 
 
 def test_a_signal_before_the_run_ends_it_like_any_other(backend: Put, monkeypatch: pytest.MonkeyPatch) -> None:
