@@ -87,6 +87,15 @@ def test_a_refused_peer_gets_what_it_is_owed_then_the_end_and_the_log_says_why(s
     assert server.client().ping()
 
 
+def test_a_refused_peer_that_sent_more_sees_the_end_of_the_stream_and_no_reset(server):
+    client = server.client()
+    client.send(encode_request(Verb.PING, 1) + b"\x63" + bytes(200_000))
+    assert client.read(4) == struct.pack("<I", 1)
+    assert client.sock.recv(1) == b""
+    client.send(bytes(200_000))
+    assert client.sock.recv(1) == b""
+
+
 def send_for_ever(client):
     while True:
         client.send(b"x")
@@ -290,7 +299,7 @@ def test_a_watched_descriptor_calls_back_and_may_end_the_loop():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
-        loop.watch(ours.fileno(), loop.stop)
+        loop.watch(ours.fileno(), lambda: loop.stop(3600.0))  # it stays readable, and is not asked again
         thread = threading.Thread(target=loop.run)
         thread.start()
         theirs.close()
