@@ -31,7 +31,8 @@ class NodeOptions:
 
     Attributes:
         name: its address.
-        store: ``tcp:<port>`` or ``file:<path>``.
+        store: ``tcp:<port>``, ``legacy:<port>`` (torch's older server), ``torch:<port>`` (with torch's client) or
+            ``file:<path>``.
         least: the fewest nodes.
         most: the most.
         interval_s: the keep-alive interval.
@@ -175,9 +176,13 @@ def _open_store(where: str) -> Any:
         from rallypoint.store.file import FileStore
 
         return FileStore(place)
+    if kind == "torch":
+        from tests.support.torch_peers import torch_client
+
+        return torch_client(int(place), PATIENCE_S)
     from rallypoint.store.tcp import TCPStore
 
-    return TCPStore("127.0.0.1", int(place), wait_for_workers=False, timeout=PATIENCE_S)
+    return TCPStore("127.0.0.1", int(place), wait_for_workers=False, timeout=PATIENCE_S, use_libuv=kind != "legacy")
 
 
 def _share_keys(info: Any) -> dict[str, Any]:
