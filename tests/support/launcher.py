@@ -79,7 +79,7 @@ class Run:
                 stdout=out,
                 stderr=err,
                 cwd=folder,
-                env=kept | (environ or {}),
+                env=kept | {"TMPDIR": str(folder)} | (environ or {}),
             )
 
     def __enter__(self) -> Run:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,11 @@ from rallypoint.rendezvous.handler import RendezvousHandler, RoundStatus
 
 PATIENCE_S = 60.0
 WAIT = "exec sleep 600"
+
+
+@pytest.fixture(autouse=True)
+def temporary_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def environment(place: WorkerPlace) -> Mapping[str, str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,11 @@ from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousParameter
 from rallypoint.rendezvous.registry import rendezvous_handler_registry
 
 SHELL = "/bin/sh"
+
+
+@pytest.fixture(autouse=True)
+def temporary_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def config(**changes: Any) -> LaunchConfig:
