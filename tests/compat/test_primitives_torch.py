@@ -101,9 +101,9 @@ def test_our_members_and_torchs_that_time_out_together_all_learn_who_is_missing(
 
     first, second, third = members(
         [
-            lambda: barrier(our_stores[0], 4, "b", 0.5, 0, name, 10),
-            lambda: torchs_barrier(torch_stores[1], 4, "b", 0.5, 1, name, 10),
-            lambda: barrier(our_stores[2], 4, "b", 0.5, 2, name, 10),
+            lambda: barrier(our_stores[0], 4, "b", 2.0, 0, name, 10),
+            lambda: torchs_barrier(torch_stores[1], 4, "b", 2.0, 1, name, 10),
+            lambda: barrier(our_stores[2], 4, "b", 2.0, 2, name, 10),
         ]
     )
     assert "missing_ranks=[node3]" in str(first)
@@ -116,8 +116,8 @@ def test_torchs_rank_0_finds_our_members(torch_stores, our_stores):
 
     first, second = members(
         [
-            lambda: torchs_barrier(torch_stores[0], 3, "b", 0.5, 0, name, 2),
-            lambda: barrier(our_stores[1], 3, "b", 0.5, 1, name, 2),
+            lambda: torchs_barrier(torch_stores[0], 3, "b", 2.0, 0, name, 2),
+            lambda: barrier(our_stores[1], 3, "b", 2.0, 1, name, 2),
         ]
     )
     assert "missing_ranks=[node2]" in str(first)
