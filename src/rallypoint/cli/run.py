@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -193,17 +194,24 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 @click.pass_context
 def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **options: Any) -> None:
     """Run a program as the workers of this node; ``_HELP`` is what users read."""
-    from rallypoint.launch.config import ConfigError
-    from rallypoint.launch.launch import launch
-    from rallypoint.observe.log import logged
+    from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
 
-    command = _command(ctx, program, arguments, options)
-    with logged(os.environ):
-        try:
-            code = launch(_config(ctx, options), command)
-        except ConfigError as error:
-            raise click.UsageError(str(error), ctx) from error
+    with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):  # the imports below take most of the time until workers run
+        from rallypoint.launch.config import ConfigError
+        from rallypoint.launch.launch import launch
+        from rallypoint.observe.log import logged
+
+        command = _command(ctx, program, arguments, options)
+        with logged(os.environ):
+            try:
+                code = launch(_config(ctx, options), command)
+            except ConfigError as error:
+                raise click.UsageError(str(error), ctx) from error
     ctx.exit(code)
+
+
+def _exit_by_signal(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _command(ctx: click.Context, program: str, arguments: tuple[str, ...], options: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -213,6 +214,16 @@ def test_the_exit_code_is_the_launchers(launched: Launched) -> None:
     launched.exit_code = 42
 
     assert call("train.py").exit_code == 42
+
+
+def test_a_signal_before_the_launch_ends_with_its_code(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: LaunchConfig, command: list[str]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not taken")
+
+    monkeypatch.setattr(launching, "launch", interrupted)
+
+    assert call("train.py").exit_code == 143
 
 
 def test_the_first_sentence_of_the_help_is_the_groups_summary() -> None:
