@@ -18,6 +18,7 @@ A process forked from the owner inherits the handle but does not own the server:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -247,19 +248,20 @@ def _why_not_started(process: subprocess.Popen[bytes], said: bytes) -> str:
 def _end_process(process: subprocess.Popen[bytes], control: socket.socket) -> None:
     """Ask the child to end, make it end, and reap it."""
     deadline = Deadline(CLOSE_S)
-    try:
-        control.settimeout(_SLICE_S)
+    control.settimeout(_SLICE_S)
+    with contextlib.suppress(ConnectionError):  # it ends already
         control.send(b"\0")
-        while process.poll() is None and not deadline.has_passed():
-            try:
-                if not control.recv(4096):  # the end of the child closes its side: quicker than asking for it
-                    break
-            except TimeoutError:
-                continue
-            except ConnectionError:
+    while process.poll() is None and not deadline.has_passed():
+        try:
+            if not control.recv(4096):  # the end of the child closes its side: quicker than asking for it
                 break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    try:
         process.wait(max(_SLICE_S, deadline.remaining_s()))
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
         process.kill()
     try:
         process.wait(_REAP_S)
