@@ -192,7 +192,8 @@ class StaticTCPRendezvous(RendezvousHandler):
 
     def report_failure(self, message: str, exit_code: int, final: bool) -> None:
         """See the base class; the other nodes hear of it at once."""
-        why = f"node {self._rank}: {message} (exit code {exit_code})"
+        code = f"exit code {exit_code}"
+        why = f"node {self._rank}: {message}" + ("" if code in message else f" ({code})")
         rounds, number = self._rounds, self._round
         if rounds is None or number is None:
             return

@@ -196,9 +196,10 @@ def test_a_failure_on_one_node_is_news_for_the_others() -> None:
 def test_a_failure_without_restarts_left_ends_the_run() -> None:
     pair = nodes()
     meet(*pair)
-    pair[1].report_failure("worker 3 died", 42, final=True)
+    pair[1].report_failure("worker 3 ended with exit code 42", 42, final=True)
     news = pair[0].wait_for_news(PATIENCE_S)
     assert (news.status, news.outcome) == (RoundStatus.CLOSED, "failed")
+    assert news.why == "node 1: worker 3 ended with exit code 42"
     assert pair[0].is_closed()
     with pytest.raises(RendezvousClosedError):
         pair[0].next_rendezvous()
