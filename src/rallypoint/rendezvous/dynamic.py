@@ -76,7 +76,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     Threads: ``next_rendezvous`` in one thread at a time; the rest in any.
 
-    Source: the methods of torch 2.13.0's class, without the faults listed in ``docs/explain``.
+    Source: names and signatures of torch 2.13.0's class.
     """
 
     def __init__(

@@ -35,8 +35,15 @@ GAP_MIN_S = 0.01
 
 GAP_GROWTH = 1.5
 
-LOSS_PAUSE_MIN_S, LOSS_PAUSE_MAX_S = 0.002, 0.25
-"""After a lost swap: a random pause up to the first, doubled with every further loss up to the second."""
+LOSS_PAUSE_MIN_S, LOSS_PAUSE_MAX_S = 0.002, 0.1
+"""After two swaps lost in a row: a random pause up to the first, doubled with every further loss up to the second.
+One loss costs no pause: the answer to a lost swap is the winner's state, so the next try is made on that."""
+
+CROWD = 8
+"""So many nodes are a crowd: too many to look at every change of each other."""
+
+CROWD_PAUSE_S = 0.0005
+"""In a crowd, a node that has nothing to do pauses so long for each node before it waits for the next change."""
 
 
 def gap_max_s(nodes: int) -> float:
@@ -150,8 +157,11 @@ class Participant:
 
     def pause(self, seen: Seen, gap_s: float) -> float:
         """Wait for a change of the state, at most ``gap_s`` seconds; give the length of the next pause."""
+        nodes = len(seen.state.nodes)
+        if nodes > CROWD:
+            self._clock.sleep(nodes * CROWD_PAUSE_S)
         self._backend.wait_for_change(seen.token, gap_s)
-        return min(gap_s * GAP_GROWTH, gap_max_s(len(seen.state.nodes)))
+        return min(gap_s * GAP_GROWTH, gap_max_s(nodes))
 
     # --- at any time ---------------------------------------------------------------------------------------
 
@@ -196,7 +206,7 @@ class Participant:
                     f"{self._losses} swaps in a row were lost to other nodes",
                     waited_s=deadline.waited_s(),
                 )
-            self._pause_after_loss()
+            seen = self._after_loss(seen)
 
     def depart(self, why: str, timeout: Timeout) -> State:
         """Give up this node's place, or note that the run is closed; want in no more.
@@ -206,6 +216,9 @@ class Participant:
         """
         self.stop_joining()
         is_closed = self.look().state.closure is not None
+        if not is_closed:
+            with self._changed:  # what becomes of a round that this node leaves is no news to it
+                self._seat, self._verdict = replace(self._seat, entered=None), None
         return self.make(Hear() if is_closed else Leave(why), timeout)
 
     def linger(self, timeout: Timeout) -> None:
@@ -291,7 +304,7 @@ class Participant:
 
     def _news(self) -> Verdict:
         if self._verdict is None:
-            return Verdict(VerdictKind.CURRENT, "this node is in no round yet")
+            return Verdict(VerdictKind.CURRENT, "this node is in no round")
         silent_s = self._clock.now() - self._beaten_at
         if self._verdict.kind is VerdictKind.CURRENT and not self._is_done and silent_s > self.rules.dead_after_s:
             return Verdict(
@@ -346,9 +359,7 @@ class Participant:
         if desired is seen.state:
             return seen
         after = self._swap_once(seen, desired)
-        if after.state is not desired:
-            self._pause_after_loss()
-        return after
+        return after if after.state is desired else self._after_loss(after)
 
     def _swap_once(self, seen: Seen, desired: State) -> Seen:
         """Try to store a state; give what is stored now, which is ``desired`` itself if the swap was won."""
@@ -364,9 +375,13 @@ class Participant:
                 self._beaten_at = started  # when it was asked for: others saw the beat later, if at all
         return self._note(Seen(desired, token))
 
-    def _pause_after_loss(self) -> None:
-        longest_s = min(LOSS_PAUSE_MAX_S, LOSS_PAUSE_MIN_S * 2 ** min(self._losses, 16))
+    def _after_loss(self, seen: Seen) -> Seen:
+        """Give the state to try again on; the longer the row of losses, the longer the pause before it is read."""
+        if self._losses <= 1:
+            return seen
+        longest_s = min(LOSS_PAUSE_MAX_S, LOSS_PAUSE_MIN_S * 2 ** min(self._losses - 2, 16))
         self._clock.sleep(self._dice.uniform(0.0, longest_s))
+        return self.look()
 
     def _tell(self, decision: Decision) -> None:
         if decision.why == self._why:

@@ -97,10 +97,42 @@ def test_a_lost_swap_is_decided_anew_on_what_the_winner_stored() -> None:
     decision, seen, is_moving = first.advance(None, with_endpoint)
     assert (type(decision.action), is_moving) == (Join, True)
     assert state_of(backend).standing(Standing.READY) == [second.node_id]
-    assert clock.slept, "a loser pauses"
+    assert (clock.slept, backend.looks) == ([], 2), "one look each: the answer to a lost swap is the winner's state"
     decision, seen, _ = first.advance(seen, with_endpoint)
     assert decision.why == "round 0 has 1 of 2 places taken"
     assert set(state_of(backend).nodes) == {first.node_id, second.node_id}
+
+
+def test_who_loses_again_and_again_pauses_longer_and_then_looks() -> None:
+    backend = MemoryBackend()
+    first, clock = make(backend, TWO)
+    second, _ = make(backend, TWO, "node2")
+    join_both(first, second)
+    clock.slept.clear()
+    seen = first.look()
+    for _ in range(40):
+        second.make(Beat(), 5)
+        before = backend.looks
+        seen = first._swap(seen, Beat())
+        if len(clock.slept):
+            assert backend.looks == before + 1, "what was seen before the pause is old"
+        seen = Seen(seen.state, "outdated")
+    assert len(clock.slept) == 39
+    assert max(clock.slept) <= 0.1
+    assert max(clock.slept[:3]) <= 0.008
+    assert first._swap(first.look(), Beat()).state.version == state_of(backend).version
+
+
+def test_a_crowd_looks_at_many_changes_at_once() -> None:
+    backend = MemoryBackend()
+    rules = Rules(min_nodes=20, max_nodes=20)
+    crowd = [make(backend, rules, f"node{number}") for number in range(10)]
+    for participant, _ in crowd:
+        participant.begin_to_join()
+        participant.advance(None, with_endpoint)
+    participant, clock = crowd[0]
+    participant.pause(participant.look(), 0.001)
+    assert clock.slept == [pytest.approx(0.005)]
 
 
 def test_waiting_is_told_and_changes_nothing() -> None:
@@ -189,6 +221,15 @@ def test_departing_from_a_closed_run_is_hearing_of_it() -> None:
     assert state.unaware == []
 
 
+def test_departing_is_no_news_to_who_departs(told: list[events.Event]) -> None:
+    participant, _ = make(MemoryBackend())
+    join(participant)
+    participant.depart("told to", 5)
+    participant.look()
+    assert participant.news() == (VerdictKind.CURRENT, "this node is in no round", None)
+    assert "rendezvous.fenced" not in [event.name for event in told]
+
+
 def test_lingering_ends_when_all_have_heard() -> None:
     backend = MemoryBackend()
     first, _ = make(backend, TWO)
@@ -248,7 +289,7 @@ def test_who_is_silent_is_dropped_and_that_is_an_event(told: list[events.Event])
 
 def test_there_is_no_news_before_the_first_round() -> None:
     participant, _ = make(MemoryBackend())
-    assert participant.news() == (VerdictKind.CURRENT, "this node is in no round yet", None)
+    assert participant.news() == (VerdictKind.CURRENT, "this node is in no round", None)
 
 
 def test_a_change_of_ones_own_is_news_at_once() -> None:
