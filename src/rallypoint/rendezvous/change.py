@@ -160,12 +160,7 @@ class Leave:
 
 @dataclass(frozen=True)
 class Close:
-    """The run ends.
-
-    Attributes:
-        outcome: ``"succeeded"``, ``"failed"`` or ``"closed"``.
-        why: one sentence.
-    """
+    """The run ends, with an outcome (``"succeeded"``, ``"failed"`` or ``"closed"``) and a sentence that says why."""
 
     outcome: str
     why: str

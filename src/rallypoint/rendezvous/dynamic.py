@@ -20,7 +20,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.errors import (
@@ -74,6 +73,9 @@ class DynamicRendezvousHandler(RendezvousHandler):
         clock: what all times are measured on.
         serve: starts the store that rank 0 serves for the workers.
 
+    Attributes:
+        settings: what this node was told.
+
     Threads: ``next_rendezvous`` in one thread at a time; the rest in any.
 
     Source: names and signatures of torch 2.13.0's class.
@@ -89,7 +91,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         clock: Clock = SYSTEM_CLOCK,
         serve: Callable[[str], Served] = serve_store,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._backend = backend
         self._store = store
         self._clock = clock
@@ -123,15 +125,15 @@ class DynamicRendezvousHandler(RendezvousHandler):
         """Make a handler.
 
         Args:
-            run_id: the name of the run.
-            store: what the agents of a round share keys in.
-            backend: holds the state.
-            min_nodes: the fewest nodes in a round, at least 1.
-            max_nodes: the most, at least ``min_nodes``.
-            local_addr: where the other nodes reach this one; ``None``: its fully qualified host name.
-            timeout: how long to wait for what.
-            keep_alive_interval: how often to show that this node lives, in seconds.
-            keep_alive_max_attempt: after so many intervals without a sign of life a node is taken for gone.
+            run_id: the name of the run, not empty.
+            store: as for the class, ``backend`` and ``local_addr`` too.
+            backend: see there.
+            min_nodes: see ``RendezvousSettings``, as for the rest; the interval in seconds or as a ``timedelta``.
+            max_nodes: see there.
+            local_addr: see there.
+            timeout: see there; ``None`` takes the defaults.
+            keep_alive_interval: see there.
+            keep_alive_max_attempt: see there.
 
         Raises:
             ValueError: if a value is out of range.
@@ -146,11 +148,6 @@ class DynamicRendezvousHandler(RendezvousHandler):
         )
         return cls(settings, backend, store, local_addr=local_addr)
 
-    @property
-    def settings(self) -> RendezvousSettings:
-        """What this node was told."""
-        return self._settings
-
     # --- torch's methods -----------------------------------------------------------------------------------
 
     def get_backend(self) -> str:
@@ -164,7 +161,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     def get_run_id(self) -> str:
         """Give the name of the run."""
-        return self._settings.run_id
+        return self.settings.run_id
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Wait until a complete round names this node. A round that it is still in ends for everybody.
@@ -207,7 +204,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             RendezvousError: if the backend cannot be reached, or holds no state of ours.
         """
         why = f"{self._participant.label} closed the run"
-        self._participant.make(Close("closed", why), self._settings.timeout.close)
+        self._participant.make(Close("closed", why), self.settings.timeout.close)
 
     def num_nodes_waiting(self) -> int:
         """Look once, and count the nodes that are ready for a round that this node is not in; spares do not count.
@@ -230,7 +227,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         """
         is_fine = True
         try:
-            state = self._participant.depart("it shut down", self._settings.timeout.close)
+            state = self._participant.depart("it shut down", self.settings.timeout.close)
             if state.closure is not None:
                 self._participant.linger(LINGER_S)
         except (RendezvousError, DistError) as error:
@@ -268,7 +265,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         """
         entered = self._participant.entered
         if entered is not None:
-            self._participant.make(Succeed(entered), self._settings.timeout.close)
+            self._participant.make(Succeed(entered), self.settings.timeout.close)
 
     def report_failure(self, message: str, exit_code: int, final: bool) -> None:
         """Say that a worker of this node failed; ends the round, or the run if ``final``.
@@ -278,7 +275,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         """
         entered = self._participant.entered
         if entered is not None:
-            self._participant.make(Fail(entered, message, exit_code, final), self._settings.timeout.close)
+            self._participant.make(Fail(entered, message, exit_code, final), self.settings.timeout.close)
 
     def leave(self, why: str) -> None:
         """Give up this node's place; if it was in a round, that is over for everybody at once.
@@ -287,27 +284,25 @@ class DynamicRendezvousHandler(RendezvousHandler):
             RendezvousError: if it could not be stored.
         """
         try:
-            self._participant.depart(why, self._settings.timeout.close)
+            self._participant.depart(why, self.settings.timeout.close)
         finally:
             self._stop_keep_alive()
 
     # --- joining -------------------------------------------------------------------------------------------
 
     def _join(self) -> State:
-        participant, seen, gap_s = self._participant, None, GAP_MIN_S
+        participant, seen, version, gap_s = self._participant, None, -1, GAP_MIN_S
         while True:
             decision, seen, is_moving = participant.advance(seen, self._prepare)
             if isinstance(decision.action, Enter):
                 return seen.state
             if isinstance(decision.action, Stop):
                 raise self._stop_error(decision.action.kind, decision.why, seen.state)
-            if is_moving:
-                gap_s = GAP_MIN_S
-            else:
-                version = seen.state.version
-                next_gap_s = participant.pause(seen, gap_s)
+            if not is_moving:
+                version, gap_s = seen.state.version, participant.pause(seen, gap_s)
                 seen = participant.look()
-                gap_s = next_gap_s if seen.state.version == version else GAP_MIN_S
+            if is_moving or seen.state.version != version:
+                gap_s = GAP_MIN_S
 
     def _prepare(self, action: Action, state: State) -> Action:
         if isinstance(action, Acknowledge) and state.members.get(self._participant.node_id) == 0:
@@ -322,7 +317,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         if kind is StopKind.TIMED_OUT:
             return RendezvousTimeoutError(
                 why,
-                waited_s=self._settings.rules.join_timeout_s,
+                waited_s=self.settings.rules.join_timeout_s,
                 arrived=len(state.standing(Standing.READY)),
                 expected=state.min_nodes,
             )
@@ -355,7 +350,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
     def _withdraw(self, error: BaseException) -> None:
         try:
             if not isinstance(error, ConnectionError):
-                self._participant.depart(f"{type(error).__name__}: {error}", self._settings.timeout.close)
+                self._participant.depart(f"{type(error).__name__}: {error}", self.settings.timeout.close)
         except (RendezvousError, DistError, OSError) as trouble:
             # The first error is on its way up already; the others will drop this node when its beats stop.
             emit("rendezvous.trouble", f"withdrawing from run {self.get_run_id()!r} failed: {trouble}")
@@ -373,14 +368,12 @@ class DynamicRendezvousHandler(RendezvousHandler):
     def _stop_keep_alive(self) -> None:
         keep_alive, self._keep_alive = self._keep_alive, None
         if keep_alive is not None:
-            keep_alive.stop(self._settings.timeout.heartbeat.total_seconds())
+            keep_alive.stop(self.settings.timeout.heartbeat.total_seconds())
 
     def _close_agent_store(self) -> None:
         store, self._agent_store = self._agent_store, None
-        if store is not None and store is not self._store:
-            close: Any = getattr(store, "close", None)
-            if close is not None:
-                close()
+        if store is not None and store is not self._store and hasattr(store, "close"):
+            store.close()
 
 
 def create_handler(store: Store, backend: RendezvousBackend, params: RendezvousParameters) -> DynamicRendezvousHandler:
