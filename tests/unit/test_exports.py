@@ -33,6 +33,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         rallypoint.TCPStoer  # noqa: B018 - the look-up is the test
 
 
+def test_packages_are_reached_without_an_import_of_their_own() -> None:
+    script = "import rallypoint as dist; print(callable(dist.rendezvous), dist.elastic.__name__)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split() == ["True", "rallypoint.elastic"]
+
+
 def test_public_names_are_shown_before_they_are_loaded() -> None:
     assert set(rallypoint.__all__) <= set(dir(rallypoint))
 

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 import rallypoint.elastic
+import rallypoint.launcher
 
 MODULES = sorted(
-    module.name for module in pkgutil.walk_packages(rallypoint.elastic.__path__, prefix="rallypoint.elastic.")
+    module.name
+    for package in (rallypoint.elastic, rallypoint.launcher)
+    for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}.")
 )
 
 # What code written for torch imports, by the path that is left when torch.distributed becomes rallypoint.
@@ -69,8 +72,9 @@ IMPORTED_BY_USERS = {
     ],
     "elastic.agent.server": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
     "elastic.agent.server.api": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
-    "elastic.launcher": ["LaunchConfig", "elastic_launch"],
-    "elastic.launcher.api": ["LaunchConfig", "elastic_launch"],
+    "launcher": ["LaunchConfig", "elastic_launch"],
+    "launcher.api": ["LaunchConfig", "elastic_launch"],
+    "run": ["main"],
     "rendezvous": ["register_rendezvous_handler", "rendezvous"],
 }
 

@@ -1,4 +1,4 @@
-"""``torch.distributed.launcher``, which torch keeps one level higher, as far as rallypoint has it."""
+"""``torch.distributed.launcher`` as far as rallypoint has it."""
 
 from __future__ import annotations
 

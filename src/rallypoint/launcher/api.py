@@ -1,4 +1,4 @@
-"""``torch.distributed.launcher.api``, which torch keeps one level higher, as far as rallypoint has it."""
+"""``torch.distributed.launcher.api`` as far as rallypoint has it."""
 
 from __future__ import annotations
 
