@@ -78,6 +78,9 @@ class NodeProcess:
         assert said["kind"] == kind, f"{self.options.name} said {said}, expected {kind}"
         return said
 
+    def has_said_something(self) -> bool:
+        return not self._said.empty()
+
     def says_nothing_for(self, duration_s: float) -> None:
         try:
             said = self._said.get(timeout=duration_s)
