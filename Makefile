@@ -50,6 +50,10 @@ format: $(VENV)/.lint  ## rewrite the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: scenarios
+scenarios: $(VENV)/.test  ## write the expected lines of tests/scenarios anew; review them as a diff
+	$(BIN)/python -m tests.support.scenarios --rewrite
+
 .PHONY: bench
 bench: $(VENV)/.test  ## latency and throughput beside torch, as ratios
 	$(BIN)/python benchmarks/store.py
