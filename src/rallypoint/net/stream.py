@@ -166,14 +166,18 @@ class Stream:
 
         Cost: one system call, if the peer's window has room.
         """
-        try:
-            sent = self._send(data, _SEND_FLAGS)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise translate(error, self.endpoint) from error
+        sent = self.send_at_once(data)
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:], deadline)
+
+    def send_at_once(self, data: bytes | bytearray | memoryview) -> int:
+        """Send what the system takes without waiting, and give the number of bytes; errors as ``send``'s."""
+        try:
+            return self._send(data, _SEND_FLAGS)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise translate(error, self.endpoint) from error
 
     def _send_rest(self, data: memoryview, deadline: Deadline) -> None:
         while data:

@@ -142,6 +142,26 @@ class Connection:
             self.stream.close()
             raise
 
+    def post(self, call: client.Call[None], timeout_s: float) -> None:
+        """Do what a fresh call asks for that sends one message, or none, and reads nothing.
+
+        Raises:
+            ReplyTimeoutError: if the server does not take the message.
+            ConnectionLostError: if the server closed the connection.
+            LocalProtocolError: if the message cannot be made; nothing was sent.
+        """
+        message = next(call, b"")
+        assert isinstance(message, bytes)
+        self.is_in_step = False
+        try:
+            sent = self.stream.send_at_once(message) if message else 0
+            if sent != len(message):
+                self.stream.send(memoryview(message)[sent:], Deadline(timeout_s + REPLY_GRACE_S))
+        except BaseException:
+            self.stream.close()
+            raise
+        self._end(was_sent=True)
+
     def _end(self, was_sent: bool) -> None:
         if was_sent:
             self.is_acknowledged = False
@@ -236,6 +256,24 @@ class Connections:
                     self._end = str(error)
                     raise
                 raise ConnectionLostError(self._end, endpoint=self.endpoint) from error
+
+    def post(self, begin: Begin[None], timeout_s: float) -> None:
+        """Run a call that sends one message and reads nothing; as ``run``, at less cost while nobody waits."""
+        me = threading.get_ident()
+        if self._holder != me:
+            with self._turn:
+                if self._waiter is None and self._end is None and self.main.is_in_step:
+                    self._holder = me
+                    try:
+                        self.main.post(begin(self.is_careful), timeout_s)
+                    except ConnectionLostError as error:
+                        self._end = self._end or str(error)
+                        raise
+                    else:
+                        return
+                    finally:
+                        self._holder = None
+        self.run(begin, timeout_s)
 
     def _run(self, begin: Begin[T], deadline: Deadline, owed: Deadline, settles: bool) -> T:
         me = threading.get_ident()

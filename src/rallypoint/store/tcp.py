@@ -182,7 +182,7 @@ class TCPStore(Store):
     def set(self, key: Text, value: Text, /) -> None:
         """Store ``value`` under ``key``. Cost: one message, not waited for."""
         wire, content = _wire(key), as_bytes(value)
-        self._run(lambda _: client.set_value(wire, content))
+        self._post(lambda _: client.set_value(wire, content))
 
     def get(self, key: Text, /) -> bytes:
         """Give the value of ``key``, waiting for it until the timeout.
@@ -237,7 +237,7 @@ class TCPStore(Store):
     def append(self, key: Text, value: Text, /) -> None:
         """Add to the end of a value; a missing key is created. Cost: one message, not waited for."""
         wire, suffix = _wire(key), as_bytes(value)
-        self._run(lambda _: client.append(wire, suffix))
+        self._post(lambda _: client.append(wire, suffix))
 
     def multi_get(self, keys: Keys, /) -> list[bytes]:
         """Give the values of several keys in order, waiting for all. Cost: one round trip if they are there."""
@@ -253,7 +253,7 @@ class TCPStore(Store):
         wires, contents = _wire_keys(keys), as_keys(values)
         check_lengths(wires, contents)
         pairs = list(zip(wires, contents, strict=True))
-        self._run(lambda _: client.multi_set(pairs))
+        self._post(lambda _: client.multi_set(pairs))
 
     def has_extended_api(self) -> bool:
         """Tell that ``append``, ``multi_get`` and ``multi_set`` are one request each: true."""
@@ -265,7 +265,7 @@ class TCPStore(Store):
         """Put an item at the end of a queue. Cost: one message, not waited for."""
         self._need_queues()
         wire, item = _wire(key), as_bytes(value)
-        self._run(lambda _: client.queue_push(wire, item))
+        self._post(lambda _: client.queue_push(wire, item))
 
     def queue_pop(self, key: Text, block: bool = True) -> bytes:
         """Take the oldest item of a queue; if another caller takes it first, go on waiting.
@@ -338,6 +338,9 @@ class TCPStore(Store):
 
     def _run(self, begin: Begin[T], timeout_s: float | None = None, *, settles: bool = False) -> T:
         return self._connected().run(begin, self._timeout_s if timeout_s is None else timeout_s, settles=settles)
+
+    def _post(self, begin: Begin[None]) -> None:
+        self._connected().post(begin, self._timeout_s)
 
     def _wait(self, wires: Sequence[bytes], begin: Begin[T], timeout_s: float) -> T:
         started = time.monotonic()

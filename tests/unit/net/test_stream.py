@@ -142,6 +142,17 @@ def test_a_deadline_ends_a_write_to_a_peer_that_does_not_read(ends):
         stream.send(bytes(64 * 1024 * 1024), Deadline(0.2))
 
 
+def test_sending_at_once_takes_what_there_is_room_for_and_says_how_much(ends):
+    stream, peer = ends
+    message = bytes(64 * 1024 * 1024)
+    sent = stream.send_at_once(message)
+    assert 0 < sent < len(message)
+    while stream.send_at_once(message):
+        pass
+    assert stream.send_at_once(message) == 0
+    assert peer.recv(1) == b"\x00"
+
+
 def test_an_infinite_deadline_waits(ends):
     stream, peer = ends
     threading.Timer(3 * WAIT_SLICE_S, lambda: peer.sendall(b"late")).start()

@@ -62,6 +62,10 @@ def run(connections, call, *arguments, timeout_s=LONG_S, **options):
     return connections.run(lambda _: call(*arguments), timeout_s, **options)
 
 
+def post(connections, call, *arguments, timeout_s=LONG_S):
+    connections.post(lambda _: call(*arguments), timeout_s)
+
+
 def add_one(connections, main, pool):
     """Prove that the main connection is in use and in step."""
     adding = pool.submit(run, connections, client.add, b"/n", 1)
@@ -86,10 +90,56 @@ def test_calls_follow_each_other_on_one_connection(line, peer, pool):
     assert not peer.has_callers()
 
 
-def test_a_write_on_the_main_connection_is_not_waited_for(line):
+@pytest.mark.parametrize("write", [run, post])
+def test_a_write_on_the_main_connection_is_not_waited_for(line, write):
     connections, main = line
-    run(connections, client.set_value, b"/k", b"v")
+    write(connections, client.set_value, b"/k", b"v")
     main.expect((Verb.SET, b"/k", b"v"))
+
+
+def test_nothing_to_post_sends_nothing(line, peer, pool):
+    connections, main = line
+    post(connections, client.multi_set, [])
+    add_one(connections, main, pool)
+    assert not peer.has_callers()
+
+
+def test_a_post_that_cannot_be_made_leaves_the_connection_in_use(line, peer, pool):
+    connections, main = line
+    with pytest.raises(LocalProtocolError):
+        post(connections, client.set_value, bytes(10_000), b"v")
+    add_one(connections, main, pool)
+    assert not peer.has_callers()
+
+
+def test_a_post_to_a_server_that_takes_nothing_is_an_error_and_the_next_call_connects_anew(line, peer, pool, impatient):
+    connections, _ = line
+
+    def fill() -> None:
+        for _ in range(1000):
+            post(connections, client.set_value, b"/k", bytes(8 << 20), timeout_s=0)
+
+    with pytest.raises(ReplyTimeoutError, match="did not take a request"):
+        fill()
+    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    second = peer.accept()
+    second.expect((Verb.ADD, b"/n", 1))
+    second.reply(ONE)
+    assert adding.result(JOIN_S) == 1
+
+
+def test_a_post_to_a_connection_closed_by_the_server_ends_the_store(line):
+    connections, main = line
+    main.close()
+
+    def write_on() -> None:
+        for _ in range(1000):
+            post(connections, client.set_value, b"/k", bytes(1 << 20))
+
+    with pytest.raises(ConnectionLostError):
+        write_on()
+    with pytest.raises(ConnectionLostError):
+        run(connections, client.add, b"/n", 1)
 
 
 def test_a_second_threads_short_call_waits_its_turn(line, peer, pool):
@@ -134,10 +184,11 @@ def test_a_call_that_came_before_the_wait_began_turns_to_a_side_connection(line,
     waiting.result(JOIN_S)
 
 
-def test_a_write_beside_a_wait_is_acknowledged_before_the_call_returns(line, peer, pool):
+@pytest.mark.parametrize("write", [run, post])
+def test_a_write_beside_a_wait_is_acknowledged_before_the_call_returns(line, peer, pool, write):
     connections, main = line
     begin_wait(connections, main, pool)
-    setting = pool.submit(run, connections, client.set_value, b"/k", b"v")
+    setting = pool.submit(write, connections, client.set_value, b"/k", b"v")
     side = peer.accept()
     side.expect((Verb.SET, b"/k", b"v"))
     assert not setting.done()
