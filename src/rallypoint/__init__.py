@@ -46,6 +46,7 @@ _HOMES = {
     "rallypoint.store.prefix": ("PrefixStore",),
     "rallypoint.store.tcp": ("TCPStore",),
     "rallypoint.store.url": ("register_rendezvous_handler",),
+    "rallypoint.launch.env": ("is_torchelastic_launched",),
     "rallypoint.primitives.barrier": ("barrier",),
     "rallypoint.primitives.exchange": ("get_all", "synchronize"),
 }

@@ -7,12 +7,32 @@ budget is ``RALLYPOINT_NODE_RESTARTS``. ``RALLYPOINT_ROUND`` names the round.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from rallypoint.agent.spec import WorkerPlace
 from rallypoint.events import emit
 
-__all__ = ["base_environment", "worker_environment"]
+__all__ = ["base_environment", "get_env_variable_or_raise", "is_torchelastic_launched", "worker_environment"]
+
+RUN_ID_ENV = "TORCHELASTIC_RUN_ID"
+
+
+def is_torchelastic_launched() -> bool:
+    """Tell whether this process is a worker that ``rallypoint run``, or torchrun, started."""
+    return RUN_ID_ENV in os.environ
+
+
+def get_env_variable_or_raise(name: str) -> str:
+    """Give an environment variable's value.
+
+    Raises:
+        ValueError: if it is not set.
+    """
+    value = os.environ.get(name)
+    if value is None:
+        raise ValueError(f"Environment variable {name} expected, but not set")
+    return value
 
 
 def base_environment(environ: Mapping[str, str], local_world_size: int) -> dict[str, str]:
@@ -56,7 +76,7 @@ def worker_environment(base: Mapping[str, str], place: WorkerPlace) -> dict[str,
         "MASTER_PORT": str(place.master_port),
         "TORCHELASTIC_RESTART_COUNT": str(place.round),
         "TORCHELASTIC_MAX_RESTARTS": str(place.max_restarts),
-        "TORCHELASTIC_RUN_ID": place.run_id,
+        RUN_ID_ENV: place.run_id,
         "TORCHELASTIC_USE_AGENT_STORE": str(place.use_agent_store),
         "TORCHELASTIC_ERROR_FILE": place.error_file,
         "RALLYPOINT_ROUND": str(place.round),

@@ -21,7 +21,9 @@ MODULES = sorted(
 IMPORTED_BY_USERS = {
     "elastic.utils.distributed": ["create_c10d_store", "get_free_port", "get_socket_with_port"],
     "elastic.utils.store": ["barrier", "get_all", "store_timeout", "synchronize"],
-    "elastic.utils.api": ["get_socket_with_port"],
+    "elastic.utils": ["get_env_variable_or_raise"],
+    "elastic.utils.api": ["get_env_variable_or_raise", "get_socket_with_port"],
+    "elastic.utils.logging": ["_derive_module_name", "get_logger"],
     "elastic.rendezvous": [
         "RendezvousClosedError",
         "RendezvousConnectionError",
@@ -35,6 +37,8 @@ IMPORTED_BY_USERS = {
         "RendezvousStateError",
         "RendezvousStoreInfo",
         "RendezvousTimeoutError",
+        "_register_default_handlers",
+        "_register_out_of_tree_handlers",
         "rendezvous_handler_registry",
     ],
     "elastic.rendezvous.api": ["RendezvousHandlerRegistry", "RendezvousParameters", "RendezvousStoreInfo"],
@@ -61,7 +65,7 @@ IMPORTED_BY_USERS = {
         "create_handler",
     ],
     "elastic.rendezvous.static_tcp_rendezvous": ["StaticTCPRendezvous", "create_rdzv_handler"],
-    "elastic.multiprocessing": ["SignalException", "Std", "to_map"],
+    "elastic.multiprocessing": ["ProcessFailure", "SignalException", "Std", "to_map"],
     "elastic.multiprocessing.api": ["SignalException", "Std", "to_map"],
     "elastic.multiprocessing.errors": [
         "ChildFailedError",
@@ -70,6 +74,7 @@ IMPORTED_BY_USERS = {
         "get_error_handler",
         "record",
     ],
+    "elastic.multiprocessing.errors.handlers": ["get_error_handler"],
     "elastic.agent.server": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
     "elastic.agent.server.api": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
     "launcher": ["LaunchConfig", "elastic_launch"],

@@ -6,7 +6,12 @@ import pytest
 
 from rallypoint.agent.spec import WorkerPlace
 from rallypoint.events import Event, subscribe, unsubscribe
-from rallypoint.launch.env import base_environment, worker_environment
+from rallypoint.launch.env import (
+    base_environment,
+    get_env_variable_or_raise,
+    is_torchelastic_launched,
+    worker_environment,
+)
 
 PLACE = WorkerPlace(
     run_id="run-7",
@@ -83,3 +88,18 @@ def test_nccl_errors_are_asynchronous_unless_the_user_says_otherwise() -> None:
 
     assert base_environment({}, 1)[name] == "1"
     assert base_environment({name: "0"}, 1)[name] == "0"
+
+
+def test_a_worker_knows_that_it_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert not is_torchelastic_launched()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run-7")
+    assert is_torchelastic_launched()
+
+
+def test_a_variable_that_is_needed_is_given_or_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDED", "yes")
+    assert get_env_variable_or_raise("NEEDED") == "yes"
+    monkeypatch.delenv("NEEDED")
+    with pytest.raises(ValueError, match="NEEDED expected, but not set"):
+        get_env_variable_or_raise("NEEDED")

@@ -22,6 +22,8 @@ from rallypoint.rendezvous.registry import (
     get_rendezvous_handler,
     rendezvous_handler_registry,
 )
+from rallypoint.rendezvous.registry import discover_handlers as _register_out_of_tree_handlers
+from rallypoint.rendezvous.registry import register_default_handlers as _register_default_handlers
 
 __all__ = [
     "RendezvousClosedError",
@@ -36,6 +38,8 @@ __all__ = [
     "RendezvousStateError",
     "RendezvousStoreInfo",
     "RendezvousTimeoutError",
+    "_register_default_handlers",
+    "_register_out_of_tree_handlers",
     "get_rendezvous_handler",
     "rendezvous_handler_registry",
 ]

@@ -6,6 +6,7 @@ from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousParameter
 from rallypoint.rendezvous.registry import discover_handlers as _register_out_of_tree_handlers
 from rallypoint.rendezvous.registry import get_rendezvous_handler, rendezvous_handler_registry
 from rallypoint.rendezvous.registry import register_default_handlers as _register_default_handlers
+from rallypoint.rendezvous.registry import rendezvous_handler_registry as handler_registry
 
 __all__ = [
     "RendezvousHandler",
@@ -13,5 +14,6 @@ __all__ = [
     "_register_default_handlers",
     "_register_out_of_tree_handlers",
     "get_rendezvous_handler",
+    "handler_registry",
     "rendezvous_handler_registry",
 ]
