@@ -50,7 +50,7 @@ from rallypoint.agent.places import NodeWorkers
 from rallypoint.agent.process import WorkerCommand, WorkerExit, WorkerProcesses
 from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerPlace, WorkerSpec, WorkerState
-from rallypoint.clock import SYSTEM_CLOCK, Clock
+from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 from rallypoint.errors import AgentError
 from rallypoint.events import emit
 
@@ -160,6 +160,11 @@ class Agent:
     def get_worker_group(self) -> WorkerGroup:
         """Give the workers as they stand; belongs to the agent, do not change it."""
         return self._group
+
+    @property
+    def farewell(self) -> Deadline | None:
+        """Until when this node may take leave of the others; ``None`` if nobody has asked it to go."""
+        return self._membership.farewell if self._membership is not None else None
 
     def run(self) -> RunResult:
         """Run until the run ends on this node; call it once.

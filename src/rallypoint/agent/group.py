@@ -8,13 +8,14 @@ Rules
   it ends the run for everybody.
 * A failure is reported before the workers are stopped, so that the other nodes stop at the same time.
 * Round over: stop, rendezvous again. Run closed: stop, end with the run's outcome. Fenced (the others went on
-  without this node): kill at once, rendezvous again as a newcomer.
+  without this node) or cut off (nobody answers, and they may have): kill at once, rendezvous again as a newcomer.
 * Workers that all ended well are not the end: the node waits until the others' did too, because a failure
   elsewhere means that the round is run again, here as well.
 * The first signal stops the workers with that same signal, then the node leaves; a further signal only turns the
   stop into a kill. Nothing cuts a stop short. The exit code is 128 + the first signal's number.
 * A store out of reach is put up with for ``store_patience_s``; then the node cannot know its round any more, and
-  fails.
+  fails. If its own workers have all ended well there is nothing left to lose: it waits for ``farewell_s`` only, or
+  until it is cut off, and ends well without knowing how the others fare.
 * A spare that is no longer needed ends well.
 
 Theory of operation
@@ -45,12 +46,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rallypoint.agent.moves import (
     Begun,
+    CutOff,
     Decision,
     Dismissed,
     Effect,
     Event,
     Fenced,
     Finish,
+    GroupRules,
     GroupState,
     Leave,
     Rendezvous,
@@ -76,25 +79,6 @@ from rallypoint.agent.moves import (
 )
 
 __all__ = ["GroupRules", "WorkerGroupMachine"]
-
-
-@dataclass(frozen=True)
-class GroupRules:
-    """What the machine is told once.
-
-    Attributes:
-        local_world_size: how many workers this node runs, at least 1.
-        max_restarts: how many failures of own workers are answered by another round, 0 or more.
-        grace_s: seconds between the signal that asks workers to end and SIGKILL, 0 or more.
-        store_patience_s: seconds without any answer from the store until the node gives up.
-        success_wait_s: seconds that a node whose workers ended well waits for the others.
-    """
-
-    local_world_size: int
-    max_restarts: int = 0
-    grace_s: float = 30.0
-    store_patience_s: float = 30.0
-    success_wait_s: float = math.inf
 
 
 class _Plan(NamedTuple):
@@ -269,6 +253,8 @@ def _take_exit(m: _Memory, event: WorkerExited) -> Decision:
     if left:
         return m.stay(f"{text}; {left} of {total} still run(s)")
     m.success_until = m.now + m.rules.success_wait_s
+    if m.lost_why:
+        m.lost_until = min(m.lost_until, m.now + m.rules.farewell_s)
     return m.become(GroupState.SUCCEEDED_WAITING, f"all {total} worker(s) of this node ended well", ReportSuccess())
 
 
@@ -276,8 +262,13 @@ def _stop_for_next_round(m: _Memory, event: RoundOver) -> Decision:
     return _stop(m, _Plan(f"round {m.round} is over: {event.why}"))
 
 
-def _stop_fenced(m: _Memory, event: Fenced) -> Decision:
-    return _stop(m, _Plan(f"the others went on without this node: {event.why}", number=signal.SIGKILL))
+def _stop_fenced(m: _Memory, event: Fenced | CutOff) -> Decision:
+    return _stop(m, _Plan(f"round {m.round} is over for this node: {event.why}", number=signal.SIGKILL))
+
+
+def _end_unheard(m: _Memory, event: CutOff) -> Decision:
+    why = f"all workers of this node ended well, how the other nodes fare is not known: {event.why}"
+    return _stop(m, _Plan(why, Finish(GroupState.SUCCEEDED, 0)))
 
 
 def _stop_for_end(m: _Memory, event: RunClosed) -> Decision:
@@ -293,9 +284,9 @@ def _plan_signal(m: _Memory, event: SignalReceived) -> Decision:
     return m.stay(m.plan.why)
 
 
-def _plan_round(m: _Memory, event: RoundOver | Fenced) -> Decision:
+def _plan_round(m: _Memory, event: RoundOver | Fenced | CutOff) -> Decision:
     if m.plan is None:
-        number = signal.SIGKILL if isinstance(event, Fenced) else signal.SIGTERM
+        number = signal.SIGTERM if isinstance(event, RoundOver) else signal.SIGKILL
         m.plan = _Plan(f"round {m.round} is over: {event.why}", number=number)
     return m.stay(m.plan.why)
 
@@ -318,8 +309,8 @@ def _signal_during_stop(m: _Memory, event: SignalReceived) -> Decision:
     return m.stay(f"{describe_signal(event.number)} received while ending")
 
 
-def _fenced_during_stop(m: _Memory, event: Fenced) -> Decision:
-    why = f"killing the workers: the others went on without this node: {event.why}"
+def _fenced_during_stop(m: _Memory, event: Fenced | CutOff) -> Decision:
+    why = f"killing the workers: {event.why}"
     return m.stay(why, StopWorkers(signal.SIGKILL, 0.0))
 
 
@@ -340,7 +331,8 @@ def _after_stop(m: _Memory, _event: StopFinished) -> Decision:
 def _miss_store(m: _Memory, event: StoreLost) -> Decision:
     if not m.lost_why:
         m.lost_why = f"the rendezvous does not answer: {event.why}"
-        m.lost_until = m.now + m.rules.store_patience_s
+        is_done = m.state is GroupState.SUCCEEDED_WAITING
+        m.lost_until = m.now + (m.rules.farewell_s if is_done else m.rules.store_patience_s)
     return m.stay(m.lost_why)
 
 
@@ -350,6 +342,8 @@ def _find_store(m: _Memory, _event: StoreBack) -> Decision:
 
 
 def _tick(m: _Memory, _event: Ticked) -> Decision:
+    if m.now >= m.lost_until and m.state is GroupState.SUCCEEDED_WAITING:
+        return _end_unheard(m, CutOff(m.lost_why))
     if m.now >= m.lost_until:
         why = f"{m.lost_why}; gave up after {m.rules.store_patience_s:g} s"
         return _stop(m, _Plan(why, Finish(GroupState.FAILED, m.failure_code or 1)))
@@ -379,15 +373,23 @@ _TABLE: Mapping[GroupState, Mapping[type, Rule]] = {
         SignalReceived: _plan_signal,
         RoundOver: _plan_round,
         Fenced: _plan_round,
+        CutOff: _plan_round,
         RunClosed: _plan_end,
     },
-    GroupState.HEALTHY: {WorkerExited: _take_exit, SignalReceived: _stop_by_signal, **_NEWS, **_CONTACT},
+    GroupState.HEALTHY: {
+        WorkerExited: _take_exit,
+        SignalReceived: _stop_by_signal,
+        CutOff: _stop_fenced,
+        **_NEWS,
+        **_CONTACT,
+    },
     GroupState.STOPPING: {
         WorkerExited: _exit_during_stop,
         StopFinished: _after_stop,
         SignalReceived: _signal_during_stop,
         Fenced: _fenced_during_stop,
+        CutOff: _fenced_during_stop,
         RunClosed: _plan_end,
     },
-    GroupState.SUCCEEDED_WAITING: {SignalReceived: _stop_by_signal, **_NEWS, **_CONTACT},
+    GroupState.SUCCEEDED_WAITING: {SignalReceived: _stop_by_signal, CutOff: _end_unheard, **_NEWS, **_CONTACT},
 }

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from rallypoint.agent.moves import (
+    CutOff,
     Dismissed,
     Event,
     Fenced,
@@ -31,6 +32,7 @@ from rallypoint.agent.moves import (
     StoreLost,
 )
 from rallypoint.agent.places import NodeWorkers, Ranks, agree_on_ranks, number_workers
+from rallypoint.clock import Deadline
 from rallypoint.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError
 from rallypoint.events import emit
 from rallypoint.rendezvous.handler import RendezvousHandler, RoundNews, RoundStatus
@@ -46,8 +48,9 @@ NEWS_WAIT_S = 0.2
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
 """Between looks at a rendezvous that does not answer."""
 
-LEAVE_S = 5.0
-"""How long leaving may take: whoever asked this node to go does not wait for a store that is gone."""
+FAREWELL_S = 1.5
+"""How long leaving may take, with all that follows: whoever asked this node to go does not wait for a store that is
+gone."""
 
 SUCCEEDED_KEY = "rallypoint/succeeded/{}"
 
@@ -98,6 +101,10 @@ class Membership:
         look_interval_s: seconds between looks at handlers that cannot tell their news by themselves.
         is_identical: whether all nodes are known to run the same, so that nobody needs to ask.
 
+    Attributes:
+        joined: the round that this node was in last.
+        farewell: until when this node may take leave of the others; ``None`` until it begins to.
+
     Threads: call from one thread.
     """
 
@@ -111,6 +118,7 @@ class Membership:
         is_identical: bool = False,
     ) -> None:
         self.joined: Joined | None = None
+        self.farewell: Deadline | None = None
         self._handler = handler
         self._mine = mine
         self._post = post
@@ -146,21 +154,25 @@ class Membership:
             self._watch.count_success()
 
     def leave(self, why: str) -> None:
-        """Tell the others that this node goes; gives up after ``LEAVE_S``."""
+        """Tell the others that this node goes; gives up after ``FAREWELL_S``, and ``farewell`` says what is left."""
         self._is_closing = True
+        self.farewell = Deadline(FAREWELL_S)
         thread = threading.Thread(
             target=_try, args=("leave", self._handler.leave, why), name="rallypoint-leave", daemon=True
         )
         thread.start()
-        thread.join(LEAVE_S)
+        thread.join(FAREWELL_S)
+        if thread.is_alive():
+            emit("agent.trouble", f"the rendezvous did not take this node's farewell within {FAREWELL_S:g} s")
 
     def close(self, timeout_s: float) -> None:
-        """Finish what is on its way, within ``timeout_s`` seconds, and end the threads."""
+        """Finish what is on its way and end the threads, within ``timeout_s`` seconds, or what leaving has left."""
+        deadline = self.farewell or Deadline(timeout_s)
         self._errands.put(None)
         self._retire_watch()
-        self._thread.join(0.0 if self._is_closing else timeout_s)
+        self._thread.join(0.0 if self._is_closing else deadline.remaining_s())
         for watch in self._retired:
-            watch.join(timeout_s)
+            watch.join(deadline.remaining_s())
 
     def _retire_watch(self) -> None:
         if self._watch is not None:
@@ -261,12 +273,12 @@ class RoundWatch(threading.Thread):
                     self._tell(StoreLost(explain(error)))
                 pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
                 continue
-            if pause_s:
-                self._tell(StoreBack())
-            pause_s = 0.0
             if news.status is not RoundStatus.CURRENT:
                 self._tell(_event_of(news))
                 return
+            if pause_s:
+                self._tell(StoreBack())
+            pause_s = 0.0
 
     def _tell(self, event: Event) -> None:
         if not self._ended.is_set():
@@ -292,7 +304,13 @@ class RoundWatch(threading.Thread):
         return self._info.store.check([SUCCEEDED_KEY.format(rank) for rank in range(self._info.world_size)])
 
 
+_ENDS: Mapping[RoundStatus, type[RoundOver | Fenced | CutOff]] = {
+    RoundStatus.FENCED: Fenced,
+    RoundStatus.CUT_OFF: CutOff,
+}
+
+
 def _event_of(news: RoundNews) -> Event:
     if news.status is RoundStatus.CLOSED:
         return RunClosed(news.outcome, news.why)
-    return Fenced(news.why) if news.status is RoundStatus.FENCED else RoundOver(news.why)
+    return _ENDS.get(news.status, RoundOver)(news.why)

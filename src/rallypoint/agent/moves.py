@@ -6,19 +6,23 @@ between an effect and the event that answers it is the driver's.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 __all__ = [
     "Begun",
+    "CutOff",
     "Decision",
     "Dismissed",
     "Effect",
     "Event",
     "Fenced",
     "Finish",
+    "GroupRules",
     "GroupState",
     "Leave",
     "Rendezvous",
@@ -63,6 +67,27 @@ class GroupState(Enum):
         return self in (GroupState.STOPPED, GroupState.FAILED, GroupState.SUCCEEDED)
 
 
+@dataclass(frozen=True)
+class GroupRules:
+    """What the machine is told once.
+
+    Attributes:
+        local_world_size: how many workers this node runs, at least 1.
+        max_restarts: how many failures of own workers are answered by another round, 0 or more.
+        grace_s: seconds between the signal that asks workers to end and SIGKILL, 0 or more.
+        store_patience_s: seconds without any answer from the store until the node gives up.
+        success_wait_s: seconds that a node whose workers ended well waits for the others.
+        farewell_s: seconds that such a node waits for a rendezvous that does not answer.
+    """
+
+    local_world_size: int
+    max_restarts: int = 0
+    grace_s: float = 30.0
+    store_patience_s: float = 30.0
+    success_wait_s: float = math.inf
+    farewell_s: float = 5.0
+
+
 # --- what can happen -------------------------------------------------------------------------------------
 
 
@@ -105,6 +130,12 @@ class RoundOver(NamedTuple):
 
 class Fenced(NamedTuple):
     """The others took this node for dead and went on without it."""
+
+    why: str
+
+
+class CutOff(NamedTuple):
+    """Nobody has answered for so long that the others may go on without this node."""
 
     why: str
 
@@ -162,6 +193,7 @@ Event: TypeAlias = (
     | RunClosed
     | RoundOver
     | Fenced
+    | CutOff
     | Started
     | StartFailed
     | WorkerExited

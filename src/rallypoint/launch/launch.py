@@ -15,6 +15,7 @@ from rallypoint.agent.membership import explain
 from rallypoint.agent.moves import describe_signal
 from rallypoint.agent.signals import parse_signals, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
+from rallypoint.clock import Deadline
 from rallypoint.errors import AgentError, DistError, SignalException
 from rallypoint.events import emit
 from rallypoint.launch.config import ConfigError, LaunchConfig
@@ -28,6 +29,10 @@ __all__ = ["elastic_launch", "launch", "name_of", "run_agent"]
 
 SHUTDOWN_S = 6.0
 """How long a handler may take to shut down; a store host lingers for a few seconds, so that all hear of the end."""
+
+
+LAST_WORD_S = 0.1
+"""What a handler gets to shut down if taking leave has used up the time for both: enough to end what is local."""
 
 
 class _SignalTaken(BaseException):
@@ -79,10 +84,12 @@ def run_agent(config: LaunchConfig, command: Sequence[str]) -> RunResult:
     try:
         with taken_signals(signals, _raise_signal):
             handler = create_handler(config)
+            agent: Agent | None = None
             try:
-                return _agent(config, command, handler, signals).run()
+                agent = _agent(config, command, handler, signals)
+                return agent.run()
             finally:
-                _shut_down(handler)
+                _shut_down(handler, agent.farewell if agent is not None else None)
     except _SignalTaken as taken:
         why = f"{describe_signal(taken.number)} received before the run began"
         return RunResult(WorkerState.STOPPED, exit_code=128 + taken.number, why=why, signal_number=taken.number)
@@ -114,20 +121,22 @@ def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHand
         raise ConfigError(str(error)) from error
 
 
-def _shut_down(handler: RendezvousHandler) -> None:
+def _shut_down(handler: RendezvousHandler, farewell: Deadline | None) -> None:
     """Give up this node's place; the run has ended here, so trouble with that changes nothing about its result.
 
-    A handler that is stuck, because it waits for a host that is gone, is left behind after ``SHUTDOWN_S``.
+    A handler that is stuck, because it waits for a host that is gone, is left behind after ``SHUTDOWN_S``, or when the
+    time for ``farewell`` is up, if this node was asked to go.
     """
+    limit_s = SHUTDOWN_S if farewell is None else max(LAST_WORD_S, farewell.remaining_s())
     thread = threading.Thread(target=_try_to_shut_down, args=(handler,), name="rallypoint-shutdown", daemon=True)
     thread.start()
     try:
-        thread.join(SHUTDOWN_S)
+        thread.join(limit_s)
     except _SignalTaken as taken:
         emit("launch.trouble", f"{describe_signal(taken.number)} cut the farewell to the other nodes short")
     else:
         if thread.is_alive():
-            emit("launch.trouble", f"the rendezvous did not shut down within {SHUTDOWN_S:g} s and is left behind")
+            emit("launch.trouble", f"the rendezvous did not shut down within {limit_s:.1f} s and is left behind")
 
 
 def _try_to_shut_down(handler: RendezvousHandler) -> None:
@@ -146,7 +155,8 @@ def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], No
         say: takes the report of a failure, once; ``None``: standard error.
 
     Returns:
-        0 for success; the failed worker's own code; 128 + n for signal n; 1 for any other failure.
+        0 for success, also if nobody can tell any more how the others fare when all workers of this node have ended
+        well; the failed worker's own code; 128 + n for signal n; 1 for any other failure.
 
     Raises:
         ConfigError: if the configuration makes no sense.

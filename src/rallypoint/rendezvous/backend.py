@@ -33,6 +33,11 @@ class RendezvousBackend(ABC):
     def name(self) -> str:
         """The name under which the backend is chosen, such as ``c10d``."""
 
+    @property
+    def where(self) -> str:
+        """What does not answer if the backend does not, for messages; where others reach it, if that is known."""
+        return f"the {self.name} rendezvous backend"
+
     @abstractmethod
     def get_state(self) -> tuple[bytes, Token] | None:
         """Give the stored state and the token of its version, or ``None`` if nothing is stored. Does not wait.

@@ -108,6 +108,12 @@ class C10dRendezvousBackend(RendezvousBackend):
         """``c10d``."""
         return "c10d"
 
+    @property
+    def where(self) -> str:
+        """See the base class."""
+        host, port = getattr(self._store, "host", None), getattr(self._store, "port", None)
+        return "the store" if host is None or port is None else f"the store at {Endpoint(host, port)}"
+
     def get_state(self) -> tuple[bytes, Token] | None:
         """See the base class."""
         found = self._swap(_NOBODYS, _NOBODYS)  # gives the present value, or what was expected if there is none

@@ -292,7 +292,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     def _join(self) -> State:
         participant, seen, version, gap_s = self._participant, None, -1, GAP_MIN_S
-        while True:
+        while participant.is_joining:
             decision, seen, is_moving = participant.advance(seen, self._prepare)
             if isinstance(decision.action, Enter):
                 return seen.state
@@ -303,6 +303,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
                 seen = participant.look()
             if is_moving or seen.state.version != version:
                 gap_s = GAP_MIN_S
+        raise RendezvousGracefulExitError("this node left while it was joining")
 
     def _prepare(self, action: Action, state: State) -> Action:
         if isinstance(action, Acknowledge) and state.members.get(self._participant.node_id) == 0:

@@ -256,14 +256,14 @@ class RendezvousInfo:
 class RoundStatus(Enum):
     """What has become of the round that this node is in."""
 
-    CURRENT = "current"
-    """It goes on."""
+    CURRENT = "current"  # it goes on
     OVER = "over"
     """It has ended: stop the workers and call ``next_rendezvous`` again."""
     CLOSED = "closed"
     """The whole run has ended: stop the workers and finish."""
     FENCED = "fenced"
     """It goes on without this node, which was taken for lost: stop the workers at once, then join again."""
+    CUT_OFF = "cut_off"  # nobody has answered for so long that the same may be true: do as for FENCED
 
 
 class RoundNews(NamedTuple):

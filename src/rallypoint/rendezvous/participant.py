@@ -93,7 +93,7 @@ class Participant:
         self._verdict: Verdict | None = None
         self._trouble: Exception | None = None
         self._is_done = False
-        self._beaten_at = clock.now()
+        self._beaten_at = self._answered_at = clock.now()
         self._why = ""
         self._losses = 0  # swaps lost in a row
 
@@ -305,11 +305,18 @@ class Participant:
     def _news(self) -> Verdict:
         if self._verdict is None:
             return Verdict(VerdictKind.CURRENT, "this node is in no round")
-        silent_s = self._clock.now() - self._beaten_at
-        if self._verdict.kind is VerdictKind.CURRENT and not self._is_done and silent_s > self.rules.dead_after_s:
+        now, longest_s = self._clock.now(), self.rules.dead_after_s
+        silent_s, unanswered_s = now - self._beaten_at, now - self._answered_at
+        if self._verdict.kind is VerdictKind.CURRENT and not self._is_done and silent_s > longest_s:
+            if unanswered_s > longest_s - self.rules.keep_alive_interval_s:
+                return Verdict(
+                    VerdictKind.CUT_OFF,
+                    f"nothing was heard from {self._backend.where} for {unanswered_s:.1f} s, so this node stops: it "
+                    "cannot know whether the others go on",
+                )
             return Verdict(
                 VerdictKind.FENCED,
-                f"no beat of this node was stored for {silent_s:.1f} s, so the others take it for gone",
+                f"no beat of this node was stored for {silent_s:.1f} s, so the others may have taken it for gone",
             )
         return self._verdict
 
@@ -325,6 +332,7 @@ class Participant:
     def _note(self, seen: Seen) -> Seen:
         state = seen.state
         with self._changed:
+            self._answered_at = self._clock.now()
             is_other_life = self._view.version >= 0 and self._view.born != state.born
             if is_other_life and self._is_joining:
                 self._seat = replace(self._seat, entered=None)
@@ -384,7 +392,7 @@ class Participant:
         return self.look()
 
     def _tell(self, decision: Decision) -> None:
-        if decision.why == self._why:
+        if decision.why == self._why or not self._is_joining:
             return
         self._why = decision.why
         name = "wait" if isinstance(decision.action, Beat) else type(decision.action).__name__.lower()

@@ -27,6 +27,7 @@ class VerdictKind(Enum):
     OVER = "over"
     CLOSED = "closed"
     FENCED = "fenced"
+    CUT_OFF = "cut_off"  # never judged from a state: it means that there is none to be had
 
 
 class Verdict(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 from rallypoint.agent.group import GroupRules, WorkerGroupMachine
 from rallypoint.agent.moves import (
     Begun,
+    CutOff,
     Decision,
     Dismissed,
     Event,
@@ -386,11 +387,10 @@ def test_a_signal_while_ending_keeps_the_verdict_and_the_next_one_kills() -> Non
 # --- the store out of reach ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [RUNNING, DONE], ids=["running", "done"])
-def test_a_store_out_of_reach_is_put_up_with_until_patience_ends(before: tuple[Event, ...]) -> None:
+def test_a_store_out_of_reach_is_put_up_with_until_patience_ends() -> None:
     group = machine(store_patience_s=20.0)
 
-    lost = play(group, *before, StoreLost("connection refused"), now=100.0)
+    lost = play(group, *RUNNING, StoreLost("connection refused"), now=100.0)
     again = play(group, StoreLost("timed out"), now=110.0)
     early = play(group, Ticked(), now=119.0)
     late = play(group, Ticked(), now=120.0)
@@ -401,6 +401,50 @@ def test_a_store_out_of_reach_is_put_up_with_until_patience_ends(before: tuple[E
     assert late.effects == (TERM,)
     assert late.why == "the rendezvous does not answer: connection refused; gave up after 20 s"
     assert end.effects == (Finish(GroupState.FAILED, 1),)
+
+
+def test_a_node_that_is_done_waits_only_briefly_for_a_store_out_of_reach_and_ends_well() -> None:
+    group = machine(farewell_s=5.0)
+
+    play(group, *DONE, StoreLost("connection refused"), now=100.0)
+    early = play(group, Ticked(), now=104.0)
+    late = play(group, Ticked(), now=105.0)
+    end = play(group, StopFinished())
+
+    assert (early.effects, late.effects) == ((), (TERM,))
+    assert late.why == (
+        "all workers of this node ended well, how the other nodes fare is not known: "
+        "the rendezvous does not answer: connection refused"
+    )
+    assert end.effects == (Finish(GroupState.SUCCEEDED, 0),)
+
+
+def test_workers_that_end_well_while_the_store_is_out_of_reach_shorten_the_wait() -> None:
+    group = machine(farewell_s=5.0, store_patience_s=30.0)
+
+    play(group, *RUNNING, StoreLost("connection refused"), now=100.0)
+    play(group, WorkerExited(0, 0), WorkerExited(1, 0), now=110.0)
+
+    assert group.next_deadline() == 115.0
+
+
+def test_a_node_that_is_cut_off_kills_its_workers_and_joins_again() -> None:
+    group = machine()
+
+    cut_off = play(group, *RUNNING, CutOff("nothing was heard for 15 s"))
+    after = play(group, StopFinished())
+
+    assert cut_off.effects == (KILL,)
+    assert cut_off.why == "round 0 is over for this node: nothing was heard for 15 s"
+    assert after.effects == (Rendezvous(),)
+
+
+def test_a_node_that_is_cut_off_when_it_is_done_ends_well() -> None:
+    group = machine()
+
+    play(group, *DONE, CutOff("nothing was heard for 15 s"))
+
+    assert play(group, StopFinished()).effects == (Finish(GroupState.SUCCEEDED, 0),)
 
 
 def test_a_store_that_answers_again_is_forgiven() -> None:

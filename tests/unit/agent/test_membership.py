@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 from tests.support.agents import ForeignHandler, ScriptedHandler, observed, round_info
 
+from rallypoint.agent import membership as module
 from rallypoint.agent import places
 from rallypoint.agent.membership import Membership, RoundWatch, explain, knows_success
 from rallypoint.agent.moves import (
+    CutOff,
     Dismissed,
     Event,
     Fenced,
@@ -151,6 +154,7 @@ def test_leaving_tells_the_handler_why() -> None:
     [
         (RoundStatus.OVER, RoundOver("told by the test")),
         (RoundStatus.FENCED, Fenced("told by the test")),
+        (RoundStatus.CUT_OFF, CutOff("told by the test")),
         (RoundStatus.CLOSED, RunClosed("failed", "told by the test")),
     ],
 )
@@ -179,6 +183,35 @@ def test_looks_that_fail_are_told_once_and_repeated() -> None:
         assert posts.next() == StoreBack()
         handler.tell(RoundStatus.OVER)
         assert posts.next() == RoundOver("told by the test")
+
+
+def test_a_node_that_is_cut_off_is_not_told_that_the_rendezvous_answers_again() -> None:
+    handler = ScriptedHandler(round_info())
+    with member(handler) as (membership, posts):
+        membership.join()
+        posts.next()
+        handler.troubles += [RendezvousConnectionError("no store")]
+        handler.tell(RoundStatus.CUT_OFF)
+        membership.watch(posts.put)
+
+        assert posts.next() == StoreLost("no store")
+        assert posts.next() == CutOff("told by the test")
+
+
+def test_leaving_a_rendezvous_that_is_stuck_has_an_end_that_closing_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed = threading.Event()
+
+    class Stuck(ScriptedHandler):
+        def leave(self, why: str) -> None:
+            freed.wait(60)
+
+    monkeypatch.setattr(module, "FAREWELL_S", 0.01)
+    with observed() as events, member(Stuck(round_info())) as (membership, _posts):
+        membership.leave("SIGINT received")
+        assert membership.farewell is not None
+        assert membership.farewell.has_passed()
+    freed.set()
+    assert [event.message for event in events] == ["the rendezvous did not take this node's farewell within 0.01 s"]
 
 
 def test_joining_again_ends_the_watch_of_the_last_round() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.support.agents import ScriptedHandler, observed, round_info
 
+from rallypoint.agent import membership
 from rallypoint.agent.failure import ChildFailedError
 from rallypoint.agent.logs import LogOptions
 from rallypoint.agent.spec import WorkerState
@@ -18,7 +19,7 @@ from rallypoint.errors import AgentError, RendezvousConnectionError, RendezvousT
 from rallypoint.launch import launch as module
 from rallypoint.launch.config import ConfigError, LaunchConfig
 from rallypoint.launch.launch import elastic_launch, launch, name_of, run_agent
-from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousParameters
+from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from rallypoint.rendezvous.registry import rendezvous_handler_registry
 
 SHELL = "/bin/sh"
@@ -152,6 +153,30 @@ def test_a_handler_that_is_stuck_is_left_behind(backend: Put, monkeypatch: pytes
         assert launch(config(), [SHELL, "-c", "exit 0"]) == 0
     freed.set()
     assert any("is left behind" in event.message for event in events)
+
+
+def test_a_handler_gets_no_more_time_to_shut_down_than_taking_leave_has_left(
+    backend: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed = threading.Event()
+
+    class Stuck(ScriptedHandler):
+        def next_rendezvous(self) -> RendezvousInfo:
+            os.kill(os.getpid(), signal.SIGTERM)
+            freed.wait(60)
+            raise RendezvousConnectionError("nobody there")
+
+        def shutdown(self) -> bool:
+            return freed.wait(60)
+
+    monkeypatch.setattr(membership, "FAREWELL_S", 0.01)
+    monkeypatch.setattr(module, "LAST_WORD_S", 0.02)
+    backend(Stuck(round_info()))
+
+    with observed() as events:
+        assert launch(config(), [SHELL, "-c", "exit 0"]) == 128 + signal.SIGTERM
+    freed.set()
+    assert "the rendezvous did not shut down within 0.0 s and is left behind" in [event.message for event in events]
 
 
 def test_workers_get_the_callers_environment(backend: Put, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,11 +327,33 @@ def test_a_node_whose_beats_do_not_arrive_takes_itself_for_fenced() -> None:
     join(participant)
     clock.advance(15.0)
     assert participant.news().kind is VerdictKind.CURRENT
+    participant.look()
     clock.advance(0.5)
     kind, why, _ = participant.news()
     assert kind is VerdictKind.FENCED
-    assert why == "no beat of this node was stored for 15.5 s, so the others take it for gone"
+    assert why == "no beat of this node was stored for 15.5 s, so the others may have taken it for gone"
     assert participant.wait_for_news(60).kind is VerdictKind.FENCED
+
+
+def test_a_node_that_hears_nothing_is_cut_off_and_claims_nothing_about_the_others() -> None:
+    participant, clock = make(MemoryBackend())
+    join(participant)
+    participant.note_trouble(RendezvousConnectionError("no answer"))
+    clock.advance(15.5)
+    kind, why, _ = participant.news()
+    assert kind is VerdictKind.CUT_OFF
+    assert why == (
+        f"nothing was heard from {MemoryBackend().where} for 15.5 s, so this node stops: it cannot know whether the "
+        "others go on"
+    )
+
+
+def test_a_node_that_left_while_it_was_joining_says_no_more(told: list[events.Event]) -> None:
+    participant, _ = make(MemoryBackend())
+    participant.begin_to_join()
+    participant.depart("told to", 5)
+    participant.advance(None, with_endpoint)
+    assert told == []
 
 
 def test_a_node_that_is_done_needs_no_beats() -> None:
