@@ -29,7 +29,7 @@ What this file does not know: sockets, threads, what a step costs, where ``now``
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -77,11 +77,10 @@ _COPIED_SIZE_MAX = 1024
 
 
 class _Peer:
-    __slots__ = ("handshake_deadline", "held", "is_paused", "reader")
+    __slots__ = ("held", "is_paused", "reader")
 
-    def __init__(self, reader: RequestReader, handshake_deadline: float) -> None:
+    def __init__(self, reader: RequestReader) -> None:
         self.reader = reader
-        self.handshake_deadline = handshake_deadline
         self.held = 0
         self.is_paused = False
 
@@ -102,7 +101,9 @@ class Engine:
         self._keyspace = Keyspace(limits)
         self._waiters = Waiters()
         self._peers: dict[int, _Peer] = {}
-        self._handshakes: deque[tuple[int, _Peer]] = deque()
+        # Deadline of each peer that has not validated, the oldest first. Not a dict: its first entry is not found in
+        # O(1) when many before it were deleted.
+        self._handshakes: OrderedDict[int, float] = OrderedDict()
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
@@ -144,8 +145,7 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
-        self._skip_finished_handshakes()
-        return self._handshakes[0][1].handshake_deadline if self._handshakes else None
+        return next(iter(self._handshakes.values()), None)
 
     def statistics(self) -> Statistics:
         """Give the numbers. Cost: the number of peers."""
@@ -172,9 +172,8 @@ class Engine:
             detail = f"{len(self._peers)} peers are connected, the limit is {self._limits.connections_max}"
             self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
             return
-        state = _Peer(RequestReader(self._limits.input_size_max), now + self._limits.handshake_timeout_s)
-        self._peers[peer] = state
-        self._handshakes.append((peer, state))
+        self._peers[peer] = _Peer(RequestReader(self._limits.input_size_max))
+        self._handshakes[peer] = now + self._limits.handshake_timeout_s
 
     def _serve(self, peer: int, state: _Peer) -> None:
         """Apply the peer's whole requests, until there are no more or they have caused too much output."""
@@ -220,22 +219,14 @@ class Engine:
         state = self._peers.pop(peer, None)
         if state is not None:
             self._input_held -= state.held
+            self._handshakes.pop(peer, None)
+            state.reader.close()
             self._abandon(peer)
 
     def _expire_handshakes(self, now: float) -> None:
-        self._skip_finished_handshakes()
         detail = f"VALIDATE did not come within {self._limits.handshake_timeout_s:g} s"
-        while self._handshakes and self._handshakes[0][1].handshake_deadline <= now:
-            self._close(self._handshakes[0][0], CloseReason.HANDSHAKE_TIMEOUT, detail)
-            self._skip_finished_handshakes()
-
-    def _skip_finished_handshakes(self) -> None:
-        handshakes = self._handshakes
-        while handshakes:
-            peer, state = handshakes[0]
-            if self._peers.get(peer) is state and not state.reader.is_validated:
-                return
-            handshakes.popleft()
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            self._close(next(iter(self._handshakes)), CloseReason.HANDSHAKE_TIMEOUT, detail)
 
     # --- releases ----------------------------------------------------------------------------------------
 
@@ -257,7 +248,8 @@ class Engine:
 
     # --- verbs -------------------------------------------------------------------------------------------
 
-    def _validate(self, peer: int, request: Request) -> int:  # noqa: ARG002 - the reader has done it
+    def _validate(self, peer: int, request: Request) -> int:  # noqa: ARG002 - the reader has looked at it
+        del self._handshakes[peer]
         return 0
 
     def _set(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply

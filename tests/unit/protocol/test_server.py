@@ -252,3 +252,12 @@ def test_requests_before_an_unknown_verb_come_out_first(cut: int) -> None:
     assert reader.next() == (Verb.PING, 1)
     with pytest.raises(RequestError, match="the verb byte is 19"):
         reader.next()
+
+
+def test_a_closed_reader_holds_nothing() -> None:
+    reader = opened()
+    assert read(reader, encode_request(Verb.MULTI_SET, [(b"/k", bytes(100))] * 3)[:-5], 7) == []
+    assert reader.held
+    for _ in range(2):
+        reader.close()
+        assert (reader.held, reader.unread) == (0, 0)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
 from tests.support.wire import VALIDATE, Connection, Wire
 
 from rallypoint.protocol.codec import I64, U64, encode_request
+from rallypoint.protocol.server import RequestReader
 from rallypoint.protocol.spec import CloseReason, Verb
 from rallypoint.server.engine import (
     Close,
@@ -145,6 +148,47 @@ def test_one_connection_too_many_is_closed_and_the_others_stay() -> None:
     assert reason_of(three) is CloseReason.TOO_MANY_CONNECTIONS
     one.disconnect()
     assert wire.connect().closed is None
+
+
+@pytest.mark.parametrize("has_idle_peer_in_front", [False, True])
+@pytest.mark.parametrize("gone_by", ["disconnecting", "a refusal", "the total"])
+def test_half_requests_do_not_outlive_their_connections(
+    monkeypatch: pytest.MonkeyPatch, has_idle_peer_in_front: bool, gone_by: str
+) -> None:
+    readers: weakref.WeakSet[RequestReader] = weakref.WeakSet()
+
+    class WatchedReader(RequestReader):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, request_size_max: int) -> None:
+            super().__init__(request_size_max)
+            readers.add(self)
+
+    monkeypatch.setattr("rallypoint.server.engine.RequestReader", WatchedReader)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        engine = Engine(Limits(input_total_max=20 if gone_by == "the total" else 1000))
+        if has_idle_peer_in_front:
+            engine.step(Connected(1), 0.0)
+        for half in (
+            encode_request(Verb.SET, b"/key", bytes(9))[:-17],
+            encode_request(Verb.MULTI_SET, [(b"/key", bytes(9))] * 3)[:-17],
+        ):
+            for _ in range(5):
+                engine.step(Connected(2), 0.0)
+                engine.step(Received(2, VALIDATE + half[:12]), 0.0)
+                effects = engine.step(Received(2, half[12:]), 0.0)
+                if gone_by == "a refusal":
+                    effects += engine.step(Received(2, b"\xff" * 8), 0.0)
+                elif gone_by == "disconnecting" or not effects:
+                    engine.step(Disconnected(2), 0.0)
+                assert [type(effect) for effect in effects] in ([], [Close])
+                assert bool(effects) or gone_by != "a refusal"
+                assert len(readers) == has_idle_peer_in_front
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 # --- whole or nothing ------------------------------------------------------------------------------------
