@@ -19,6 +19,7 @@ from types import TracebackType
 
 from rallypoint.agent import sweep
 from rallypoint.errors import AgentError
+from rallypoint.server.descriptors import standard_error
 
 __all__ = ["Guard"]
 
@@ -103,6 +104,7 @@ class Guard:
                 [sys.executable, *flags, program, str(self._owner_pid), self.marker_id],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
+                stderr=standard_error(),
                 start_new_session=True,
                 cwd="/",
                 bufsize=0,

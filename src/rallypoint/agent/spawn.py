@@ -17,6 +17,7 @@ from rallypoint.agent import sweep
 from rallypoint.agent.logs import Output
 from rallypoint.agent.tee import Tee
 from rallypoint.errors import AgentError, WorkerStartError
+from rallypoint.server.descriptors import is_standard_stream
 
 __all__ = ["WorkerCommand", "check_commands", "keep_exit_codes", "spawn_all"]
 
@@ -144,7 +145,7 @@ def _open(
             descriptor = tee.add(command.local_rank, output, is_stderr=is_stderr)
         elif output.path is not None:
             descriptor = os.open(output.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        elif output.console and _is_open(console[is_stderr]):
+        elif output.console and is_standard_stream(console[is_stderr]):
             return console[is_stderr]
         else:
             return subprocess.DEVNULL
@@ -167,11 +168,3 @@ def _start_error(command: WorkerCommand, error: Exception, path: str | None = No
         argv=command.argv,
         errno=number,
     )
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rallypoint.agent.logs import Output
 from rallypoint.clock import Deadline
+from rallypoint.server.descriptors import is_standard_stream
 
 __all__ = ["Console", "LineAssembler", "Tee", "read_tail"]
 
@@ -51,6 +52,9 @@ TAIL_SIZE_MAX = 64 * 1024
 
 TAIL_WAIT_S = 1.0
 """How long to wait for the end of a dead worker's stream, in seconds; a child of it may hold it open."""
+
+NOWHERE = -1
+"""Stands for a console that is not there: the first write finds it closed."""
 
 _log = logging.getLogger("rallypoint.agent")
 
@@ -329,7 +333,8 @@ class Tee:
 
     def _console(self, descriptor: int) -> Console:
         if descriptor not in self._consoles:
-            self._consoles[descriptor] = Console(descriptor, CONSOLE_BACKLOG_SIZE_MAX, CONSOLE_STALL_S)
+            shown = descriptor if is_standard_stream(descriptor) else NOWHERE
+            self._consoles[descriptor] = Console(shown, CONSOLE_BACKLOG_SIZE_MAX, CONSOLE_STALL_S)
         return self._consoles[descriptor]
 
     def _run(self) -> None:

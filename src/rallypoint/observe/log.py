@@ -112,6 +112,8 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = self._stream if self._stream is not None else sys.stderr
+        if stream is None:
+            return  # started without standard error
         try:
             stream.write(self.format(record) + "\n")
             stream.flush()

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from rallypoint.server.descriptors import is_standard_stream
 from rallypoint.server.engine import Engine
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.loop import ServerLoop
@@ -121,6 +122,8 @@ def log_to_stderr(message: str) -> None:
     line = f"rallypoint server {os.getpid()}: {message}\n"
     poll = select.poll()
     try:
+        if sys.__stderr__ is None and not is_standard_stream(2):
+            return
         fd = sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
         poll.register(fd, select.POLLOUT)
         if poll.poll(0):

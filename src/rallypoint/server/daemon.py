@@ -39,6 +39,7 @@ from rallypoint.errors import DistStoreError
 from rallypoint.net.address import UNIX_PREFIX, close_listener, local_endpoint
 from rallypoint.net.unix import remove_stale_file
 from rallypoint.server.child import FAILED, READY, log_to_stderr, raise_descriptor_limit
+from rallypoint.server.descriptors import above_standard, standard_error
 from rallypoint.server.engine import Engine
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.loop import DRAIN_S, ServerLoop
@@ -197,21 +198,26 @@ def _start_process(endpoint: Endpoint, listeners: Sequence[socket.socket], limit
 def _spawn(control_fd: int, listeners: Sequence[socket.socket], limits: Limits) -> subprocess.Popen[bytes]:
     if not sys.executable or getattr(sys, "frozen", False):
         raise DistStoreError("no Python interpreter to run a server process with is known: run the server in a thread")
-    fds = [listener.fileno() for listener in listeners]
     defaults = asdict(DEFAULT_LIMITS)
     changed = {name: value for name, value in asdict(limits).items() if value != defaults[name]}
     # -I and -S: nothing of the program's environment, folder or site is imported; the package is found by its path.
     command = [sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else []), "-c", _BOOTSTRAP]
     command += [str(Path(rallypoint.__path__[0]).resolve().parent), _LABEL]
-    command += [str(control_fd), str(os.getpid()), ",".join(map(str, fds)), json.dumps(changed) if changed else ""]
     try:
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(control_fd, *fds),
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as copies:
+            control, *fds = (
+                copies.enter_context(above_standard(fd))
+                for fd in (control_fd, *(listener.fileno() for listener in listeners))
+            )
+            command += [str(control), str(os.getpid()), ",".join(map(str, fds)), json.dumps(changed) if changed else ""]
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=standard_error(),
+                pass_fds=(control, *fds),
+                start_new_session=True,
+            )
     except OSError as error:
         raise DistStoreError(f"the server process could not be started: {error}") from error
 

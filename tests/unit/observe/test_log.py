@@ -104,3 +104,9 @@ def test_a_closed_stream_is_no_reason_to_fail() -> None:
     sink(Event("agent.stopping", "into the void"))
 
     assert stream.closed
+
+
+def test_a_program_without_standard_error_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+
+    LogSink()(Event("agent.failed", "nobody reads this"))

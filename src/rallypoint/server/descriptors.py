@@ -1,0 +1,54 @@
+"""The numbers 0, 1 and 2 of a process that was started without its standard streams (``program <&- >&- 2>&-``).
+
+The system gives free numbers to whatever is opened next, a listener or a connection. Handed to a child under that
+number, it would be replaced by the child's own standard stream; taken for a console, it would be written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+__all__ = ["above_standard", "is_standard_stream", "standard_error"]
+
+_FIRST = 3
+
+
+@contextlib.contextmanager
+def above_standard(fd: int) -> Iterator[int]:
+    """Give the descriptor under a number that no standard stream has; a copy made for that is closed at the end.
+
+    Raises:
+        OSError: if there is no descriptor left for a copy.
+    """
+    if fd >= _FIRST:
+        yield fd
+        return
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST)
+    try:
+        yield copy
+    finally:
+        os.close(copy)
+
+
+def is_standard_stream(fd: int) -> bool:
+    """Tell whether a descriptor may stand for the console: it is open and, below 3, no number taken by chance.
+
+    Standard streams are inherited, so they are inheritable; what a Python program opens itself is not.
+    """
+    try:
+        is_inheritable = os.get_inheritable(fd)
+    except OSError:
+        return False
+    return is_inheritable or fd >= _FIRST
+
+
+def standard_error() -> int | None:
+    """Give what a child gets as standard error: ours, ``None`` for ``Popen``, or nothing if we have none."""
+    if is_standard_stream(2):
+        return None
+    import subprocess  # those who start children have it; the server process needs no more than the rest
+
+    return subprocess.DEVNULL
