@@ -42,6 +42,7 @@ __all__ = [
     "WaitExpired",
     "ask_and_wait",
     "ask_missing",
+    "read_count",
     "read_is_ready",
     "read_number",
     "read_stored",
@@ -56,6 +57,8 @@ class Wait(NamedTuple):
 
 
 Step: TypeAlias = "bytes | int | Wait"
+
+_INT64_MAX = (1 << 63) - 1
 
 _R = TypeVar("_R")
 
@@ -100,6 +103,18 @@ def read_stored() -> Call[bytes]:
 def read_number() -> Call[int]:
     """Read a number. Shape: ``i64``."""
     return int(I64.unpack((yield I64.size))[0])
+
+
+def read_count(what: str, limit: int = _INT64_MAX) -> Call[int]:
+    """Read a number that cannot be below 0 nor above ``limit``; ``what`` names it. Shape: ``i64``.
+
+    Raises:
+        RemoteProtocolError: it is not within these bounds.
+    """
+    count = yield from read_number()
+    if not 0 <= count <= limit:
+        raise RemoteProtocolError(f"the server claims that {what} is {count}, it must be from 0 to {limit}")
+    return count
 
 
 def read_is_ready() -> Call[bool]:

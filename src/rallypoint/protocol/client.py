@@ -31,6 +31,7 @@ from rallypoint.protocol.call import (
     WaitExpired,
     ask_and_wait,
     ask_missing,
+    read_count,
     read_is_ready,
     read_number,
     read_stored,
@@ -214,13 +215,13 @@ def compare_set(key: bytes, expected: bytes, desired: bytes) -> Call[bytes]:
 def delete_key(key: bytes) -> Call[bool]:
     """Remove a key; tell whether it was there. Cost: one round trip."""
     yield encode_request(Verb.DELETE_KEY, key)
-    return (yield from read_number()) == 1
+    return (yield from read_count("the number of keys deleted", 1)) == 1
 
 
 def num_keys() -> Call[int]:
     """Count the server's keys, internal ones included. Cost: one round trip."""
     yield encode_request(Verb.GETNUMKEYS)
-    return (yield from read_number())
+    return (yield from read_count("the number of keys"))
 
 
 def list_keys() -> Call[list[bytes]]:
@@ -241,7 +242,7 @@ def list_keys() -> Call[list[bytes]]:
 def queue_len(name: bytes) -> Call[int]:
     """Count a queue's items. Cost: one round trip."""
     yield encode_request(Verb.QUEUE_LEN, name)
-    return (yield from read_number())
+    return (yield from read_count("the length of the queue"))
 
 
 def queue_pop(name: bytes, *, is_blocking: bool = True) -> Call[bytes]:
@@ -274,14 +275,14 @@ def queue_pop(name: bytes, *, is_blocking: bool = True) -> Call[bytes]:
         )
         item = yield from _popped()
         is_present = yield from read_is_ready()
-        length = yield from read_number()
+        length = yield from read_count("the length of the queue")
         if item is None and is_present and length == 0:
             raise QueueEmptyError(f"queue is empty, and cannot be waited for: {name!r} is a key too")
     return item
 
 
 def _popped() -> Call[bytes | None]:
-    length = yield from read_number()
+    length = yield from read_count("the length of the queue")
     return (yield from read_stored()) if length > 0 else None
 
 

@@ -176,6 +176,8 @@ class CloseReason(Enum):
     """One request is longer than the limit, though no field is."""
     INPUT_TOTAL = "input_total"
     """Begun requests of all peers hold too much memory, and this peer's the most."""
+    TOO_MANY_WAITED = "too_many_waited"
+    """WAIT would make all names that all peers wait for together pass their limit."""
     NOT_A_NUMBER = "not_a_number"
     """ADD or BARRIER on a value that is no decimal number of 64 bits."""
     STORED_VALUE_TOO_LARGE = "stored_value_too_large"

@@ -101,9 +101,9 @@ class Engine:
         self._keyspace = Keyspace(limits)
         self._waiters = Waiters()
         self._peers: dict[int, _Peer] = {}
-        # Deadline of each peer that has not validated, the oldest first. Not a dict: its first entry is not found in
-        # O(1) when many before it were deleted.
+        # Deadlines of those not validated yet; a plain dict does not find its first entry in O(1) after deletions.
         self._handshakes: OrderedDict[int, float] = OrderedDict()
+        self._listing: bytes | None = None  # the reply to LIST_KEYS, kept until a key comes or goes
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
@@ -232,6 +232,7 @@ class Engine:
 
     def _created(self, key: bytes) -> None:
         """Release those whom a new key completes."""
+        self._listing = None
         for peer in self._waiters.appeared(key, key not in self._keyspace.queues):
             self._effects.append(Reply(peer, GO_ON))
 
@@ -285,6 +286,10 @@ class Engine:
         names = dict.fromkeys(request[1])
         missing = self._keyspace.missing(names)
         if missing:
+            total = self._waiters.names_held + len(names)
+            if total > self._limits.waited_names_max:
+                detail = f"all peers would wait for {total} names, the limit is {self._limits.waited_names_max}"
+                raise RequestError(CloseReason.TOO_MANY_WAITED, detail)
             self._waiters.wait(peer, names, missing)
             return 0
         self._effects.append(Reply(peer, GO_ON))
@@ -297,8 +302,10 @@ class Engine:
     def _delete_key(self, peer: int, request: Request) -> int:
         key = request[1]
         removed = self._keyspace.delete(key)
-        if removed and key not in self._keyspace:
-            self._waiters.vanished(key)
+        if removed:
+            self._listing = None
+            if key not in self._keyspace:
+                self._waiters.vanished(key)
         self._effects.append(Reply(peer, I64.pack(removed)))
         return 8
 
@@ -361,13 +368,14 @@ class Engine:
         return 8
 
     def _list_keys(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no fields
-        keys = self._keyspace.keys()
-        parts = [I64.pack(len(keys))]
-        for key in keys:
-            parts += (U64.pack(len(key)), key)
-        listing = b"".join(parts)
-        self._effects.append(Reply(peer, listing))
-        return len(listing)
+        if self._listing is None:
+            keys = self._keyspace.keys()
+            parts = [I64.pack(len(keys))]
+            for key in keys:
+                parts += (U64.pack(len(key)), key)
+            self._listing = b"".join(parts)
+        self._effects.append(Reply(peer, self._listing))
+        return len(self._listing)
 
     def _barrier(self, peer: int, request: Request) -> int:
         _, key, world_size = request

@@ -25,6 +25,8 @@ class Limits:
             closed. Bytes as sent: for lists of very short items Python's objects take up to eight times that.
         output_size_max: bytes of replies one peer may cause in one step before it is paused until they are sent. One
             request's reply is never cut, so a step gives at most this and one reply.
+        waited_names_max: names that all peers in WAIT wait for, a name counted for each of them; about 250 bytes each
+            if no two are alike.
         value_stored_size_max: bytes of one stored value; only APPEND can come near.
         stored_size_max: bytes of all keys, values and queue items together, ``keyspace.ENTRY_SIZE`` added for each.
 
@@ -37,6 +39,7 @@ class Limits:
     input_size_max: int = REQUEST_SIZE_MAX
     input_total_max: int = 1 << 30
     output_size_max: int = 1 << 20
+    waited_names_max: int = 1 << 22
     value_stored_size_max: int = VALUE_STORED_SIZE_MAX
     stored_size_max: int = 64 << 30
 

@@ -50,16 +50,20 @@ class _Waiter:
 class Waiters:
     """All that is waited for.
 
+    Attributes:
+        names_held: names that peers wait for, each counted once for each peer. Read only, for others.
+
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_barriers", "_calls", "_names", "_pending")
+    __slots__ = ("_barriers", "_calls", "_names", "_pending", "names_held")
 
     def __init__(self) -> None:
         self._names: dict[bytes, dict[int, _Waiter]] = {}
         self._barriers: dict[bytes, dict[int, int]] = {}
         self._pending: dict[int, _Waiter | bytes] = {}
         self._calls: dict[int, bytes] = {}
+        self.names_held = 0
 
     def __len__(self) -> int:
         """Count the peers that wait, for names or for a barrier."""
@@ -77,6 +81,7 @@ class Waiters:
         """
         waiter = _Waiter(names, missing)
         self._pending[peer] = waiter
+        self.names_held += len(names)
         for name in names:
             there = self._names.get(name)
             if there is None:
@@ -175,6 +180,7 @@ class Waiters:
         if isinstance(waiter, bytes):
             _leave(self._barriers, waiter, peer)
         else:
+            self.names_held -= len(waiter.names)
             for name in waiter.names:
                 _leave(self._names, name, peer)
 

@@ -117,6 +117,25 @@ def test_queue_items_come_out_in_order(ours: Connection) -> None:
     assert ours.call(client.queue_len(b"/q")) == 0
 
 
+IMPOSSIBLE_COUNTS = [
+    (client.num_keys, -1, "the number of keys is -1, it must be from 0 to 9223372036854775807"),
+    (lambda: client.queue_len(b"/q"), -5, "the length of the queue is -5, it must be from 0 to 9223372036854775807"),
+    (lambda: client.queue_pop(b"/q"), -2, "the length of the queue is -2, it must be from 0 to 9223372036854775807"),
+    (lambda: client.delete_key(b"/k"), -1, "the number of keys deleted is -1, it must be from 0 to 1"),
+    (lambda: client.delete_key(b"/k"), 2, "the number of keys deleted is 2, it must be from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("make_call", "number", "words"), IMPOSSIBLE_COUNTS)
+def test_an_impossible_count_is_not_believed(make_call: Callable[[], Call[object]], number: int, words: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"^the server claims that {words}$"):
+        script(make_call(), I64.pack(number))
+
+
+def test_a_sum_may_be_anything() -> None:
+    assert script(client.add(b"/n", -1), I64.pack(-(1 << 63)))[1] == -(1 << 63)
+
+
 def test_an_empty_queue_is_an_error_unless_waited_for(ours: Connection) -> None:
     with pytest.raises(QueueEmptyError, match=r"^queue is empty$"):
         ours.call(client.queue_pop(b"/q", is_blocking=False))

@@ -285,6 +285,24 @@ def test_a_finished_request_holds_nothing(wire: Wire) -> None:
     assert wire.engine.statistics().input_held == 0
 
 
+def test_over_the_total_of_names_waited_for_the_newcomer_is_closed() -> None:
+    wire = Wire(Limits(waited_names_max=5))
+    first, second, third, setter = (wire.connect() for _ in range(4))
+    first.ask(Verb.WAIT, [b"/a", b"/b", b"/a"])
+    second.ask(Verb.WAIT, [b"/a", b"/b", b"/c"])
+    second.ask(Verb.WAIT, [b"/d", b"/e", b"/f"])  # instead of the wait before
+    third.ask(Verb.WAIT, [b"/a"])
+    assert [reason_of(peer) for peer in (first, second, third)] == [None, None, CloseReason.TOO_MANY_WAITED]
+    assert third.closed is not None
+    assert third.closed.detail == "all peers would wait for 6 names, the limit is 5"
+    setter.ask(Verb.MULTI_SET, [(b"/a", b""), (b"/b", b"")])
+    assert first.read() == GO_ON
+    first.ask(Verb.WAIT, [b"/g", b"/h"])
+    second.disconnect()
+    setter.ask(Verb.WAIT, [b"/x", b"/y", b"/z"])
+    assert (reason_of(first), reason_of(setter)) == (None, None)
+
+
 # --- bounded output --------------------------------------------------------------------------------------
 
 
@@ -374,6 +392,32 @@ def test_small_values_of_one_request_are_one_reply() -> None:
         Reply(1, bytes(1025)),
         Reply(1, U64.pack(0) + U64.pack(1) + b"x" + U64.pack(0)),
     ]
+
+
+def test_all_peers_get_the_same_listing_until_a_key_comes_or_goes() -> None:
+    engine = Engine()
+    for peer in (1, 2):
+        engine.step(Connected(peer), 0.0)
+        engine.step(Received(peer, VALIDATE), 0.0)
+
+    def listed(peer: int, *before: bytes) -> bytes:
+        for frame in before:
+            engine.step(Received(1, frame), 0.0)
+        (reply,) = engine.step(Received(peer, encode_request(Verb.LIST_KEYS)), 0.0)
+        assert isinstance(reply, Reply)
+        return reply.data
+
+    one = listed(1, encode_request(Verb.SET, b"/a", b""))
+    assert one == I64.pack(1) + U64.pack(2) + b"/a"
+    unchanging = (
+        encode_request(Verb.SET, b"/a", b"other"),
+        encode_request(Verb.QUEUE_PUSH, b"/q", b""),
+        encode_request(Verb.DELETE_KEY, b"/none"),
+    )
+    assert listed(2, *unchanging) is one
+    for frame in CREATIONS[:-1]:
+        assert b"/k" in listed(1, frame)
+        assert b"/k" not in listed(2, encode_request(Verb.DELETE_KEY, b"/k"))
 
 
 # --- waiting ---------------------------------------------------------------------------------------------

@@ -110,3 +110,16 @@ def test_names_and_barriers_do_not_meet(waiters: Waiters) -> None:
     assert waiters.appeared(b"b", True) == [6]
     assert waiters.pushed(b"b", False) is None
     assert waiters.arrived(b"b", 2) == [5]
+
+
+def test_names_are_counted_for_each_peer_until_it_waits_no_longer() -> None:
+    waiters = Waiters()
+    waiters.wait(1, dict.fromkeys([b"/a", b"/b"]), 2)
+    waiters.wait(2, dict.fromkeys([b"/a"]), 1)
+    waiters.wait_barrier(3, b"/c", 2)
+    assert waiters.names_held == 3
+    assert waiters.appeared(b"/a", True) == [2]
+    assert waiters.names_held == 2
+    waiters.forget(1)
+    waiters.forget(3)
+    assert waiters.names_held == 0
