@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from collections.abc import Callable, Sequence
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import QueueEmptyError
+from rallypoint.errors import ForkedStoreError, QueueEmptyError
 from rallypoint.server.keyspace import Keyspace
 from rallypoint.store.base import Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
 from rallypoint.types import Keys, Text, Timeout, as_bytes, as_keys
@@ -22,13 +23,15 @@ class HashStore(Store):
     An empty value counts as 0 for :meth:`add`. :meth:`clone` gives the same object.
 
     Cost: a lookup a key; a wait looks at its keys again whenever any key or item is new.
-    Threads: any; a waiting thread holds nobody up.
+    Threads: any; a waiting thread holds nobody up. A forked child cannot use it: it would have a copy that nobody else
+        sees, and another thread of the parent may have held its lock.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._space = Keyspace()
         self._changed = threading.Condition()
+        self._owner_pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"HashStore({len(self._space)} keys)"
@@ -36,7 +39,7 @@ class HashStore(Store):
     def set(self, key: Text, value: Text, /) -> None:
         """Store ``value`` under ``key``."""
         name, content = as_bytes(key, "key"), as_bytes(value)
-        with self._changed:
+        with self._locked():
             self._wake_if(self._space.set(name, content))
 
     def get(self, key: Text, /) -> bytes:
@@ -50,7 +53,7 @@ class HashStore(Store):
             KeyspaceError: the value is not a decimal number of 64 bits.
         """
         name, amount = as_bytes(key, "key"), operator.index(amount)
-        with self._changed:
+        with self._locked():
             if self._space.get(name) == b"":
                 self._space.delete(name)
             total, is_new = self._space.add(name, amount)
@@ -60,7 +63,7 @@ class HashStore(Store):
     def compare_set(self, key: Text, expected: Text, desired: Text, /) -> bytes:
         """Replace a value if it is the expected one; see :meth:`Store.compare_set`."""
         name, old, new = as_bytes(key, "key"), as_bytes(expected), as_bytes(desired)
-        with self._changed:
+        with self._locked():
             found, is_new = self._space.compare_set(name, old, new)
             self._wake_if(is_new)
             return found
@@ -68,30 +71,30 @@ class HashStore(Store):
     def check(self, keys: Keys, /) -> bool:
         """Tell whether all names are present."""
         names = as_keys(keys)
-        with self._changed:
+        with self._locked():
             return all(name in self._space for name in names)
 
     def wait(self, keys: Keys, timeout: Timeout | None = None, /) -> None:
         """Wait until all names are present; ``timeout`` ``None`` is the store's own, 0 looks once."""
         names = as_keys(keys)
         timeout_s = self._timeout_s if timeout is None else as_timeout_s(timeout)
-        with self._changed:
+        with self._locked():
             self._await(names, self._space.__contains__, timeout_s)
 
     def delete_key(self, key: Text, /) -> bool:
         """Remove a key, not a queue; tell whether there was one."""
         name = as_bytes(key, "key")
-        with self._changed:
+        with self._locked():
             return self._space.delete(name)
 
     def num_keys(self) -> int:
         """Count the keys; queues are not keys."""
-        with self._changed:
+        with self._locked():
             return len(self._space)
 
     def list_keys(self) -> list[str]:
         """Give the names of all keys, oldest first."""
-        with self._changed:
+        with self._locked():
             return [name.decode() for name in self._space.keys()]  # noqa: SIM118 - not a mapping
 
     def clone(self) -> HashStore:
@@ -105,13 +108,13 @@ class HashStore(Store):
     def append(self, key: Text, value: Text, /) -> None:
         """Add to the end of a value; a missing key is created."""
         name, suffix = as_bytes(key, "key"), as_bytes(value)
-        with self._changed:
+        with self._locked():
             self._wake_if(self._space.append(name, suffix))
 
     def multi_get(self, keys: Keys, /) -> list[bytes]:
         """Give the values of several keys as they are at one moment, waiting until all are there."""
         names = as_keys(keys)
-        with self._changed:
+        with self._locked():
             self._await(names, self._space.has_key, self._timeout_s)
             return [value for name in names if (value := self._space.get(name)) is not None]
 
@@ -119,20 +122,20 @@ class HashStore(Store):
         """Store several values at one moment."""
         names, contents = as_keys(keys), [as_bytes(value) for value in values]
         check_lengths(names, contents)
-        with self._changed:
+        with self._locked():
             self._wake_if(bool(self._space.multi_set(list(zip(names, contents, strict=True)))))
 
     def queue_push(self, key: Text, value: Text, /) -> None:
         """Put an item at the end of a queue."""
         name, item = as_bytes(key, "key"), as_bytes(value)
-        with self._changed:
+        with self._locked():
             self._space.push(name, item)
             self._wake_if(True)
 
     def queue_pop(self, key: Text, block: bool = True) -> bytes:
         """Take the oldest item of a queue, waiting for one until the store's timeout if ``block``."""
         name = as_bytes(key, "key")
-        with self._changed:
+        with self._locked():
             if block:
                 self._await([name], self._space.queues.__contains__, self._timeout_s)
             _, item = self._space.pop(name)
@@ -143,8 +146,18 @@ class HashStore(Store):
     def queue_len(self, key: Text, /) -> int:
         """Give the number of items in a queue."""
         name = as_bytes(key, "key")
-        with self._changed:
+        with self._locked():
             return self._space.queue_length(name)
+
+    def _locked(self) -> threading.Condition:
+        """Give the lock, to be taken by ``with``; refuse before that in a forked child, where it may never be free."""
+        if os.getpid() != self._owner_pid:
+            raise ForkedStoreError(
+                f"this HashStore belongs to process {self._owner_pid}, process {os.getpid()} inherited it by a fork: "
+                "its keys stay in that process; use a FileStore or a TCPStore between processes",
+                owner_pid=self._owner_pid,
+            )
+        return self._changed
 
     def _wake_if(self, is_new: bool) -> None:
         if is_new:

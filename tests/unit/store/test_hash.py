@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+
 import pytest
 
-from rallypoint.errors import DistStoreError, QueueEmptyError, StoreTimeoutError
+from rallypoint.errors import DistStoreError, ForkedStoreError, QueueEmptyError, StoreTimeoutError
 from rallypoint.store.hash import HashStore
 from rallypoint.testing import store_checks
 
@@ -53,3 +57,54 @@ def test_a_counter_that_is_no_number_is_refused_and_kept():
     assert store.add("n", 2) == 2
     with pytest.raises(TypeError):
         store.add("n", 1.5)
+
+
+CALLS = {
+    "set": ("k", "v"),
+    "get": ("k",),
+    "add": ("k", 1),
+    "compare_set": ("k", "", "v"),
+    "check": (["k"],),
+    "wait": (["k"],),
+    "delete_key": ("k",),
+    "num_keys": (),
+    "list_keys": (),
+    "append": ("k", "v"),
+    "multi_get": (["k"],),
+    "multi_set": (["k"], ["v"]),
+    "queue_push": ("q", "v"),
+    "queue_pop": ("q",),
+    "queue_len": ("q",),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of any fork beside threads
+def test_a_forked_child_is_refused_at_once_even_if_the_lock_was_held():
+    store = HashStore()
+    store.set("k", "v")
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def hold():
+        with store._locked():
+            is_held.set()
+            may_end.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        refused = 0
+        for name, arguments in CALLS.items():
+            try:
+                getattr(store, name)(*arguments)
+            except ForkedStoreError as error:  # noqa: PERF203 - each call is refused
+                refused += error.owner_pid == os.getppid() and "inherited it by a fork" in str(error)
+        os._exit(refused)
+    _, status = os.waitpid(child, 0)
+    may_end.set()
+    holder.join(30)
+    assert os.waitstatus_to_exitcode(status) == len(CALLS)
+    assert store.get("k") == b"v"
