@@ -45,6 +45,7 @@ from rallypoint.events import emit
 from rallypoint.rendezvous.backend import POLL_INTERVAL_S, RendezvousBackend, Token
 from rallypoint.rendezvous.endpoint import matches_machine_hostname, parse_rendezvous_endpoint
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.store.base import Store
 from rallypoint.store.file import FileStore
 from rallypoint.store.tcp import TCPStore
@@ -272,13 +273,17 @@ def _create_tcp_store(params: RendezvousParameters) -> tuple[Store, str, bool]:
             f"name a port, as in {Endpoint(endpoint.host, DEFAULT_PORT)}"
         )
     try:
-        if is_host is None and (is_unix or matches_machine_hostname(endpoint.host)):
-            store, is_host = _host_or_connect(endpoint, timeout_s)
-        else:
-            store, is_host = _open_tcp_store(endpoint, bool(is_host), timeout_s), bool(is_host)
+        with told_if_slow(endpoint, timeout_s, params.run_id):
+            store, is_host = _reach(endpoint, is_host, timeout_s)
     except (OSError, RuntimeError, ValueError) as error:
         raise RendezvousConnectionError(_UNREACHABLE) from error
     return store, str(Endpoint(store.host, store.port)), is_host
+
+
+def _reach(endpoint: Endpoint, is_host: bool | None, timeout_s: float) -> tuple[TCPStore, bool]:
+    if is_host is None and (endpoint.host.startswith("unix:") or matches_machine_hostname(endpoint.host)):
+        return _host_or_connect(endpoint, timeout_s)
+    return _open_tcp_store(endpoint, bool(is_host), timeout_s), bool(is_host)
 
 
 def _host_or_connect(endpoint: Endpoint, timeout_s: float) -> tuple[TCPStore, bool]:

@@ -12,10 +12,12 @@ A round ends when somebody writes ``round/4/verdict``, once and for good: "over,
 outcome. Who waits for news waits for that key. ``epoch`` is the number of the round to join.
 
 An agent that is started again takes its rank over: it signs ``owner/<rank>`` and ends the round that its forerunner
-was in. A forerunner that still lives finds the other signature before its next round, and gives up with an error
-that names the other agent, so two agents with one rank by mistake do not chase each other for ever.
+was in. Before, it makes sure that the forerunner is gone: it signs ``challenge/<rank>`` too, and who has the rank and
+waits, for a round or for its end, answers with ``alive/<rank>/<challenger>``. Who is answered gives up, with an error
+that names the other. A forerunner that lives but was too busy to answer finds the other signature before its next
+round and gives up likewise, so two agents with one rank by mistake do not chase each other for ever.
 
-What this does not know: whether a node lives. A dead one is missed when the next round opens.
+What this does not know, beyond that: whether a node lives. A dead one is missed when the next round opens.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import TypeVar
 
 import msgspec
 
-from rallypoint.clock import Deadline
+from rallypoint.clock import SYSTEM_CLOCK, Deadline
 from rallypoint.errors import (
     RendezvousClosedError,
     RendezvousConnectionError,
@@ -38,6 +40,7 @@ from rallypoint.errors import (
     RendezvousTimeoutError,
     StoreTimeoutError,
 )
+from rallypoint.events import emit
 from rallypoint.store.base import Store
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.types import as_bytes
@@ -47,6 +50,8 @@ __all__ = ["FixedRounds", "Verdict"]
 _log = logging.getLogger("rallypoint.rendezvous")
 
 _SLICE_S = 1.0  # a wait for one key looks this often whether the round has ended meanwhile
+_ANSWER_S = 2.5  # how long a live agent may take to answer a challenge
+_HINT = "give each node a --node-rank of its own, or let --rdzv-backend c10d hand the ranks out"
 _NAMED_MAX = 16  # so many missing ranks are named in an error
 _NOBODYS = b"-"  # no value is ever this
 
@@ -81,6 +86,10 @@ class FixedRounds:
         rank: this node's rank.
         world_size: the number of nodes.
 
+    Attributes:
+        store: shared by all nodes.
+        is_leaving: this node is on its way out, and has nothing more to say about what it waits for.
+
     Raises:
         RendezvousConnectionError: by every method, if the store cannot be used.
         RendezvousStateError: by every method that reads, if a key holds something else than it should.
@@ -93,12 +102,30 @@ class FixedRounds:
         self._rank = rank
         self._world_size = world_size
         self._prefix = f"rallypoint.static/{run_id}/"
-        self._me = msgspec.json.encode(_Agent(secrets.token_hex(16), socket.gethostname(), os.getpid()))
+        self._agent = _Agent(secrets.token_hex(16), socket.gethostname(), os.getpid())
+        self._me = msgspec.json.encode(self._agent)
+        self.is_leaving = False
+        self._challenger = b""
+        self._answers_at = 0.0
+        self._told = -1  # the round that people were told of last
 
     # --- joining -----------------------------------------------------------------------------------------
 
     def take_rank(self) -> None:
-        """Sign for this node's rank, in place of an agent that had it before."""
+        """Sign for this node's rank, in place of an agent that had it before and is gone.
+
+        Raises:
+            RendezvousError: if that agent lives.
+
+        Cost: one round trip; in place of an agent of another machine ``_ANSWER_S`` seconds.
+        """
+        owner = self._create(f"owner/{self._rank}", self._me)
+        if owner == self._me:
+            return
+        if self._lives(owner):
+            raise RendezvousError(
+                f"{self._describe(owner)} has rank {self._rank} of run {self._run_id!r} and lives: {_HINT}"
+            )
         self._call(lambda: self.store.set(f"{self._prefix}owner/{self._rank}", self._me))
 
     def join(self, deadline: Deadline) -> int:
@@ -147,6 +174,7 @@ class FixedRounds:
 
     def await_verdict(self, number: int, timeout_s: float) -> None:
         """Pause until a round has ended, at most ``timeout_s`` seconds."""
+        self._answer()
         self._are_there([f"round/{number}/verdict"], timeout_s)
 
     def say_goodbye(self) -> None:
@@ -166,8 +194,8 @@ class FixedRounds:
             owner = self._look(f"owner/{self._rank}")
             if owner != self._me:
                 raise RendezvousError(
-                    f"rank {self._rank} of run {self._run_id!r} was taken over by {self._describe(owner)}: two agents "
-                    "cannot have one rank"
+                    f"rank {self._rank} of run {self._run_id!r} was taken over by {self._describe(owner)}, and two "
+                    f"agents cannot have one rank: {_HINT}"
                 )
             number = self._epoch()
             claim = self._create(f"round/{number}/node/{self._rank}", self._me)
@@ -205,19 +233,63 @@ class FixedRounds:
                 return False
             if deadline.has_passed():
                 raise self._timed_out(number, deadline)
+            self._answer()
+            self._tell_wait(number, deadline)
         return True
+
+    def _tell_wait(self, number: int, deadline: Deadline) -> None:
+        """Tell people, once a round, whom this node waits for."""
+        if self._told == number or self.is_leaving:
+            return
+        self._told = number
+        missing = self._missing(number) if self._rank == 0 or self._world_size <= _NAMED_MAX else []
+        others = "rank " + _enumerate(missing) if missing else "node 0"
+        emit(
+            "rendezvous.wait",
+            f"node {self._rank} of {self._world_size} waits for {others} at {self._where}, "
+            f"{deadline.remaining_s():.0f} s more; each node has a --node-rank of its own",
+            run_id=self._run_id,
+            round=number,
+            rank=self._rank,
+        )
+
+    def _lives(self, owner: bytes) -> bool:
+        """Tell whether the agent that has this node's rank lives."""
+        known = _decode(owner, _Agent)
+        if known.host == self._agent.host and _is_gone(known.pid):
+            return False
+        self._call(lambda: self.store.set(f"{self._prefix}challenge/{self._rank}", self._me))
+        return self._are_there([f"alive/{self._rank}/{self._agent.id}"], _ANSWER_S)
+
+    def _answer(self) -> None:
+        """Answer who asks whether this node lives; looks at most once in ``_SLICE_S``."""
+        now = SYSTEM_CLOCK.now()
+        if now < self._answers_at:
+            return
+        self._answers_at = now + _SLICE_S
+        challenger = self._look(f"challenge/{self._rank}")
+        if challenger is None or challenger == self._challenger or self._look(f"owner/{self._rank}") != self._me:
+            return
+        self._challenger = challenger
+        self._call(lambda: self.store.set(f"{self._prefix}alive/{self._rank}/{_decode(challenger, _Agent).id}", b"1"))
+        emit(
+            "rendezvous.refused",
+            f"{self._describe(challenger)} asked for rank {self._rank} of run {self._run_id!r}, which this node has: "
+            f"{_HINT}",
+            run_id=self._run_id,
+            rank=self._rank,
+        )
+
+    def _missing(self, number: int) -> list[int]:
+        return [rank for rank, key in enumerate(self._claims(number)) if self._look(key) is None]
 
     def _claims(self, number: int) -> list[str]:
         return [f"round/{number}/node/{rank}" for rank in range(self._world_size)]
 
     def _timed_out(self, number: int, deadline: Deadline) -> RendezvousTimeoutError:
-        missing = [rank for rank, key in enumerate(self._claims(number)) if self._look(key) is None]
+        missing = self._missing(number)
         arrived = self._world_size - len(missing)
-        if missing:
-            names = ", ".join(map(str, missing[:_NAMED_MAX])) + (", …" if len(missing) > _NAMED_MAX else "")
-            why = f"missing are the nodes of rank {names}"
-        else:
-            why = "node 0 did not open it"
+        why = f"missing are the nodes of rank {_enumerate(missing)}" if missing else "node 0 did not open it"
         return RendezvousTimeoutError(
             f"{arrived} of {self._world_size} nodes came to round {number} of run {self._run_id!r} at {self._where} "
             f"within {deadline.waited_s():.1f} s; {why}",
@@ -270,6 +342,23 @@ class FixedRounds:
             raise RendezvousConnectionError(
                 f"the store of run {self._run_id!r} at {self._where} cannot be used: {error}"
             ) from error
+
+
+def _enumerate(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:_NAMED_MAX])) + (", …" if len(ranks) > _NAMED_MAX else "")
+
+
+def _is_gone(pid: int) -> bool:
+    """Tell whether an earlier agent of this machine is gone; one of this very process has made room for the next."""
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is there, and not ours
+        return False
+    return False
 
 
 def _decode(value: bytes, kind: type[Result]) -> Result:

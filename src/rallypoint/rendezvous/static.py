@@ -9,7 +9,12 @@ import errno
 import threading
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import BindError, RendezvousConnectionError, RendezvousError
+from rallypoint.errors import (
+    BindError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+)
 from rallypoint.events import emit
 from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 from rallypoint.rendezvous.handler import (
@@ -20,6 +25,7 @@ from rallypoint.rendezvous.handler import (
     RoundNews,
     RoundStatus,
 )
+from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.rendezvous.rounds import FixedRounds
 from rallypoint.store.base import Store
 from rallypoint.store.tcp import TCPStore
@@ -78,7 +84,8 @@ class StaticTCPRendezvous(RendezvousHandler):
         self._rounds = None if store is None else self._rounds_in(store)
         self._round: int | None = None  # the round that this node is in, or was in last
         self._has_succeeded = False
-        self._lock = threading.Lock()  # guards the three above
+        self._shutdowns = 0
+        self._lock = threading.Lock()  # guards the four above; never held while the store is asked
 
     # --- torch's methods ---------------------------------------------------------------------------------
 
@@ -99,7 +106,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         """See the base class; the node gets the rank that it was made with, and the others meet again with it.
 
         Raises:
-            RendezvousError: if another agent took this node's rank over.
+            RendezvousError: if another agent has this node's rank, or took it over.
         """
         deadline = Deadline(self._timeout_s)
         rounds = self._open(deadline)
@@ -144,9 +151,11 @@ class StaticTCPRendezvous(RendezvousHandler):
     def shutdown(self) -> bool:
         """See the base class; once the run is closed, the store host stays a few seconds until all know."""
         with self._lock:
+            self._shutdowns += 1
             rounds, self._rounds = self._rounds, self._rounds if self._lends_store else None
         if rounds is None:
-            return True
+            return True  # who is still connecting has nobody to say goodbye to, and gives up by itself
+        rounds.is_leaving = True
         try:
             if self._round is not None:
                 rounds.say_goodbye()
@@ -204,6 +213,8 @@ class StaticTCPRendezvous(RendezvousHandler):
 
     def leave(self, why: str) -> None:
         """See the base class; the others stop their workers and wait for an agent with this rank to come back."""
+        if self._rounds is not None:
+            self._rounds.is_leaving = True
         if self._rounds is not None and self._round is not None:
             self._rounds.end(self._round, f"node {self._rank} left: {why}")
 
@@ -214,15 +225,24 @@ class StaticTCPRendezvous(RendezvousHandler):
 
     def _open(self, deadline: Deadline) -> FixedRounds:
         with self._lock:
-            if self._rounds is None:
-                try:
-                    store = self._host_store(deadline) if self._rank == 0 else self._connect(deadline, is_host=False)
-                except (OSError, RuntimeError) as error:
-                    raise RendezvousConnectionError(
-                        f"the store of run {self._run_id!r} at {self._master} cannot be reached: {error}"
-                    ) from error
-                self._rounds = self._rounds_in(store)
-            return self._rounds
+            rounds, shutdowns = self._rounds, self._shutdowns
+        if rounds is not None:
+            rounds.is_leaving = False
+            return rounds
+        try:
+            with told_if_slow(self._master, self._timeout_s, self._run_id):
+                store = self._host_store(deadline) if self._rank == 0 else self._connect(deadline, is_host=False)
+        except (OSError, RuntimeError) as error:
+            raise RendezvousConnectionError(
+                f"the store of run {self._run_id!r} at {self._master} cannot be reached: {error}"
+            ) from error
+        rounds = self._rounds_in(store)
+        with self._lock:
+            if self._shutdowns == shutdowns:
+                self._rounds = rounds
+                return rounds
+        store.close()
+        raise RendezvousGracefulExitError(f"node {self._rank} was shut down while it was connecting to {self._master}")
 
     def _host_store(self, deadline: Deadline) -> TCPStore:
         try:

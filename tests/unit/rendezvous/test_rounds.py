@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.support.agents import observed
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import (
@@ -16,6 +19,7 @@ from rallypoint.errors import (
     RendezvousStateError,
     RendezvousTimeoutError,
 )
+from rallypoint.rendezvous import rounds as module
 from rallypoint.rendezvous.rounds import FixedRounds, Verdict
 from rallypoint.store.base import Store
 from rallypoint.store.hash import HashStore
@@ -264,6 +268,84 @@ def test_two_waiting_agents_with_one_rank_become_one() -> None:
         earlier.get()
     assert join(node(store, 0)).get() == 1
     assert later.get() == 1
+
+
+def test_an_agent_that_lives_keeps_its_rank_and_both_are_told_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_SLICE_S", 0.01)
+    monkeypatch.setattr(module, "_ANSWER_S", PATIENCE_S)
+    store = HashStore()
+    with observed() as events:
+        owner = node(store, 1)
+        joined = join(owner)
+        monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+        with pytest.raises(RendezvousError, match=r"has rank 1 of run 'run' and lives: give each node a --node-rank"):
+            node(store, 1)
+        assert join(node(store, 0)).get() == joined.get() == 0
+    (told,) = [event.message for event in events if event.name == "rendezvous.refused"]
+    assert "on elsewhere asked for rank 1 of run 'run', which this node has: give each node a --node-rank" in told
+    assert "--rdzv-backend c10d" in told
+
+
+def test_an_agent_in_a_round_answers_for_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLICE_S", 0.01)
+    monkeypatch.setattr(module, "_ANSWER_S", PATIENCE_S)
+    store = HashStore()
+    first, second = node(store, 0), node(store, 1)
+    meet(first, second)
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+    newcomer = Outcome(lambda: node(store, 1))
+    store.wait([f"{PREFIX}challenge/1"], PATIENCE_S)
+    for _ in range(1000):
+        second.await_verdict(0, 0.01)
+        if store.check([f"{PREFIX}alive/1/{newcomer_id(store)}"]):
+            break
+    with pytest.raises(RendezvousError, match="lives"):
+        newcomer.get()
+
+
+def newcomer_id(store: Store) -> str:
+    return str(json.loads(store.get(f"{PREFIX}challenge/1"))["id"])
+
+
+def test_an_agent_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ANSWER_S", 0.01)
+    store = HashStore()
+    node(store, 0, 1)
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "elsewhere")
+    assert join(node(store, 0, 1)).get() == 0
+
+
+def test_an_agent_whose_process_is_gone_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HashStore()
+    monkeypatch.setattr(module, "_ANSWER_S", PATIENCE_S)
+    gone = {"id": "forerunner", "host": socket.gethostname(), "pid": 2**22 + 1}  # above the kernel's largest
+    store.set(f"{PREFIX}owner/0", json.dumps(gone))
+    assert join(node(store, 0, 1)).get() == 0
+    assert not store.check([f"{PREFIX}challenge/0"])
+
+
+def test_whom_a_node_waits_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLICE_S", 0.01)
+    store = HashStore()
+    with observed() as events:
+        first = node(store, 0, 3)
+        with pytest.raises(RendezvousTimeoutError):
+            first.join(Deadline(0.1))
+    (told,) = [event.message for event in events]
+    assert told.startswith("node 0 of 3 waits for rank 1, 2 at h:1, ")
+
+
+def test_a_node_on_its_way_out_does_not_tell_whom_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLICE_S", 0.01)
+    store = HashStore()
+    with observed() as events:
+        first = node(store, 0, 3)
+        first.is_leaving = True
+        with pytest.raises(RendezvousTimeoutError):
+            first.join(Deadline(0.1))
+    assert events == []
 
 
 def test_a_rank_that_nobody_signed_for_is_not_joined() -> None:

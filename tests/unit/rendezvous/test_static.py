@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from rallypoint import events
-from rallypoint.errors import ConnectionLostError, RendezvousClosedError, RendezvousConnectionError
+from rallypoint.errors import (
+    ConnectionLostError,
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousGracefulExitError,
+)
+from rallypoint.rendezvous import static as module
 from rallypoint.rendezvous.handler import RendezvousInfo, RendezvousParameters, RendezvousStoreInfo, RoundStatus
 from rallypoint.rendezvous.static import StaticTCPRendezvous, create_rdzv_handler
 from rallypoint.store.hash import HashStore
@@ -249,6 +255,38 @@ def test_waiting_for_news_ends_when_the_time_is_up() -> None:
     meet(*pair)
     assert pair[0].wait_for_news(0.01).status is RoundStatus.CURRENT
     assert pair[0].wait_for_news(0).status is RoundStatus.CURRENT
+
+
+def test_a_node_that_still_connects_shuts_down_at_once_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, freed, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class SlowStore(HashStore):
+        def __init__(self, *_args: Any, **_options: Any) -> None:
+            super().__init__()
+            begun.set()
+            assert freed.wait(PATIENCE_S)
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.setattr(module, "TCPStore", SlowStore)
+    handler = StaticTCPRendezvous("127.0.0.1", 29500, 1, 2, "run", PATIENCE_S)
+    errors: list[Exception] = []
+
+    def join() -> None:
+        try:
+            handler.next_rendezvous()
+        except RendezvousGracefulExitError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    assert handler.shutdown()
+    freed.set()
+    thread.join(PATIENCE_S)
+    assert [str(error) for error in errors] == ["node 1 was shut down while it was connecting to 127.0.0.1:29500"]
+    assert closed.is_set()
 
 
 def test_a_store_that_was_lent_is_not_closed() -> None:
