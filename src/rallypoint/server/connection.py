@@ -13,6 +13,8 @@ import socket
 from collections import deque
 from itertools import islice
 
+from rallypoint.server.poller import READ, WRITE
+
 __all__ = ["OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE", "Connection"]
 
 OUTPUT_HIGH_SIZE = 1024 * 1024
@@ -44,6 +46,8 @@ class Connection:
         is_closing: no more requests are taken; it closes when its output is sent.
         is_lingering: its output is sent and its end announced; what the peer still sends is thrown away.
         mask: the events that it is watched for.
+        slow_steps: how many steps in a row took the server long. Two make it heavy (``turns``): one may have been the
+            system's doing. A newcomer counts as heavy until its first short step.
     """
 
     __slots__ = (
@@ -58,6 +62,7 @@ class Connection:
         "output_size",
         "receive",
         "send",
+        "slow_steps",
         "sock",
     )
 
@@ -75,6 +80,7 @@ class Connection:
         self.is_closing = False
         self.is_lingering = False
         self.mask = 0
+        self.slow_steps = 2
 
     def add_behind(self, data: bytes) -> None:
         """Append output while the connection is blocked, and count it."""
@@ -144,6 +150,15 @@ class Connection:
         elif self.output_size < OUTPUT_LOW_SIZE:
             self.is_choked = False
         return False
+
+    def wanted_mask(self) -> int:
+        """Give the events to watch for by the connection's state."""
+        mask = 0
+        if self.is_closing:
+            mask = READ if self.is_lingering else 0
+        elif not (self.is_paused or self.is_choked):
+            mask = READ
+        return mask | WRITE if self.is_blocked else mask
 
     def peer_name(self) -> str:
         """Give the peer's address for a log line; never a name, none is looked up."""

@@ -3,12 +3,13 @@
 Theory of operation, one wake-up::
 
     poll --> for each ready connection: one read, one engine step; its replies go to their peers' output
-         --> accept newcomers
          --> flush every connection that got output: one system call each in the common case
+         --> those that cost much, or went on from a pause: a slice of their line (``turns``), then flush again
+         --> accept newcomers
          --> what time made due: handshake deadlines, lingering ends, the end of a drain
 
 Nothing here waits for one peer. A peer that does not read its replies is not read either
-(``connection.OUTPUT_HIGH_SIZE``); one that floods gets one read a wake-up, like everybody else. A refused peer gets the
+(``connection.OUTPUT_HIGH_SIZE``); one that floods gets one read a wake-up at most. A refused peer gets the
 replies that it is still owed, then the end of the stream, and is closed when it has seen that, at the latest after
 ``LINGER_S``.
 
@@ -28,20 +29,11 @@ from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.events import emit
 from rallypoint.server.acceptor import Acceptor
 from rallypoint.server.connection import Connection
-from rallypoint.server.engine import (
-    Close,
-    Connected,
-    Disconnected,
-    Effect,
-    Engine,
-    Pause,
-    Received,
-    Reply,
-    Resumed,
-    Ticked,
-)
+from rallypoint.server.engine import Engine
 from rallypoint.server.poller import READ, WRITE, make_poller
 from rallypoint.server.refusals import RefusalLog, log_line
+from rallypoint.server.turns import HEAVY_S, SLICE_S, Turns
+from rallypoint.server.vocabulary import Close, Connected, Disconnected, Effect, Pause, Received, Reply, Resumed, Ticked
 
 __all__ = ["DRAIN_S", "LINGER_S", "ServerLoop"]
 
@@ -87,7 +79,7 @@ class ServerLoop:
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._dirty: list[Connection] = []
-        self._resumable: dict[int, Connection] = {}
+        self._turns = Turns(clock)
         self._lingering: deque[tuple[float, Connection]] = deque()
         self._periodic: tuple[float, Callable[[], None]] | None = None
         self._periodic_at = math.inf
@@ -103,7 +95,7 @@ class ServerLoop:
     # --- for the owner -----------------------------------------------------------------------------------
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back, in the loop's thread, whenever a foreign descriptor can be read; call it before ``run``."""
+        """Call back, in the loop's thread, whenever a foreign descriptor can be read; before ``run``."""
         self._watched[fd] = callback
         self._poller.register(fd, READ)
 
@@ -144,7 +136,7 @@ class ServerLoop:
     def _wake_up(self, timeout_s: float) -> int:
         """Serve what is ready, waiting ``timeout_s`` for it; give the number of events."""
         events = self._poller.poll(timeout_s, EVENTS_MAX)
-        now = self._clock.now()
+        now = before = self._clock.now()
         connections = self._connections
         others: list[int] = []
         for fd, ready in events:
@@ -155,12 +147,14 @@ class ServerLoop:
             if ready & WRITE:
                 self._dirty.append(connection)
             if ready & ~WRITE:
+                if connection.mask & READ and (connection.slow_steps > 1 or before - now > SLICE_S):
+                    self._turns.add(connection)
+                    continue
                 self._read(connection, now)
-        if self._resumable:
-            resumable, self._resumable = self._resumable, {}
-            for connection in resumable.values():
-                if connections.get(connection.fd) is connection:
-                    self._resume(connection, now)
+                before = self._account(connection, before)
+        if self._turns:
+            self._flush_dirty(now)
+            self._serve_turns(now)
         # Descriptors closed above are not given to newcomers before every event of this wake-up has been seen.
         for fd in others:
             self._serve_other(fd, now)
@@ -168,6 +162,25 @@ class ServerLoop:
             self._pass_time(now)
         self._flush_dirty(now)
         return len(events)
+
+    def _serve_turns(self, now: float) -> None:
+        """Serve a slice of those that wait for their turn."""
+        for connection in self._turns.take():
+            before = self._clock.now()
+            if connection.is_paused:
+                connection.is_paused = False
+                self._apply(self._step(Resumed(connection.fd), now))
+                self._watch_connection(connection)
+            elif connection.mask & READ:
+                self._read(connection, now)
+            self._account(connection, before)
+            self._flush_dirty(now)  # it belongs to the turn: much output is much work
+
+    def _account(self, connection: Connection, since: float) -> float:
+        """Take note of how long a connection's step took; give the time."""
+        after = self._clock.now()
+        connection.slow_steps = connection.slow_steps + 1 if after - since > HEAVY_S else 0
+        return after
 
     def _read(self, connection: Connection, now: float) -> None:
         if not connection.mask & READ:
@@ -206,12 +219,6 @@ class ServerLoop:
             elif type(effect) is Close:
                 self._refuse(connection, effect)
 
-    def _resume(self, connection: Connection, now: float) -> None:
-        """Let the engine go on with a peer whose output is sent."""
-        connection.is_paused = False
-        self._apply(self._step(Resumed(connection.fd), now))
-        self._watch_connection(connection)
-
     def _flush_dirty(self, now: float) -> None:
         dirty = self._dirty
         self._dirty = []
@@ -225,7 +232,7 @@ class ServerLoop:
                 self._lose(connection, now)
                 continue
             if is_sent and connection.is_paused:
-                self._resumable[connection.fd] = connection
+                self._turns.add(connection)
             if is_sent and connection.is_closing:
                 self._announce_end(connection)
             if was_blocked or not is_sent:
@@ -233,13 +240,7 @@ class ServerLoop:
 
     def _watch_connection(self, connection: Connection) -> None:
         """Watch a connection for what it is ready for by its state."""
-        mask = 0
-        if connection.is_closing:
-            mask = READ if connection.is_lingering else 0
-        elif not (connection.is_paused or connection.is_choked):
-            mask = READ
-        if connection.is_blocked:
-            mask |= WRITE
+        mask = connection.wanted_mask()
         if mask != connection.mask:
             connection.mask = mask
             self._poller.modify(connection.fd, mask)
@@ -328,7 +329,7 @@ class ServerLoop:
 
     def _close(self, connection: Connection) -> None:
         if self._connections.pop(connection.fd, None) is not None:
-            self._resumable.pop(connection.fd, None)
+            self._turns.discard(connection)
             self._poller.unregister(connection.fd)
             connection.sock.close()
 
@@ -336,7 +337,7 @@ class ServerLoop:
 
     def _timeout_s(self) -> float:
         """Give how long the next poll may wait, -1 for ever."""
-        if self._resumable:
+        if self._turns:
             self._due_at = 0.0
             return 0.0
         due_at = self._engine.next_deadline()
@@ -380,8 +381,8 @@ class ServerLoop:
             if left_s <= 0:
                 return
             has_output = any(connection.output for connection in self._connections.values())
-            is_busy = has_output or bool(self._resumable)
-            timeout_s = left_s if has_output and not self._resumable else 0.0
+            is_busy = has_output or bool(self._turns)
+            timeout_s = left_s if has_output and not self._turns else 0.0
             self._due_at = 0.0
             if not self._wake_up(timeout_s) and not is_busy:
                 return

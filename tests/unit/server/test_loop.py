@@ -13,9 +13,9 @@ from tests.support.raw_server import PATIENCE_S, running_loop
 from rallypoint import events
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.protocol.codec import encode_request
-from rallypoint.protocol.spec import Verb
+from rallypoint.protocol.spec import MAGIC, Verb
 from rallypoint.server import loop as module
-from rallypoint.server.engine import Engine, Limits
+from rallypoint.server.engine import Engine, Limits, Received
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.poller import PlainPoller
 
@@ -209,6 +209,61 @@ def test_a_slow_reader_of_a_released_wait_gets_it_behind_its_other_replies(serve
     assert other.ping()
     assert slow.read(8 + 8 * 1024 * 1024) == struct.pack("<Q", 8 * 1024 * 1024) + bytes(8 * 1024 * 1024)
     assert slow.read(1) == b"\x00"
+
+
+def test_peers_whose_requests_take_long_do_not_keep_the_others_waiting():
+    class HandClock:
+        time = 0.0
+
+        def now(self):
+            return self.time
+
+        def sleep(self, duration_s):
+            self.time += duration_s
+
+    clock = HandClock()
+    engine = Engine()
+    served = []
+    step = engine.step
+
+    def slow_step(event, now):
+        if isinstance(event, Received):
+            served.append(event.peer)
+            clock.time += 1.0 if len(event.data) > 1000 else 0.0
+        return step(event, now)
+
+    engine.step = slow_step
+    loop = ServerLoop(engine, listen("127.0.0.1", 0), clock)
+    loop._resume_accepting()
+    address = loop._acceptor._listeners[loop._acceptor.fds[0]].getsockname()
+    with contextlib.ExitStack() as stack:
+        stack.callback(loop._close_all)
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in range(4)]
+        for client in clients:
+            client.sendall(encode_request(Verb.VALIDATE, MAGIC))
+        while engine.statistics().validated < 4:
+            loop._wake_up(0.1)
+        while loop._turns:
+            loop._wake_up(0.0)
+        *heavy, light = clients
+        peers = {connection.sock.getpeername(): fd for fd, connection in loop._connections.items()}
+        heavy_peers = [peers[client.getsockname()] for client in heavy]
+        light_peer = peers[light.getsockname()]
+        for client in heavy:
+            client.sendall(encode_request(Verb.SET, b"/k", bytes(500_000)))
+        while min(loop._connections[peer].slow_steps for peer in heavy_peers) < 2:
+            loop._wake_up(0.1)
+        for number in range(4):
+            light.sendall(encode_request(Verb.PING, number))
+            served.clear()
+            while light_peer not in served:
+                loop._wake_up(0.0)
+            assert len(served) <= 4
+            assert light.recv(4) == struct.pack("<I", number)
+        served.clear()
+        while len(served) < 6:
+            loop._wake_up(0.0)
+        assert Counter(served[:6]) == dict.fromkeys(heavy_peers, 2)
 
 
 def test_accepting_pauses_and_resumes(server, monkeypatch):

@@ -1,0 +1,69 @@
+"""Whose turn it is: connections that cost the server much wait in a line, and each wake-up serves a slice of it.
+
+Theory of operation. The loop serves light connections as they become ready. A connection whose last two steps took
+longer than ``HEAVY_S`` each is heavy, and so is a newcomer: when it is ready again it goes to the end of the line. A
+wake-up serves the line for ``SLICE_S``, at least one connection, and then looks at the sockets again::
+
+    ready --light--> served at once, for SLICE_S; those that are left first in the next wake-up
+      '-----heavy--> [ 9 | 4 | 7 | ... ] --at least one, for SLICE_S--> served
+
+So what a light connection waits for does not grow with the number of heavy ones.
+
+What this file does not know: what serving is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from rallypoint.clock import Clock
+from rallypoint.server.connection import Connection
+
+__all__ = ["HEAVY_S", "SLICE_S", "Turns"]
+
+HEAVY_S = 0.0005
+"""Seconds above which a step is slow."""
+
+SLICE_S = 0.005
+"""Seconds that one wake-up spends on what is in line, and on light connections before the rest has to stand in line."""
+
+
+class Turns:
+    """Two lines, of light and of heavy connections; each connection is in one of them at most, once.
+
+    Args:
+        clock: what slices are measured on.
+
+    Cost: O(1) for each connection added, discarded or given.
+    Threads: none but the caller's.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._light: OrderedDict[int, Connection] = OrderedDict()
+        self._heavy: OrderedDict[int, Connection] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Count the connections in line."""
+        return len(self._light) + len(self._heavy)
+
+    def add(self, connection: Connection) -> None:
+        """Put a connection at the end of its line, unless it is in it; a paused one has caused much output."""
+        is_heavy = connection.slow_steps > 1 or connection.is_paused
+        (self._heavy if is_heavy else self._light).setdefault(connection.fd, connection)
+
+    def discard(self, connection: Connection) -> None:
+        """Take a connection out of line, if it is in one."""
+        self._light.pop(connection.fd, None)
+        self._heavy.pop(connection.fd, None)
+
+    def take(self) -> Iterator[Connection]:
+        """Give light ones, then at least one heavy one, until the slice is over; each has left its line when given."""
+        until = self._clock.now() + SLICE_S
+        while self._light and self._clock.now() < until:
+            yield self._light.popitem(last=False)[1]
+        while self._heavy:
+            yield self._heavy.popitem(last=False)[1]
+            if self._clock.now() >= until:
+                return
