@@ -308,7 +308,7 @@ class Participant:
         now, longest_s = self._clock.now(), self.rules.dead_after_s
         silent_s, unanswered_s = now - self._beaten_at, now - self._answered_at
         if self._verdict.kind is VerdictKind.CURRENT and not self._is_done and silent_s > longest_s:
-            if unanswered_s > longest_s - self.rules.keep_alive_interval_s:
+            if self._trouble is not None:  # otherwise it was this node that slept, or the answer is only late
                 return Verdict(
                     VerdictKind.CUT_OFF,
                     f"nothing was heard from {self._backend.where} for {unanswered_s:.1f} s, so this node stops: it "

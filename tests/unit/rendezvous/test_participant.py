@@ -327,7 +327,6 @@ def test_a_node_whose_beats_do_not_arrive_takes_itself_for_fenced() -> None:
     join(participant)
     clock.advance(15.0)
     assert participant.news().kind is VerdictKind.CURRENT
-    participant.look()
     clock.advance(0.5)
     kind, why, _ = participant.news()
     assert kind is VerdictKind.FENCED
