@@ -12,7 +12,8 @@ courtesy, not a condition. When the others do not report in time, rank 0 has all
 not report, and returns.
 
 A prefix serves one exchange: values stay in the store, and a second exchange under the same prefix may read those of
-the first.
+the first. It never waits for members that are through already, though: once all were counted the gate stays open,
+however often members come again.
 
 Cost: every member reads every value, so ``n`` members move ``n * n`` values.
 """
@@ -20,7 +21,7 @@ Cost: every member reads every value, so ``n`` members move ``n * n`` values.
 from __future__ import annotations
 
 from rallypoint import events
-from rallypoint.primitives.arrivals import arrive, is_timeout, open_gate
+from rallypoint.primitives.arrivals import IGNORED, arrive, gate_key, is_timeout
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Text, Timeout
@@ -40,7 +41,7 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
         world_size: how many members.
 
     Returns:
-        The values. Shape: ``world_size`` of them, in rank order.
+        The values, as the store gives them. Shape: ``world_size`` of them, in rank order.
 
     Raises:
         DistStoreError: a member's value did not come in the store's timeout (a foreign store raises its own error).
@@ -48,13 +49,13 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
     Cost: 2 calls, 1 more for the last member and for rank 0.
     """
     keys = [f"{prefix}{member}" for member in range(world_size)]
-    values = [bytes(value) for value in store.multi_get(keys)]
-    reader = arrive(store, prefix + FINISHED, world_size)
-    if reader.is_last:
-        open_gate(store, reader)
+    values = store.multi_get(keys)
+    gate = gate_key(prefix + FINISHED, 0)
+    if arrive(store, prefix + FINISHED, world_size).number >= world_size:  # more if members came again
+        store.set(gate, IGNORED)
     if rank == 0:
         try:
-            store.wait([reader.gate])
+            store.wait([gate])
         except (RuntimeError, TimeoutError) as error:
             if not is_timeout(error):
                 raise
@@ -82,7 +83,7 @@ def synchronize(  # noqa: PLR0917 - torch's signature
         timeout: seconds or a ``timedelta`` for each wait; the store's own is back afterwards, whatever happens.
 
     Returns:
-        The values. Shape: ``world_size`` of them, in rank order.
+        The values, as the store gives them. Shape: ``world_size`` of them, in rank order.
 
     Raises:
         DistStoreError: as :func:`get_all`.

@@ -124,3 +124,48 @@ def test_the_timeout_is_put_back_on_a_foreign_store_that_fails():
     with pytest.raises(ConnectionLostError):
         synchronize(store, b"data", 0, 3, "prefix", timeout=10)
     assert store.ops[-1] == ("set_timeout", timedelta(seconds=1234))
+
+
+@pytest.mark.parametrize("ranks", [(1, 1, 1, 1, 0), (0, 1, 0, 1, 0), (1, 0, 0, 0, 1, 0)])
+def test_reading_again_waits_for_nobody(ranks):
+    store = HashStore()
+    store.multi_set(["p0", "p1"], ["a", "b"])
+    store.add("p/finished/num_members", 1)  # a reader that died
+    store.set_timeout(0)
+    seen = []
+    events.subscribe(seen.append)
+    try:
+        assert [get_all(store, rank, "p", 2) for rank in ranks] == [[b"a", b"b"]] * len(ranks)
+    finally:
+        events.unsubscribe(seen.append)
+    assert seen == []  # rank 0 says so in an event when its time was up
+
+
+def test_members_that_synchronize_again_and_again_wait_for_nobody_who_is_through():
+    store = HashStore()
+    seen = []
+    events.subscribe(seen.append)
+    results = []
+
+    def work(rank):
+        results.extend([synchronize(store, f"from {rank}", rank, 2, "p", LONG_S) for _ in range(5)])
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG_S)
+            assert not thread.is_alive()
+    finally:
+        events.unsubscribe(seen.append)
+    assert results == [[b"from 0", b"from 1"]] * 10
+    assert seen == []
+
+
+def test_values_are_given_as_the_store_gives_them():
+    class Texts(Recorder):
+        def multi_get(self, keys):
+            return ["text"] * len(keys)
+
+    assert get_all(Texts(2), 1, "p", 2) == ["text"] * 2
