@@ -7,10 +7,10 @@ torch 2.13.0.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
-import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ __all__ = [
     "store_timeout",
     "wants_libuv",
 ]
+
+_log = logging.getLogger(__name__)
 
 FULL_RANK_PREFIX = "_tcp_store/num_members"
 """Where the members that :func:`create_c10d_store` brings together count themselves, torch's among them."""
@@ -58,7 +60,7 @@ def create_c10d_store(  # noqa: PLR0917 - torch's signature
         wait_for_workers: whether to return only when all members are there.
         retries: accepted for torch's sake. Nothing is retried: a port that is asked for is free or it is not, and a
             port that is not asked for is never guessed.
-        use_libuv: deprecated, set ``USE_LIBUV`` instead; what ``store.libuvBackend`` shows.
+        use_libuv: deprecated and ignored, with a line in the log; set ``USE_LIBUV`` instead.
 
     Raises:
         ValueError: no port although others have to find the server.
@@ -74,10 +76,9 @@ def create_c10d_store(  # noqa: PLR0917 - torch's signature
             f"server_port must be specified when world_size > 1, got server_port={server_port}, world_size={world_size}"
         )
     if use_libuv is not None:
-        warnings.warn(
-            "the argument use_libuv is deprecated: set the environment variable USE_LIBUV to 0 or 1 instead",
-            DeprecationWarning,
-            stacklevel=2,
+        _log.warning(
+            "the argument use_libuv=%s is deprecated and ignored: set the environment variable USE_LIBUV to 0 or 1",
+            use_libuv,
         )
     from rallypoint.store.tcp import TCPStore
 
@@ -89,7 +90,7 @@ def create_c10d_store(  # noqa: PLR0917 - torch's signature
         is_server,
         timeout_s,
         wait_for_workers,
-        use_libuv=wants_libuv() if use_libuv is None else use_libuv,
+        use_libuv=wants_libuv(),
     )
     if wait_for_workers:
         try:

@@ -57,8 +57,8 @@ def rendezvous(url: str, rank: int = -1, world_size: int = -1, **options: Any) -
         An iterator that gives ``(store, rank, world_size)`` once.
 
     Raises:
-        RuntimeError: the URL is no string, or nobody knows its scheme; and, when asked a second time, that these
-            schemes meet only once.
+        RuntimeError: the URL is no string, rank or world size no integer, or nobody knows its scheme; and, when asked
+            a second time, that these schemes meet only once.
         ValueError: something is missing in the URL or the environment.
         AssertionError: rank or world size stand in the URL and are arguments, too.
         BindError: rank 0 cannot serve on the port.
@@ -66,8 +66,10 @@ def rendezvous(url: str, rank: int = -1, world_size: int = -1, **options: Any) -
     """
     if not isinstance(url, str):
         raise RuntimeError(f"`url` must be a string. {type(url)}: {url}")  # noqa: TRY004 - torch's class
-    if not isinstance(rank, int) or not isinstance(world_size, int):
-        raise TypeError(f"rank and world_size must be int, got rank={rank!r}, world_size={world_size!r}")
+    if not isinstance(rank, int):
+        raise RuntimeError(f"`rank` must be an integer. {rank}")  # noqa: TRY004 - torch's class
+    if not isinstance(world_size, int):
+        raise RuntimeError(f"`world_size` must be an integer. {world_size}")  # noqa: TRY004 - torch's class
     parts = urlparse(url)
     if rank != -1 or world_size != -1:
         query = dict(parse_qsl(parts.query))

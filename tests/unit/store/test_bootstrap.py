@@ -147,12 +147,10 @@ def test_use_libuv_is_read_from_the_environment(monkeypatch, value, expected):
         assert store.libuvBackend is expected
 
 
-def test_the_argument_use_libuv_is_deprecated_and_wins():
-    with (
-        pytest.warns(DeprecationWarning, match="USE_LIBUV"),
-        create_c10d_store(True, "localhost", timeout=LONG_S, use_libuv=False) as store,
-    ):
-        assert store.libuvBackend is False
+def test_the_argument_use_libuv_is_ignored_and_a_log_line_says_so(caplog):
+    with create_c10d_store(True, "localhost", timeout=LONG_S, use_libuv=False) as store:
+        assert store.libuvBackend is True
+    assert "use_libuv=False is deprecated and ignored: set the environment variable USE_LIBUV" in caplog.text
 
 
 # --- ports -----------------------------------------------------------------------------------------------

@@ -62,8 +62,10 @@ def test_an_unknown_scheme_is_named_with_the_known_ones():
 def test_a_url_is_a_string_and_ranks_are_numbers():
     with pytest.raises(RuntimeError, match="`url` must be a string"):
         rendezvous(3)
-    with pytest.raises(TypeError, match="rank='0'"):
+    with pytest.raises(RuntimeError, match=r"`rank` must be an integer\. 0"):
         rendezvous("env://", "0")
+    with pytest.raises(RuntimeError, match=r"`world_size` must be an integer\. 2"):
+        rendezvous("env://", 0, "2")
 
 
 @pytest.mark.parametrize("query", ["rank=1&world_size=2", "rank=1", "world_size=2"])
