@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 
 import pytest
 from tests.support.raw_server import PATIENCE_S, RawClient
 from tests.support.served import running_owner, wait_until_gone
+
+from rallypoint.store.tcp import TCPStore
 
 START = """
 import os, signal, sys, warnings
@@ -150,3 +153,54 @@ def test_sigterm_ends_the_server_process_and_its_owner_can_still_close_it():
         client.close()
         _, said = owner.communicate("", PATIENCE_S)
         assert (owner.returncode, said) == (0, "")
+
+
+WAIT_IN_A_DAEMON_THREAD = """
+import os, sys, threading, rallypoint
+store = rallypoint.TCPStore({host!r}, {port}, is_master=True, server={mode!r})
+begun = threading.Event()
+
+def wait():
+    begun.set()
+    store.wait(["never"], 100)
+
+threading.Thread(target=wait, daemon=True).start()
+begun.wait()
+while store._connections._waiter is None:
+    pass
+print(store.port, store._server._handle.pid, flush=True)
+sys.stdin.read()
+store.set("last", "word")
+"""
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_daemon_thread_that_waits_at_the_exit_says_nothing(mode):
+    script = WAIT_IN_A_DAEMON_THREAD.format(mode=mode, host="localhost", port=0)
+    with running_owner(script) as (owner, (port, pid)):
+        reader = TCPStore("localhost", port)
+        reader.set_timeout(PATIENCE_S)
+        got = []
+        thread = threading.Thread(target=lambda: got.append(reader.get("last")))
+        thread.start()
+        while reader._connections._waiter is None and thread.is_alive():
+            pass
+        assert owner.communicate("", PATIENCE_S) == ("", "")
+        assert owner.returncode == 0
+        thread.join(PATIENCE_S)
+        assert got == [b"word"]  # what was written before the exit still went out
+        reader.close()
+        if mode == "process":
+            wait_until_gone(pid)
+        assert is_refused(port)
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_socket_file_is_gone_though_a_daemon_thread_waited_at_the_exit(mode, tmp_path):
+    path = tmp_path / "a.sock"
+    with running_owner(WAIT_IN_A_DAEMON_THREAD.format(mode=mode, host=f"unix:{path}", port=0)) as (owner, (_, pid)):
+        assert path.exists()
+        assert owner.communicate("", PATIENCE_S) == ("", "")
+        if mode == "process":
+            wait_until_gone(pid)
+        assert not path.exists()

@@ -10,7 +10,7 @@ The child's life, seen from its owner::
             refuses connections instead of letting them hang
     close, garbage collection or exit of the owner
         --> one byte on the control socket: the child drains and ends; the owner reaps it
-    the owner is killed
+    exit of the owner while its daemon threads may be waiting on the server, or the owner is killed
         --> the child notices by itself (see ``child``) and ends
 
 A process forked from the owner inherits the handle but does not own the server: it never stops it.
@@ -18,6 +18,7 @@ A process forked from the owner inherits the handle but does not own the server:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -34,7 +35,7 @@ from types import FrameType
 from typing import Literal, TypeAlias
 
 import rallypoint
-from rallypoint.clock import Deadline
+from rallypoint.clock import SYSTEM_CLOCK, Deadline
 from rallypoint.errors import DistStoreError
 from rallypoint.net.address import UNIX_PREFIX, close_listener, local_endpoint
 from rallypoint.net.unix import remove_stale_file
@@ -57,6 +58,7 @@ CLOSE_S = DRAIN_S + 1.0
 
 _REAP_S = 5.0  # a killed process is reaped in far less
 _SLICE_S = 0.05
+_SETTLE_S = 0.05  # for a server in a thread to serve what was sent to it before the exit
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from rallypoint.server.child import main; main(sys.argv[3:])"
 _LABEL = "rallypoint-server"  # what ``ps`` shows
 
@@ -74,14 +76,23 @@ class ServerHandle:
     Threads: any.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, pid: int, mode: ServerMode, is_running: Callable[[], bool], end: Callable[[], None]
+    def __init__(  # noqa: PLR0917 - one server's facts, made in two places of this file
+        self,
+        endpoint: Endpoint,
+        pid: int,
+        mode: ServerMode,
+        is_running: Callable[[], bool],
+        end: Callable[[], None],
+        leave: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
         self.pid = pid
         self.mode = mode
         self._is_running = is_running
+        self._leave = leave
         self._finalizer = weakref.finalize(self, end)
+        self._finalizer.atexit = False
+        _handles.add(self)
 
     @property
     def port(self) -> int:
@@ -97,11 +108,35 @@ class ServerHandle:
 
         In a process forked from the owner only the inherited descriptors are closed.
         """
-        self._finalizer()
+        detached = self._finalizer.detach()  # calling it does nothing once the interpreter has begun to end
+        if detached is not None:
+            detached[1]()
+
+    def leave(self) -> None:
+        """Let go of the server at the end of this process, without disturbing anybody: it ends right after it."""
+        if self._finalizer.detach() is not None:
+            self._leave()
 
     def __repr__(self) -> str:
         state = "running" if self.is_running() else "ended"
         return f"ServerHandle({self.endpoint}, {self.mode} {self.pid}, {state})"
+
+
+_handles: weakref.WeakSet[ServerHandle] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the servers with the interpreter.
+
+    Daemon threads still run then. One that waits on a server would lose it, and print that while all else ends: so
+    where there are such threads, the servers end after the process, which takes the threads along silently.
+    """
+    is_anybody_there = any(
+        thread is not threading.main_thread() and not thread.name.startswith(_LABEL) for thread in threading.enumerate()
+    )
+    for handle in list(_handles):
+        (handle.leave if is_anybody_there else handle.close)()
 
 
 def start_server(
@@ -147,7 +182,19 @@ def _start_thread(endpoint: Endpoint, listeners: Sequence[socket.socket], limits
             loop.stop()
             thread.join(CLOSE_S)
 
-    return ServerHandle(endpoint, owner_pid, "thread", thread.is_alive, end)
+    def leave() -> None:
+        if os.getpid() == owner_pid:
+            SYSTEM_CLOCK.sleep(_SETTLE_S)
+            path = _socket_file(endpoint)
+            if path is not None:
+                with contextlib.suppress(OSError):  # its folder may be gone
+                    Path(path).unlink()
+
+    return ServerHandle(endpoint, owner_pid, "thread", thread.is_alive, end, leave)
+
+
+def _socket_file(endpoint: Endpoint) -> str | None:
+    return endpoint.host[len(UNIX_PREFIX) :] if endpoint.host.startswith(UNIX_PREFIX) else None
 
 
 def _abandon_loops() -> None:
@@ -172,7 +219,7 @@ def _start_process(endpoint: Endpoint, listeners: Sequence[socket.socket], limit
     except BaseException:
         ours.close()
         raise
-    path = endpoint.host[len(UNIX_PREFIX) :] if endpoint.host.startswith(UNIX_PREFIX) else None
+    path = _socket_file(endpoint)
     owner_pid = os.getpid()
 
     def end() -> None:
@@ -184,7 +231,11 @@ def _start_process(endpoint: Endpoint, listeners: Sequence[socket.socket], limit
             if path is not None:
                 remove_stale_file(path)  # if it was killed and could not
 
-    handle = ServerHandle(endpoint, process.pid, "process", lambda: process.poll() is None, end)
+    def leave() -> None:
+        ours.detach()  # open until the process is gone, which the child sees
+        process.returncode = 0  # nobody will reap it, nothing to warn of
+
+    handle = ServerHandle(endpoint, process.pid, "process", lambda: process.poll() is None, end, leave)
     try:
         _await_ready(process, ours)
     except BaseException:
