@@ -25,6 +25,7 @@ _HOMES = {
         "DuplicateMemberError",
         "ForkedStoreError",
         "LocalProtocolError",
+        "NotANumberError",
         "QueueEmptyError",
         "RemoteProtocolError",
         "RendezvousClosedError",

@@ -6,6 +6,7 @@
     ├── DistBackendError
     ├── DistStoreError                          the store could not do what was asked
     │   ├── QueueEmptyError                     a queue had no item
+    │   ├── NotANumberError (ValueError)        add() met a value that is no 64-bit number: .key
     │   ├── StoreTimeoutError (TimeoutError)    keys did not appear in time: .keys .missing .waited_s .endpoint
     │   ├── WorkersMissingError (TimeoutError)  too few clients joined a new store: .arrived .expected .waited_s
     │   ├── BarrierTimeoutError (TimeoutError)  members did not arrive in time: .missing .arrived .expected .waited_s
@@ -58,6 +59,7 @@ __all__ = [
     "DuplicateMemberError",
     "ForkedStoreError",
     "LocalProtocolError",
+    "NotANumberError",
     "QueueEmptyError",
     "RemoteProtocolError",
     "RendezvousClosedError",
@@ -107,6 +109,18 @@ class DistStoreError(DistError):
 
 class QueueEmptyError(DistStoreError):
     """A queue had no item, or another caller took it first."""
+
+
+class NotANumberError(DistStoreError, ValueError):
+    """``add`` met a value that is not the decimal text of a 64-bit number.
+
+    Attributes:
+        key: the counter, as the caller named it.
+    """
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class StoreTimeoutError(DistStoreError, TimeoutError):

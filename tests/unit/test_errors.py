@@ -18,6 +18,7 @@ SAMPLES: list[errors.DistError] = [
     errors.WorkersMissingError("w", arrived=1, expected=2, waited_s=1.0, endpoint=ENDPOINT),
     errors.BarrierTimeoutError("b", missing=["rank 3"], arrived=3, expected=4, waited_s=2.0),
     errors.DuplicateMemberError("d", member="rank 3"),
+    errors.NotANumberError("n", key="count"),
     errors.CorruptStoreError("c", path="/tmp/store", offset=12),
     errors.ForkedStoreError("f", owner_pid=7),
     errors.BindError("i", endpoint=ENDPOINT, errno=errno.EADDRINUSE),

@@ -109,6 +109,8 @@ class _Member:
     def arrive(self) -> Arrival:
         if self.rank is None:
             return arrive(self.store, self.prefix, self.world_size)
+        if not callable(getattr(self.store, "compare_set", None)):
+            return arrive(self.store, self.prefix, self.world_size)  # a store of torch's bare minimum: its operations
         generation = mark_arrival(self.store, self.prefix, self.rank, self.world_size, self.name_of(self.rank))
         arrival = arrive(self.store, self.prefix, self.world_size)
         if arrival.generation != generation:  # the name had been used before this rank first came
@@ -134,7 +136,9 @@ class _Member:
     def give_up(self, arrival: Arrival, waited: Deadline, budget: Deadline) -> BarrierTimeoutError | None:
         """Leave, and give the error that says who is missing; ``None`` if the last one came at this moment."""
         waited_s = waited.waited_s()
-        arrived, roll, trouble = 0, None, ""
+        # If the store cannot tell, so many at least: arrivals are numbered.
+        arrived = arrival.number - arrival.generation * self.world_size
+        roll, trouble = None, ""
         try:
             arrived, roll = self._leave(arrival, budget)
             if arrived == self.world_size:

@@ -31,8 +31,10 @@ from typing import TypeAlias, TypeVar
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, LocalProtocolError, QueueEmptyError, ReplyTimeoutError
+from rallypoint.net.resolve import resolve
 from rallypoint.net.retry import connect_with_retries
 from rallypoint.net.stream import Stream
+from rallypoint.net.stream import connect as connect_once
 from rallypoint.protocol import client
 from rallypoint.types import Endpoint
 
@@ -178,12 +180,14 @@ class Connection:
         self.stream.close()
 
 
-def connect(endpoint: Endpoint, timeout_s: float) -> Connection:
+def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None) -> Connection:
     """Connect to a server, which may come later, and make sure that it is one.
 
     Args:
-        endpoint: the server.
+        endpoint: the server, as everybody calls it.
         timeout_s: seconds for everything together; 0 looks once.
+        via: where this process reaches it, if that is a shorter way. The host name must mean something all the same:
+            the others have nothing else.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
@@ -192,7 +196,13 @@ def connect(endpoint: Endpoint, timeout_s: float) -> Connection:
     def shake_hands(stream: Stream, deadline: Deadline) -> None:
         Connection(stream).begin(client.handshake(_nonce()), deadline, [])
 
-    return Connection(connect_with_retries(endpoint, timeout_s, shake_hands))
+    def attempt(target: Endpoint, deadline: Deadline) -> Stream:
+        if via is None:
+            return connect_once(target, deadline)
+        resolve(target.host, target.port, deadline)
+        return connect_once(via, deadline)
+
+    return Connection(connect_with_retries(endpoint, timeout_s, shake_hands, attempt=attempt))
 
 
 def _nonce() -> int:

@@ -13,6 +13,7 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import StoreTimeoutError
 from rallypoint.server.keyspace import Keyspace
 from rallypoint.store.base import Store, as_timeout_s, check_lengths, decode_key
+from rallypoint.store.counting import add_to_counter
 from rallypoint.store.filelog import FileLog
 from rallypoint.store.filerecords import CLEANUP, REFCOUNT
 from rallypoint.types import Keys, Text, Timeout, as_bytes, as_keys
@@ -105,13 +106,12 @@ class FileStore(Store):
         """Add to a counter; an empty value counts as 0.
 
         Raises:
-            KeyspaceError: the value is not a decimal number of 64 bits.
+            LocalProtocolError: ``amount`` does not fit into 64 bits.
+            NotANumberError: the value is not the decimal text of a 64-bit number.
         """
         name, amount = _name(key), operator.index(amount)
         with self._log.writing(Deadline(self._timeout_s)) as space:
-            if space.get(name) == b"":
-                space.delete(name)
-            total, _ = space.add(name, amount)
+            total, _ = add_to_counter(space, name, amount, key)
             self._log.write((name, b"%d" % total))
             return total
 

@@ -11,6 +11,7 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import ForkedStoreError, QueueEmptyError
 from rallypoint.server.keyspace import Keyspace
 from rallypoint.store.base import Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
+from rallypoint.store.counting import add_to_counter
 from rallypoint.types import Keys, Text, Timeout, as_bytes, as_keys
 
 __all__ = ["HashStore"]
@@ -50,13 +51,12 @@ class HashStore(Store):
         """Add to a counter.
 
         Raises:
-            KeyspaceError: the value is not a decimal number of 64 bits.
+            LocalProtocolError: ``amount`` does not fit into 64 bits.
+            NotANumberError: the value is not the decimal text of a 64-bit number.
         """
         name, amount = as_bytes(key, "key"), operator.index(amount)
         with self._locked():
-            if self._space.get(name) == b"":
-                self._space.delete(name)
-            total, is_new = self._space.add(name, amount)
+            total, is_new = add_to_counter(self._space, name, amount, key)
             self._wake_if(is_new)
             return total
 

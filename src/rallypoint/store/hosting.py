@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from socket import AF_INET6, socket
 from typing import TYPE_CHECKING
 
-from rallypoint.errors import BindError, DistStoreError
-from rallypoint.net.address import UNIX_PREFIX, adopt_listener, listen, local_endpoint
+from rallypoint.errors import BindError, DistNetworkError, DistStoreError
+from rallypoint.net.address import PORT_MAX, UNIX_PREFIX, adopt_listener, listen, local_endpoint
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
     from rallypoint.server.daemon import ServerHandle, ServerMode
 
-__all__ = ["HostedServer", "host_server", "is_agent_store", "server_mode"]
+__all__ = ["HostedServer", "check_arguments", "host_server", "is_agent_store", "server_mode"]
 
 SERVER_MODES: tuple[ServerMode, ...] = ("process", "thread")
 
@@ -59,6 +59,34 @@ class HostedServer:
     def _hold(self) -> HostedServer:
         self.holders += 1
         return self
+
+
+def check_arguments(host_name: object, port: object, world_size: object, is_master: object) -> None:
+    """Refuse what a TCPStore cannot be made of.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a world size of 0, a port outside 0..65535.
+        DistNetworkError: port 0 for a client.
+    """
+    if not isinstance(host_name, str):
+        raise TypeError(f"TCPStore: host_name must be a str, not {type(host_name).__name__}")
+    if not isinstance(is_master, bool):
+        raise TypeError(f"TCPStore: is_master must be a bool, not {type(is_master).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"TCPStore: port must be an int, not {type(port).__name__}")
+    if world_size is not None and (isinstance(world_size, bool) or not isinstance(world_size, int)):
+        raise TypeError(f"TCPStore: world_size must be an int or None, not {type(world_size).__name__}")
+    if not 0 <= port <= PORT_MAX:
+        raise ValueError(f"TCPStore port must be from 0 to {PORT_MAX}, not {port}")
+    if port == 0 and not is_master and not host_name.startswith(UNIX_PREFIX):
+        # A network error as in torch, whose client tries until its timeout; nobody can listen there, so we need not.
+        raise DistNetworkError(
+            f"no server can be reached on port 0 of {host_name}: 0 lets a server choose, a client must name the port",
+            endpoint=Endpoint(host_name, port),
+        )
+    if world_size == 0:
+        raise ValueError("TCPStore world size cannot be 0")
 
 
 def host_server(

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from typing import NoReturn, TypeVar
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import BarrierTimeoutError, BindError, DistNetworkError, ForkedStoreError, WorkersMissingError
-from rallypoint.net.address import PORT_MAX, UNIX_PREFIX
+from rallypoint.errors import BarrierTimeoutError, BindError, ForkedStoreError, WorkersMissingError
 from rallypoint.protocol import client
 from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
 from rallypoint.store.connections import Begin, Connections, connect
-from rallypoint.store.hosting import HostedServer, host_server, is_agent_store, server_mode
+from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
 from rallypoint.types import Endpoint, Keys, Text, Timeout, as_bytes, as_keys
 
 __all__ = ["TCPStore"]
@@ -93,7 +92,7 @@ class TCPStore(Store):
         server: str | None = None,
     ) -> None:
         self._owner_pid = os.getpid()
-        _check_arguments(host_name, port, world_size, is_master)
+        check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
         self._host = host_name
         self._port = port
@@ -122,9 +121,10 @@ class TCPStore(Store):
             self._server, self._port = hosted, hosted.port
 
     def _connect(self, timeout_s: float) -> None:
-        # Our own server is reached directly: the name that others use may be wrong here, or lead around a corner.
-        endpoint = Endpoint(self._host, self._port) if self._server is None else self._server.reachable_at
-        self._connections = Connections(endpoint, connect(endpoint, timeout_s), is_careful=not self._use_libuv)
+        # Our own server is reached directly: the name that others use may lead around a corner.
+        public, via = Endpoint(self._host, self._port), None if self._server is None else self._server.reachable_at
+        main = connect(public, timeout_s, via=via)
+        self._connections = Connections(via or public, main, is_careful=not self._use_libuv)
 
     def _join(self, world_size: int, deadline: Deadline) -> None:
         arrived = self._run(lambda _: client.add(WORKER_COUNT, 1))
@@ -385,24 +385,3 @@ def _as_integer(number: int, what: str) -> int:
     if not isinstance(number, int):
         raise TypeError(f"{what} must be an int, not {type(number).__name__}")
     return int(number)
-
-
-def _check_arguments(host_name: object, port: object, world_size: object, is_master: object) -> None:
-    if not isinstance(host_name, str):
-        raise TypeError(f"TCPStore: host_name must be a str, not {type(host_name).__name__}")
-    if not isinstance(is_master, bool):
-        raise TypeError(f"TCPStore: is_master must be a bool, not {type(is_master).__name__}")
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"TCPStore: port must be an int, not {type(port).__name__}")
-    if world_size is not None and (isinstance(world_size, bool) or not isinstance(world_size, int)):
-        raise TypeError(f"TCPStore: world_size must be an int or None, not {type(world_size).__name__}")
-    if not 0 <= port <= PORT_MAX:
-        raise ValueError(f"TCPStore port must be from 0 to {PORT_MAX}, not {port}")
-    if port == 0 and not is_master and not host_name.startswith(UNIX_PREFIX):
-        # A network error as in torch, whose client tries until its timeout; nobody can listen there, so we need not.
-        raise DistNetworkError(
-            f"no server can be reached on port 0 of {host_name}: 0 lets a server choose, a client must name the port",
-            endpoint=Endpoint(host_name, port),
-        )
-    if world_size == 0:
-        raise ValueError("TCPStore world size cannot be 0")

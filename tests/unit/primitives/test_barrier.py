@@ -364,3 +364,32 @@ def test_a_gate_opened_by_a_torch_member_is_passed():
 
     outcomes = members(lambda rank: torch_member() if rank else barrier(store, 2, "p", LONG_S, 0), range(2))
     assert outcomes == {0: None, 1: None}
+
+
+class BareStore:
+    """What torch's own barrier needs of a store, and nothing more."""
+
+    def __init__(self):
+        self.timeout = timedelta(seconds=60)
+        self.calls = []
+
+    def set_timeout(self, timeout):
+        self.calls.append("set_timeout")
+        self.timeout = timeout
+
+    def add(self, key, amount):
+        self.calls.append("add")
+        return 1
+
+    def set(self, key, value):
+        self.calls.append("set")
+
+    def wait(self, keys):
+        self.calls.append("wait")
+
+
+def test_a_store_without_compare_set_gets_torchs_operations_with_a_rank_too():
+    store = BareStore()
+    barrier(store, 1, "p", 5, rank=0, rank_tracing_decoder=name)
+    assert store.calls == ["set_timeout", "add", "set", "wait", "set_timeout"]
+    assert store.timeout == timedelta(seconds=60)

@@ -255,3 +255,26 @@ def test_a_store_is_a_context_manager_that_closes():
     with Closing() as store:
         assert closed == []
     assert closed == [store]
+
+
+def test_a_subclass_written_for_torch_is_called_by_torchs_names():
+    class TorchNamed(Store):
+        def __init__(self):
+            super().__init__()
+            self.content = {}
+
+        def set(self, key, value):
+            self.content[key] = value
+
+        def deleteKey(self, key):  # noqa: N802 - torch's name
+            return self.content.pop(key, None) is not None
+
+        def getNumKeys(self):  # noqa: N802 - torch's name
+            return len(self.content)
+
+    store = TorchNamed()
+    store.set("k", b"v")
+    assert store.num_keys() == 1
+    assert store.delete_key("k") is True
+    assert store.delete_key("k") is False
+    assert store.num_keys() == 0

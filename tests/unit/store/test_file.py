@@ -154,7 +154,7 @@ def test_there_are_no_queues(path):
 def test_a_counter_that_is_no_number_is_refused_and_kept(path):
     with FileStore(str(path), 1) as store:
         store.set("n", "many")
-        with pytest.raises(DistStoreError, match="not a decimal number"):
+        with pytest.raises(DistStoreError, match="not the decimal text"):
             store.add("n", 1)
         assert store.get("n") == b"many"
         store.set("n", "")

@@ -50,7 +50,7 @@ def test_an_empty_queue_is_named():
 def test_a_counter_that_is_no_number_is_refused_and_kept():
     store = HashStore()
     store.set("n", "many")
-    with pytest.raises(DistStoreError, match="not a decimal number"):
+    with pytest.raises(DistStoreError, match="not the decimal text"):
         store.add("n", 1)
     assert store.get("n") == b"many"
     store.set("n", "")

@@ -135,7 +135,7 @@ FAULTS = [
     (checks.check_keys_are_any_text, SlashesAreCut, "get('a') gave b'value of /a', expected b'value of a'"),
     (checks.check_the_last_set_wins, FirstSetWins, "gave b'a longer first value', expected b'second'"),
     (checks.check_large_values, ValuesAreCut, "get of a large value gave b'"),
-    (checks.check_add_counts_in_decimal_text, AddKeepsNoText, "not a decimal number"),
+    (checks.check_add_counts_in_decimal_text, AddKeepsNoText, "not the decimal text"),
     (checks.check_add_takes_white_space, NumbersMustBeDigits, "b' 7 \\t ' is not a number"),
     (checks.check_add_is_atomic, SomeAddsAreLost, "4 threads with 25 add(1) each gave"),
     (checks.check_compare_set, CompareSetSaysWhetherItWrote, "gave b'0', expected b'expected'"),
