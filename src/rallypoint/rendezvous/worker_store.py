@@ -32,10 +32,16 @@ def is_sharing_off() -> bool:
 
 
 def serve_store(host: str) -> Served:
-    """Start a server on a port that the kernel chooses; a loopback ``host`` binds loopback only."""
+    """Start a server on a port that the kernel chooses; a loopback ``host`` binds loopback only.
+
+    Any other host binds all addresses and is not looked up: where nodes have no DNS of their own, only the others may
+    know this node's name.
+    """
+    from rallypoint.net.address import is_loopback
     from rallypoint.store.tcp import TCPStore
 
-    return TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    reach = host if is_loopback(host) else "0.0.0.0"  # noqa: S104 - as torch does, see docs/decisions/0003
+    return TCPStore(reach, 0, is_master=True, wait_for_workers=False)
 
 
 class WorkerStore:

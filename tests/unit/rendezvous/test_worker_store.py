@@ -62,10 +62,11 @@ def test_without_sharing_a_free_port_is_named_and_nothing_serves_there() -> None
     store.close()
 
 
-def test_a_real_server_takes_keys() -> None:
+@pytest.mark.parametrize("host", ["localhost", "a-name-that-only-others-know.invalid"])
+def test_a_real_server_takes_keys(host: str) -> None:
     from rallypoint.store.tcp import TCPStore
 
-    served = serve_store("localhost")
+    served = serve_store(host)
     try:
         client = TCPStore("localhost", served.port, wait_for_workers=False, timeout=30)
         client.set("key", "value")
