@@ -19,7 +19,7 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import AgentError, DistError, SignalException
 from rallypoint.events import emit
 from rallypoint.launch.config import ConfigError, LaunchConfig
-from rallypoint.launch.env import base_environment, worker_environment
+from rallypoint.launch.env import SIGNALS_ENV, base_environment, worker_environment
 
 if TYPE_CHECKING:
     from rallypoint.rendezvous.handler import RendezvousHandler
@@ -110,7 +110,7 @@ def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHand
         max_restarts=config.max_restarts,
         monitor_interval=config.monitor_interval,
     )
-    base = base_environment(os.environ, config.nproc_per_node)
+    base = base_environment({**os.environ, SIGNALS_ENV: config.signals_to_handle}, config.nproc_per_node)
 
     def environment(place: WorkerPlace) -> Mapping[str, str]:
         return worker_environment(base, place)
