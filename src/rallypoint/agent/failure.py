@@ -48,6 +48,7 @@ ERROR_FILE_SIZE_MAX = 4 * 1024 * 1024
 
 NOT_AVAILABLE = "<N/A>"
 NO_TRACEBACK = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
+"""What ``ProcessFailure.message`` says where nothing is known, as torch's does; our report has words of its own."""
 
 _log = logging.getLogger("rallypoint.agent")
 _P = ParamSpec("_P")
@@ -223,10 +224,10 @@ class ChildFailedError(AgentError):
             lines.append("Other failures:")
         for rank, failure in others:
             lines += _describe(rank, failure)
-        if all(failure.message == NO_TRACEBACK for failure in self.failures.values()):
+        if first.message.startswith(NO_TRACEBACK):
             lines.append(
-                "No worker recorded its exception: to see the traceback here, decorate the worker's main function"
-                f" with @record from {__name__}."
+                "To see the traceback of a Python worker here, decorate its main function with"
+                " rallypoint.elastic.multiprocessing.errors.record."
             )
         return "\n".join(lines)
 
@@ -241,7 +242,7 @@ def _describe(rank: int, failure: ProcessFailure) -> list[str]:
     lines = [
         f"  {who}: {ended} at {failure.timestamp_isoformat()}",
         f"    error file: {failure.error_file}",
-        f"    message: {failure.message}",
+        f"    message: {failure.message.replace(NO_TRACEBACK, 'no exception was recorded')}",
     ]
     if failure.traceback is not None:
         lines += [f"    {line}" for line in failure.traceback.splitlines()]
@@ -275,8 +276,11 @@ class ErrorHandler:
         if path is None:
             return
         now_ns = time.time_ns()
+        stack = error.__traceback__
+        while stack is not None and stack.tb_next is not None and stack.tb_frame.f_code.co_filename == __file__:
+            stack = stack.tb_next  # the decorator's own frame tells the user nothing
         extra = {
-            "py_callstack": "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+            "py_callstack": "".join(traceback.format_exception(type(error), error, stack)),
             "timestamp": str(now_ns // 1_000_000_000),
             "timestamp_ns": str(now_ns),
         }

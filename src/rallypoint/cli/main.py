@@ -1,60 +1,69 @@
-"""``rallypoint``: the group of commands.
+"""``rallypoint``: from the start of the process to its exit code, whatever happens to its signals and streams.
 
-The table below is all that ``rallypoint --help`` needs; a command's module is imported when the command is called.
+Nothing heavy is imported before the signals are taken, because the imports are most of the time until a command runs.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import NamedTuple
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
 
-import click
+__all__ = ["main"]
 
-import rallypoint
-
-__all__ = ["COMMANDS", "CommandEntry", "main"]
+_EARLY_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class CommandEntry(NamedTuple):
-    """One command that is not imported yet.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; ends by ``SystemExit``, or at once by a signal that comes before the command takes it itself.
 
-    Attributes:
-        module: where it lives; the command is the attribute of the command's own name.
-        summary: one line for ``rallypoint --help``; the same as the command's own first sentence.
+    Args:
+        arguments: what follows the program's name; ``None``: the process's own.
     """
+    for number in _EARLY_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _exit_at_once)
+    _fill_closed_streams()
+    from rallypoint.cli.commands import group
 
-    module: str
-    summary: str
-
-
-COMMANDS = {
-    "run": CommandEntry("rallypoint.cli.run", "Start the workers of this node and keep them going."),
-    "serve": CommandEntry("rallypoint.cli.serve", "Serve a store that clients reach over the network."),
-}
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command when it is called, and prints its own help without any of them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Give the names, as they are shown."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
-        """Import one command."""
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        command: click.Command = getattr(importlib.import_module(entry.module), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
-        """Write the list of commands from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+    try:
+        group(arguments, prog_name="rallypoint")
+    except OSError as error:
+        if not _is_from_echo(error):
+            raise
+        print(f"rallypoint: the standard output cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        _drop_unwritten()
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(rallypoint.__version__, prog_name="rallypoint")
-def main() -> None:
-    """Let the processes of a distributed job find each other, share values, wait, and survive failures."""
+def _exit_at_once(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)  # an exception raised inside an import would be lost, or shown as a traceback
+
+
+def _fill_closed_streams() -> None:
+    """Put the null device where a standard stream is closed, so that no socket becomes a worker's stream."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _is_from_echo(error: OSError) -> bool:
+    """Tell whether an error comes from writing a command's own words."""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return innermost is not None and innermost.tb_frame.f_globals.get("__name__") == "click.utils"
+
+
+def _drop_unwritten() -> None:
+    """Let what the standard output does not take go nowhere, or the interpreter would try once more, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)

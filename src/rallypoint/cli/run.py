@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from rallypoint.cli.preflight import check_log_dir, check_program, check_script
+
 __all__ = ["run"]
 
 _Command: TypeAlias = Callable[..., None]
@@ -37,7 +39,8 @@ nothing else; several nodes meet at a store that `rallypoint serve`, or the firs
     rallypoint run --nproc-per-node 2 train.py --epochs 10
     rallypoint run --nnodes 2 --rdzv-backend c10d --rdzv-endpoint host-a:29400 train.py
 
-The exit code is that of the first worker that failed, 128 + n after signal n, and 0 after success.
+The exit code is that of the first worker that failed, 128 + n after signal n, and 0 after success. A script that is
+not there gives 2; with --no-python, a program that is not there gives 127, and one that is not executable 126.
 """
 
 
@@ -109,6 +112,14 @@ def _read_signals(text: str) -> str:
     return text
 
 
+def _spell_out(name: str) -> str:
+    """Give an option's full name for any of its spellings: with underscores, or cut short as far as it is clear."""
+    name = name.replace("_", "-")
+    names = {spelling.lstrip("-") for parameter in run.params for spelling in parameter.opts} | {"help"}
+    longer = [known for known in names if known.startswith(name)]
+    return longer[0] if name not in names and len(longer) == 1 else name
+
+
 def _option(*names: str, **settings: Any) -> Callable[[_Command], _Command]:
     """Declare an option that its ``PET_`` variable sets too."""
     long = next(name for name in names if name.startswith("--"))
@@ -126,7 +137,7 @@ NOT_NEGATIVE = click.FloatRange(min=0)
     help=_HELP,
     context_settings={
         "allow_interspersed_args": False,
-        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "token_normalize_func": _spell_out,
         "help_option_names": ["-h", "--help"],
     },
     options_metavar="[OPTIONS]",
@@ -195,13 +206,13 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **options: Any) -> None:
     """Run a program as the workers of this node; ``_HELP`` is what users read."""
     from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
+    from rallypoint.launch.config import ConfigError
+    from rallypoint.launch.launch import launch
+    from rallypoint.observe.log import logged
 
-    with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):  # the imports below take most of the time until workers run
-        from rallypoint.launch.config import ConfigError
-        from rallypoint.launch.launch import launch
-        from rallypoint.observe.log import logged
-
+    with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):
         command = _command(ctx, program, arguments, options)
+        check_log_dir(options["log_dir"])
         with logged(os.environ):
             try:
                 code = launch(_config(ctx, options), command)
@@ -219,9 +230,14 @@ def _command(ctx: click.Context, program: str, arguments: tuple[str, ...], optio
     if options["no_python"]:
         if options["module"]:
             raise click.UsageError("--no-python and --module exclude each other: a module is run by Python", ctx)
+        check_program(program)
         return [program, *arguments]
-    module = ["-m"] if options["module"] else []
-    return [os.environ.get("PYTHON_EXEC") or sys.executable, "-u", *module, program, *arguments]
+    python = os.environ.get("PYTHON_EXEC") or sys.executable
+    check_program(python)
+    if options["module"]:
+        return [python, "-u", "-m", program, *arguments]
+    check_script(program)
+    return [python, "-u", program, *arguments]
 
 
 def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
@@ -238,13 +254,14 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
             raise click.UsageError(
                 f"--standalone means one node, but --nnodes allows {most}; leave one of them out", ctx
             )
+        _tell_what_standalone_overrides(ctx)
         backend, endpoint, run_id = "c10d", "localhost:0", run_id or uuid.uuid4().hex
     elif backend == "static":
         if fewest != most:
             raise click.UsageError(f"the static backend has fixed ranks, so --nnodes={fewest}:{most} needs c10d", ctx)
         endpoint = endpoint or _static_endpoint(options)
         conf["rank"] = options["node_rank"]
-    _refuse_lonely_port(ctx, backend, endpoint, most)
+    _check_endpoint(ctx, backend, endpoint, most)
     return LaunchConfig(
         min_nodes=fewest,
         max_nodes=most,
@@ -270,19 +287,33 @@ def _static_endpoint(options: dict[str, Any]) -> str:
     return str(Endpoint(options["master_addr"].strip("[]"), port))
 
 
-def _refuse_lonely_port(ctx: click.Context, backend: str, endpoint: str, nodes_max: int) -> None:
-    """Refuse port 0 for several nodes: each would serve a port of its own, and wait there for the others."""
+def _tell_what_standalone_overrides(ctx: click.Context) -> None:
+    from rallypoint.events import emit
+
+    given = [
+        "--" + name.replace("_", "-")
+        for name in ("rdzv_backend", "rdzv_endpoint")
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        emit("launch.overridden", f"--standalone meets at a free port of this host; not used: {', '.join(given)}")
+
+
+def _check_endpoint(ctx: click.Context, backend: str, endpoint: str, nodes_max: int) -> None:
+    """Check an endpoint, and refuse port 0 for several nodes: each would serve, and wait at, a port of its own."""
+    from rallypoint.net.address import parse_endpoint
     from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 
-    if backend not in ("c10d", "static") or nodes_max == 1 or endpoint.startswith("unix:"):
+    if backend not in ("c10d", "static") or not endpoint or endpoint.startswith("unix:"):
         return
     try:
+        parse_endpoint(endpoint, MASTER_PORT)  # it explains better, the other one is stricter
         port = parse_rendezvous_endpoint(endpoint, MASTER_PORT).port
     except ValueError as error:
         if backend == "static" or "/" not in endpoint:
             raise click.UsageError(str(error), ctx) from error
         return  # the path of a file store
-    if port == 0:
+    if port == 0 and nodes_max > 1:
         raise click.UsageError(
             f"{nodes_max} nodes cannot meet at port 0 of {endpoint!r}: each would be given another port; "
             "name one port for all of them",

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import click
 
 from rallypoint.errors import DistNetworkError
-from rallypoint.net.address import PORT_MAX, UNIX_PREFIX, format_endpoint, listen_exactly, local_endpoint
+from rallypoint.net.address import (
+    PORT_MAX,
+    UNIX_PREFIX,
+    close_listener,
+    format_endpoint,
+    listen_exactly,
+    local_endpoint,
+)
 from rallypoint.server.daemon import serve as serve_forever
 from rallypoint.server.limits import DEFAULT_LIMITS
 from rallypoint.server.loop import DRAIN_S
@@ -67,6 +75,13 @@ def serve(
     for host in hosts:
         if host in ("", UNIX_PREFIX):
             raise click.BadParameter(f"{host!r} names no address: write an address or unix:PATH", param_hint="--bind")
+        if not host.startswith(UNIX_PREFIX) and (host.startswith("[") or host.count(":") == 1):
+            raise click.BadParameter(
+                f"{host!r} is no address alone: give the port with --port, and IPv6 without brackets",
+                param_hint="--bind",
+            )
+    if ready_json and sys.stdout is None:
+        raise click.ClickException("the ready line cannot be written: the standard output is closed")
     try:
         listeners = listen_exactly(hosts, port)
     except DistNetworkError as error:
@@ -74,7 +89,14 @@ def serve(
     endpoints = [local_endpoint(listener) for listener in listeners]
 
     def announce() -> None:
-        print(_ready_json(endpoints) if ready_json else _ready_text(endpoints), flush=True)
+        try:
+            print(_ready_json(endpoints) if ready_json else _ready_text(endpoints), flush=True)
+        except OSError as error:
+            for listener in listeners:
+                close_listener(listener)
+            raise click.ClickException(
+                f"the ready line cannot be written to the standard output: {error.strerror}"
+            ) from error
 
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     ctx.exit(serve_forever(listeners, limits=limits, on_ready=announce, drain_s=drain_s))

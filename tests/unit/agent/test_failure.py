@@ -194,14 +194,33 @@ def test_the_report_tells_all_that_is_known(tmp_path: Path) -> None:
     assert "Traceback (most recent call last):" in report
     assert "rank 7 (local rank 3, pid 998): killed by signal 9 (SIGKILL)" in report
     assert "last lines of its stderr:\n      out of\n      memory" in report
-    assert "@record" not in report
+    assert "errors.record" not in report
 
 
 def test_the_report_says_how_to_get_tracebacks_if_there_is_none() -> None:
     report = ChildFailedError("train.py", {0: ProcessFailure(0, 997, 3, "")}).format_msg()
 
     assert "1 worker on" in report
-    assert "decorate the worker's main function with @record from rallypoint.agent.failure" in report
+    assert "decorate its main function with rallypoint.elastic.multiprocessing.errors.record" in report
+    assert "message: no exception was recorded" in report
+    assert "pytorch.org" not in report
+
+
+def test_workers_ended_because_of_the_first_do_not_hide_how_to_get_tracebacks(tmp_path: Path) -> None:
+    first, second = ProcessFailure(0, 997, 3, ""), ProcessFailure(1, 998, -15, "")
+
+    report = ChildFailedError("train.py", {0: first, 1: second}).format_msg()
+
+    assert "errors.record" in report
+
+
+def test_an_unusable_error_file_is_reported_without_the_pages_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "error.json").write_text("{")
+
+    report = ChildFailedError("train.py", {0: ProcessFailure(0, 997, 3, str(tmp_path / "error.json"))}).format_msg()
+
+    assert "no exception was recorded (the error file" in report
+    assert "pytorch.org" not in report
 
 
 def test_an_error_without_failures_is_refused() -> None:
@@ -233,6 +252,7 @@ def test_record_writes_the_exception_and_raises_it(error_file: Path) -> None:
     extra = data["message"]["extraInfo"]
     assert data["message"]["message"] == "ValueError: boom"
     assert "test_failure.py" in extra["py_callstack"]
+    assert "agent/failure.py" not in extra["py_callstack"]
     assert extra["timestamp"] == extra["timestamp_ns"][:-9]
     assert [path.name for path in error_file.parent.iterdir()] == ["error.json"]
     assert ProcessFailure(0, 1, 1, str(error_file)).message == "ValueError: boom"

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from rallypoint.agent.logs import LogOptions, Std
 from rallypoint.cli.run import run
+from rallypoint.events import Event, subscribe, unsubscribe
 from rallypoint.launch import devices
 from rallypoint.launch import launch as launching
 from rallypoint.launch.config import LaunchConfig
@@ -30,7 +31,10 @@ class Launched:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launched:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "train.sh", "python"):
+        (tmp_path / name).touch(0o755)
     for name in [name for name in os.environ if name.startswith("PET_") or name == "PYTHON_EXEC"]:
         monkeypatch.delenv(name)
     record = Launched()
@@ -63,7 +67,7 @@ def test_each_option_reaches_the_configuration(launched: Launched) -> None:
         launched,
         *("--nnodes=2:4", "--nproc-per-node=3", "--rdzv-backend=c10d", "--rdzv-endpoint=host-a:29400"),
         *("--rdzv-id=mine", "--rdzv-conf=is_host=0,join_timeout=7", "--max-restarts=5", "--monitor-interval=0.5"),
-        *("--local-addr=10.0.0.7", "--role=trainer", "--log-dir=/logs", "--redirects=1", "-t", "0:3,4-5:2"),
+        *("--local-addr=10.0.0.7", "--role=trainer", "--log-dir=logs", "--redirects=1", "-t", "0:3,4-5:2"),
         *("--signals-to-handle=SIGTERM", "--shutdown-timeout=2.5"),
     )
 
@@ -72,12 +76,62 @@ def test_each_option_reaches_the_configuration(launched: Launched) -> None:
     assert config.rdzv_configs == {"is_host": "0", "join_timeout": "7"}
     assert (config.max_restarts, config.monitor_interval, config.grace_s) == (5, 0.5, 2.5)
     assert (config.local_addr, config.role, config.signals_to_handle) == ("10.0.0.7", "trainer", "SIGTERM")
-    assert config.logs == LogOptions(log_dir=Path("/logs"), redirects=Std.OUT, tee={0: Std.ALL, 4: Std.ERR, 5: Std.ERR})
+    assert config.logs == LogOptions(log_dir=Path("logs"), redirects=Std.OUT, tee={0: Std.ALL, 4: Std.ERR, 5: Std.ERR})
 
 
 def test_both_spellings_mean_the_same(launched: Launched) -> None:
     assert config_of(launched, "--nproc_per_node", "2").nproc_per_node == 2
     assert config_of(launched, "--max_restarts=3").max_restarts == 3
+
+
+def test_an_option_can_be_cut_short_as_far_as_it_is_clear(launched: Launched) -> None:
+    config = config_of(launched, "--nproc", "2", "--redirect=3", "--max_r", "4", "--stand")
+
+    assert (config.nproc_per_node, config.logs.redirects, config.max_restarts) == (2, Std.ALL, 4)
+    assert config.rdzv_endpoint == "localhost:0"
+
+
+def test_a_cut_that_is_not_clear_is_a_usage_error(launched: Launched) -> None:
+    result = call("--rdzv=c10d", "train.py")
+
+    assert result.exit_code == 2
+    assert "--rdzv-backend" in result.output
+
+
+def test_standalone_says_what_it_overrides(launched: Launched) -> None:
+    seen: list[Event] = []
+    subscribe(seen.append)
+    try:
+        config_of(launched, "--standalone")
+        assert not seen
+        config_of(launched, "--standalone", "--rdzv-endpoint=host-a:1", PET_RDZV_BACKEND="static")
+    finally:
+        unsubscribe(seen.append)
+
+    (event,) = seen
+    assert event.message.endswith("not used: --rdzv-backend, --rdzv-endpoint")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "complaint"),
+    [
+        (["missing.py"], 2, "'missing.py' does not exist"),
+        (["--no-python", "nosuchbinary"], 127, "cannot be found"),
+        (["--no-python", "./plain"], 126, "not executable"),
+        (["--log-dir=plain", "train.py"], 2, "is no folder"),
+    ],
+)
+def test_what_could_never_start_is_said_before_the_launch(
+    launched: Launched, arguments: list[str], exit_code: int, complaint: str
+) -> None:
+    Path("plain").touch(0o644)
+
+    result = call(*arguments)
+
+    assert result.exit_code == exit_code
+    assert complaint in result.output
+    assert "Errno" not in result.output
+    assert launched.config is None
 
 
 def test_the_environment_gives_what_the_command_line_does_not(launched: Launched) -> None:
@@ -124,8 +178,8 @@ def test_modules_and_other_programs_are_run_as_such(launched: Launched) -> None:
     call("--no-python", "./train.sh", "x")
     assert launched.command == ["./train.sh", "x"]
 
-    call("train.py", PYTHON_EXEC="/opt/python")
-    assert launched.command == ["/opt/python", "-u", "train.py"]
+    call("train.py", PYTHON_EXEC="./python")
+    assert launched.command == ["./python", "-u", "train.py"]
 
 
 def test_standalone_overrides_where_to_meet_but_not_the_runs_name(launched: Launched) -> None:
@@ -158,6 +212,7 @@ def test_static_nodes_meet_at_the_master(launched: Launched, arguments: list[str
         (["--nnodes=2", "--rdzv-endpoint=::1"], "brackets"),
         (["--nnodes=2", "--standalone"], "--standalone means one node"),
         (["--nnodes=1:2"], "fixed ranks"),
+        (["--rdzv-backend=c10d", "--rdzv-endpoint=host-a:65536"], "from 0 to 65535"),
         (["--module", "--no-python"], "exclude each other"),
         (["--nproc-per-node=xpu"], "write a number, auto, cpu or gpu"),
         (["--shutdown-timeout=-1"], "x>=0"),
@@ -227,7 +282,7 @@ def test_a_signal_before_the_launch_ends_with_its_code(launched: Launched, monke
 
 
 def test_the_first_sentence_of_the_help_is_the_groups_summary() -> None:
-    from rallypoint.cli.main import COMMANDS
+    from rallypoint.cli.commands import COMMANDS
 
     summary: Any = COMMANDS["run"].summary
 

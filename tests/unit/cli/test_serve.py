@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from rallypoint.cli import serve as module
-from rallypoint.cli.main import main
+from rallypoint.cli.commands import group
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def served(monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["serve", *arguments])
+    return CliRunner().invoke(group, ["serve", *arguments])
 
 
 def test_only_loopback_is_listened_on_unless_told(served):
@@ -78,6 +78,8 @@ def test_limits_and_the_exit_code_are_passed_on(served):
         (["--drain-s", "-1"], "drain-s"),
         (["--bind", ""], "names no address"),
         (["--bind", "unix:"], "unix:PATH"),
+        (["--bind", "127.0.0.1:3000"], "give the port with --port"),
+        (["--bind", "[::1]:3000"], "give the port with --port"),
         (["--no-such-option"], "--no-such-option"),
         (["extra"], "extra"),
     ],

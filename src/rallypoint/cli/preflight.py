@@ -1,0 +1,88 @@
+"""What can be known to fail before any other node is met: the program and the log folder.
+
+A mistake in them is the same in every round, so it should cost no restart and no rendezvous.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+__all__ = [
+    "PreflightError",
+    "ProgramNotExecutableError",
+    "ProgramNotFoundError",
+    "check_log_dir",
+    "check_program",
+    "check_script",
+]
+
+
+class PreflightError(click.ClickException):
+    """The workers could never be started."""
+
+    exit_code = 2
+
+
+class ProgramNotExecutableError(PreflightError):
+    """The program may not be run."""
+
+    exit_code = 126  # a shell's
+
+
+class ProgramNotFoundError(PreflightError):
+    """The program is not there."""
+
+    exit_code = 127  # a shell's
+
+
+def check_program(program: str) -> None:
+    """Check that a program can be run, looked up in ``PATH`` unless it has a slash.
+
+    Raises:
+        ProgramNotFoundError: if there is none.
+        ProgramNotExecutableError: if it may not be executed, as a folder.
+    """
+    if shutil.which(program):
+        return
+    if shutil.which(program, mode=os.F_OK) or ("/" in program and Path(program).exists()):
+        raise ProgramNotExecutableError(f"the program {program!r} is not executable; chmod +x makes it so")
+    where = "there is no such file" if "/" in program else "it is not in PATH; a file here is written ./NAME"
+    raise ProgramNotFoundError(f"the program {program!r} cannot be found: {where}")
+
+
+def check_script(script: str) -> None:
+    """Check that there is a script for Python to read; ``-`` and what else starts so is Python's own affair.
+
+    Raises:
+        PreflightError: with exit code 2, which is Python's for the same mistake.
+    """
+    if script.startswith("-"):
+        return
+    if not Path(script).exists():
+        raise PreflightError(f"the script {script!r} does not exist, seen from {Path.cwd()}")
+    if not os.access(script, os.R_OK):
+        raise PreflightError(f"the script {script!r} may not be read by this user")
+
+
+def check_log_dir(path: Path | None) -> None:
+    """Make the folder for logs, and see that it can be written.
+
+    Raises:
+        PreflightError: with exit code 2 if one of the two fails.
+    """
+    if path is None or path == Path(os.devnull):
+        return
+    if path.exists() and not path.is_dir():
+        raise PreflightError(f"--log-dir {path} is no folder; name a folder, which is made if need be")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise PreflightError(f"--log-dir {path} cannot be made or written: {why}; name another folder") from error
