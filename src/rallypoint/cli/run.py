@@ -6,6 +6,7 @@ Options are torchrun's, spelled with dashes or underscores; each can also be giv
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import uuid
@@ -22,6 +23,9 @@ __all__ = ["run"]
 
 _Command: TypeAlias = Callable[..., None]
 
+LOG_LINE_PREFIX_ENV = "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"
+"""The variable that holds the template of what stands before each line of tee'd output; torch has no option for it."""
+
 MASTER_PORT = 29500
 """The store's port with the static backend, unless told otherwise."""
 
@@ -29,6 +33,14 @@ if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
 else:
     _ParamType = click.ParamType  # not generic before click 8.4
+
+_NEEDED_LATER = (
+    "rallypoint.rendezvous.registry",
+    "rallypoint.rendezvous.c10d",
+    "rallypoint.rendezvous.dynamic",
+    "rallypoint.store.tcp",
+    "rallypoint.server.daemon",
+)
 
 _HELP = """Start the workers of this node and keep them going.
 
@@ -210,6 +222,9 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **optio
     from rallypoint.launch.launch import launch
     from rallypoint.observe.log import logged
 
+    # Below, a signal raises an exception, and an exception inside an import can be lost: so import all of it here.
+    for module in _NEEDED_LATER:
+        importlib.import_module(module)
     with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):
         command = _command(ctx, program, arguments, options)
         check_log_dir(options["log_dir"])
@@ -275,6 +290,7 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         max_restarts=options["max_restarts"],
         monitor_interval=options["monitor_interval"],
         local_addr=options["local_addr"],
+        log_line_prefix_template=os.environ.get(LOG_LINE_PREFIX_ENV),
         signals_to_handle=options["signals_to_handle"],
         shutdown_timeout=options["shutdown_timeout"],
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -287,3 +288,21 @@ def test_the_first_sentence_of_the_help_is_the_groups_summary() -> None:
     summary: Any = COMMANDS["run"].summary
 
     assert (run.help or "").startswith(summary)
+
+
+def test_nothing_is_imported_once_signals_raise_exceptions(tmp_path: Path) -> None:
+    (tmp_path / "work.py").touch()
+    script = (
+        "import sys\n"
+        "from rallypoint.agent import signals\n"
+        "from rallypoint.cli.commands import group\n"
+        "taken, seen = signals.taken_signals, []\n"
+        "def spy(*arguments):\n    seen.append(set(sys.modules))\n    return taken(*arguments)\n"
+        "signals.taken_signals = spy\n"
+        f"try:\n    group(['run', {str(tmp_path / 'work.py')!r}])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in set(sys.modules) - seen[0] if name.startswith(('rallypoint', 'msgspec'))])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout == "[]\n", done.stderr
