@@ -223,6 +223,16 @@ def test_tee_writes_files_and_whole_prefixed_lines(tmp_path: Path) -> None:
     assert kept == {"0": "line of 0\n", "1": "line of 1\n"}
 
 
+def test_the_prefix_of_teed_lines_comes_from_torchs_variable(tmp_path: Path) -> None:
+    work = write_script(tmp_path, 'print("line")')
+    template = {"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[${role_name}-${local_rank}:${rank}]:"}
+
+    with Run(tmp_path, "--tee=1", f"--log-dir={tmp_path / 'logs'}", work, environ=template) as run:
+        assert run.wait() == 0
+
+    assert run.stdout.splitlines() == ["[default-0:0]:line"]
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
