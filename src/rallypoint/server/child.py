@@ -54,7 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         except Exception as error:
             control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())
             raise
-        control.sendall(READY)
+        with contextlib.suppress(ConnectionError):  # the owner has ended meanwhile; the loop hears of it at once
+            control.sendall(READY)
         loop.run()
 
 

@@ -49,6 +49,13 @@ def test_it_ends_when_its_owner_closed_its_side(control, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_ends_quietly_when_its_owner_ended_while_it_started(control, tmp_path):
+    ours, fd = control
+    ours.close()
+    main([str(fd), str(os.getppid()), listener_fds(listen_unix(str(tmp_path / "a.sock"))), ""])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("has_pidfd", [True, False])
 def test_it_ends_when_its_owner_is_gone_already(control, monkeypatch, has_pidfd):
     ours, fd = control
