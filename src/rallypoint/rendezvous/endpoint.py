@@ -6,16 +6,23 @@ An endpoint has one of the forms of RFC 3986, ``host``, ``host:port``, ``[IPv6]`
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 import socket
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from rallypoint.types import Endpoint
+
+if TYPE_CHECKING:
+    from rallypoint.rendezvous.handler import RendezvousParameters
 
 __all__ = [
     "matches_machine_hostname",
     "parse_rendezvous_config",
     "parse_rendezvous_endpoint",
+    "refuse_unknown_options",
     "try_parse_port",
 ]
 
@@ -173,3 +180,19 @@ def _is_bindable(address: _Address) -> bool:
     except OSError:
         return False
     return True
+
+
+def refuse_unknown_options(params: RendezvousParameters, known: Collection[str]) -> None:
+    """Refuse options that a backend would ignore.
+
+    Raises:
+        ValueError: naming the option, the nearest known one if there is one, and all known ones.
+    """
+    for option in params.config:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise ValueError(
+                f"The rendezvous configuration option '{option}' is unknown to the backend '{params.backend}': "
+                f"{hint}known are {', '.join(sorted(known))}."
+            )

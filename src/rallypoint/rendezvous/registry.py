@@ -7,13 +7,13 @@ is broken or slow to import costs only those who ask for it.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from rallypoint.events import emit
 from rallypoint.rendezvous.adapter import adapt_handler
+from rallypoint.rendezvous.endpoint import refuse_unknown_options
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousHandlerCreator, RendezvousParameters
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "RendezvousHandlerRegistry",
     "discover_handlers",
     "get_rendezvous_handler",
-    "refuse_unknown_options",
     "register_default_handlers",
     "rendezvous_handler_registry",
 ]
@@ -137,22 +136,6 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
         RuntimeError: if the handler calls itself otherwise than the backend that was asked for.
     """
     return rendezvous_handler_registry.create_handler(params)
-
-
-def refuse_unknown_options(params: RendezvousParameters, known: Collection[str]) -> None:
-    """Refuse options that a backend would ignore.
-
-    Raises:
-        ValueError: naming the option, the nearest known one if there is one, and all known ones.
-    """
-    for option in params.config:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            raise ValueError(
-                f"The rendezvous configuration option '{option}' is unknown to the backend '{params.backend}': "
-                f"{hint}known are {', '.join(sorted(known))}."
-            )
 
 
 def _create_c10d_handler(params: RendezvousParameters) -> RendezvousHandler:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from rallypoint.rendezvous.decide import Rules
+from rallypoint.rendezvous.endpoint import refuse_unknown_options
 from rallypoint.rendezvous.handler import RendezvousParameters
-from rallypoint.rendezvous.registry import refuse_unknown_options
 from rallypoint.types import Timeout, as_seconds
 
 __all__ = ["KNOWN_OPTIONS", "RendezvousSettings", "RendezvousTimeout"]

@@ -10,12 +10,12 @@ import pytest
 from rallypoint import events
 from rallypoint.rendezvous import registry as module
 from rallypoint.rendezvous.adapter import AdaptedHandler
+from rallypoint.rendezvous.endpoint import refuse_unknown_options
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.rendezvous.registry import (
     RendezvousHandlerRegistry,
     discover_handlers,
     get_rendezvous_handler,
-    refuse_unknown_options,
     rendezvous_handler_registry,
 )
 from rallypoint.rendezvous.static import StaticTCPRendezvous
