@@ -1,0 +1,1 @@
+"""The compiled twin as Python sees it."""
