@@ -252,7 +252,7 @@ def close_listener(listener: socket.socket) -> None:
     except OSError:
         path = ""  # closed already
     listener.close()
-    if path:
+    if isinstance(path, str) and path:  # a local name comes as bytes
         remove_stale_file(path)
 
 

@@ -1,8 +1,14 @@
-"""Socket files of Unix domain sockets: made for their owner, replaced when their server is dead, removed at the end.
+"""Unix domain sockets: files, and the local name under which a TCP server offers itself to its own machine.
+
+Files are made for their owner, replaced when their server is dead, and removed at the end.
 
 A file is *stale* when connecting to it is refused: nobody listens behind it. Judging and replacing happen under a
 lock on the folder, so that two servers that start at once do not remove each other's file; the lock is the folder's
 own (``flock``), so nothing is left behind.
+
+A *local name* is an abstract one (Linux): ``\\0rallypoint/PORT``, no file. Like the port it belongs to a network
+namespace, whoever reaches the port reaches it too, and it is gone with its server. It says nothing about who listens
+there: a client makes sure. ``RALLYPOINT_UNIX=0`` turns it off, for servers and for clients.
 """
 
 from __future__ import annotations
@@ -11,12 +17,45 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 
-__all__ = ["UNIX_PREFIX", "bind_socket_file", "remove_stale_file"]
+__all__ = ["UNIX_PREFIX", "bind_socket_file", "has_local_names", "listen_locally", "local_name", "remove_stale_file"]
 
 UNIX_PREFIX = "unix:"
 """How a host string says that it is the path of a Unix domain socket."""
+
+
+def local_name(port: int) -> bytes:
+    """Give the abstract name under which the server of a TCP port offers itself to its own machine."""
+    return b"\0rallypoint/%d" % port
+
+
+def has_local_names() -> bool:
+    """Tell whether local names are to be used: the system has them, and ``RALLYPOINT_UNIX`` does not say ``0``."""
+    return sys.platform == "linux" and os.environ.get("RALLYPOINT_UNIX", "") != "0"
+
+
+def listen_locally(port: int, backlog: int) -> socket.socket | None:
+    """Listen on a port's local name; ``None`` if that cannot be, which is no error: the port itself serves.
+
+    Args:
+        port: a TCP port that the caller listens on.
+        backlog: connections that may wait to be accepted.
+    """
+    if not has_local_names():
+        return None
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        return None
+    try:
+        sock.bind(local_name(port))
+        sock.listen(backlog)
+    except OSError:  # another server has it, on another address with this port
+        sock.close()
+        return None
+    return sock
 
 
 def bind_socket_file(path: str, backlog: int) -> socket.socket:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rallypoint.net.unix import bind_socket_file, remove_stale_file
+from rallypoint.net.unix import bind_socket_file, has_local_names, listen_locally, local_name, remove_stale_file
 
 
 def leave_stale_file(path):
@@ -64,3 +64,38 @@ def test_removing_is_harmless_where_there_is_nothing(tmp_path):
 def test_nothing_else_is_left_in_the_folder(tmp_path):
     with bind_socket_file(str(tmp_path / "a.sock"), 1):
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.sock"]
+
+
+def test_a_port_has_one_local_name():
+    assert local_name(29500) == b"\0rallypoint/29500"
+
+
+def test_a_server_listens_on_its_local_name_once(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("RALLYPOINT_UNIX", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with listen_locally(port, 1) as listener:
+            assert listener.getsockname() == local_name(port)
+            assert listen_locally(port, 1) is None
+
+
+def test_without_descriptors_there_is_no_local_name_and_no_error(monkeypatch):
+    def none_left(*args):
+        raise OSError(errno.EMFILE, "none left")
+
+    monkeypatch.delenv("RALLYPOINT_UNIX", raising=False)
+    monkeypatch.setattr(socket, "socket", none_left)
+    assert listen_locally(1, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "word", "has_them"),
+    [("linux", "", True), ("linux", "1", True), ("linux", "0", False), ("darwin", "", False)],
+)
+def test_local_names_are_linuxs_and_can_be_turned_off(monkeypatch, platform, word, has_them):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv("RALLYPOINT_UNIX", word)
+    assert has_local_names() is has_them
+    if not has_them:
+        assert listen_locally(1, 1) is None
