@@ -6,8 +6,8 @@ A file is *stale* when connecting to it is refused: nobody listens behind it. Ju
 lock on the folder, so that two servers that start at once do not remove each other's file; the lock is the folder's
 own (``flock``), so nothing is left behind.
 
-A *local name* is an abstract one (Linux): ``\\0rallypoint/PORT``, no file. Like the port it belongs to a network
-namespace, whoever reaches the port reaches it too, and it is gone with its server. It says nothing about who listens
+A *local name* is an abstract one (Linux), a zero byte and ``rallypoint/PORT``; no file. As the port it is a network
+namespace's own, whoever reaches that port reaches it, and it is gone with its server. It does not prove who listens
 there: a client makes sure. ``RALLYPOINT_UNIX=0`` turns it off, for servers and for clients.
 """
 
