@@ -38,12 +38,13 @@ test: $(VENV)/.test  ## all tests, the peers of the compatibility tests included
 	$(BIN)/python -m pytest
 
 .PHONY: lint
-lint: $(VENV)/.lint  ## style, types, import contracts, mirror of src in tests/unit
+lint: $(VENV)/.lint  ## style, types, import contracts, mirror of src in tests/unit, the native table
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_mirror.py
+	$(BIN)/python tools/generate_spec.py --check
 
 .PHONY: format
 format: $(VENV)/.lint  ## rewrite the style

@@ -6,20 +6,9 @@
 #pragma once
 
 #include "output.hpp"
+#include "spec.inc"
 
 namespace rallypoint {
-
-// Twin of server/limits.py, in its order.
-struct Limits {
-    double handshake_timeout_s;
-    uint64_t connections_max;
-    uint64_t input_size_max;
-    uint64_t input_total_max;
-    uint64_t output_size_max;
-    uint64_t waited_names_max;
-    uint64_t value_stored_size_max;
-    uint64_t stored_size_max;
-};
 
 // One connection as the engine sees it.
 struct Peer {
