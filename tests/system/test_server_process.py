@@ -166,7 +166,7 @@ def wait():
 
 threading.Thread(target=wait, daemon=True).start()
 begun.wait()
-while store._connections._waiter is None:
+while not store._client.is_waiting:
     pass
 print(store.port, store._server._handle.pid, flush=True)
 sys.stdin.read()

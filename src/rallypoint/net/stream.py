@@ -31,7 +31,7 @@ from rallypoint.errors import ConnectionLostError, ConnectTimeoutError, DistNetw
 from rallypoint.net.address import Resolved, format_endpoint, local_endpoint, resolve
 from rallypoint.types import Endpoint
 
-__all__ = ["WAIT_SLICE_S", "Stream", "connect", "translate", "tune"]
+__all__ = ["WAIT_SLICE_S", "Stream", "connect", "lost", "silent", "translate", "tune"]
 
 WAIT_SLICE_S = 0.05
 """The longest uninterrupted wait in the kernel, in seconds."""
@@ -88,6 +88,24 @@ def translate(error: OSError, endpoint: Endpoint) -> DistNetworkError:
     kind = ConnectionLostError if error.errno in _PEER_IS_GONE else DistNetworkError
     reason = os.strerror(error.errno) if error.errno is not None else str(error)
     return kind(f"{reason}: the connection to {format_endpoint(endpoint)} is lost", endpoint=endpoint)
+
+
+def silent(endpoint: Endpoint, what: str, waited_s: float) -> ReplyTimeoutError:
+    """Make the error of a peer that did not do in time what it owes; ``what`` says that in words."""
+    return ReplyTimeoutError(
+        f"the server at {format_endpoint(endpoint)} {what} within {waited_s:.3f} s",
+        endpoint=endpoint,
+        waited_s=waited_s,
+    )
+
+
+def lost(endpoint: Endpoint) -> ConnectionLostError:
+    """Make the error of a peer that closed its side."""
+    return ConnectionLostError(
+        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash? "
+        f"The server was {format_endpoint(endpoint)}.",
+        endpoint=endpoint,
+    )
 
 
 def tune(sock: socket.socket) -> None:
@@ -183,7 +201,7 @@ class Stream:
         while data:
             if not self._is_ready(select.POLLOUT, deadline.at):
                 if deadline.has_passed():
-                    raise self._timeout("did not take a request", deadline)
+                    raise silent(self.endpoint, "did not take a request", deadline.waited_s())
                 continue
             try:
                 data = data[self._send(data, _SEND_FLAGS) :]
@@ -226,7 +244,7 @@ class Stream:
                     self._start = size
                     return data[:size]
                 if not data:
-                    raise self._lost()
+                    raise lost(self.endpoint)
         return self._receive_rest(size, deadline)
 
     def _receive_rest(self, size: int, deadline: Deadline) -> bytes:
@@ -253,7 +271,7 @@ class Stream:
         while True:
             if not self._is_ready(select.POLLIN, deadline.at):
                 if deadline.has_passed():
-                    raise self._timeout("did not answer", deadline)
+                    raise silent(self.endpoint, "did not answer", deadline.waited_s())
                 continue
             wanted, flags = _READ_SIZE, socket.MSG_DONTWAIT
             if missing > _READ_SIZE:
@@ -268,7 +286,7 @@ class Stream:
             except OSError as error:
                 raise translate(error, self.endpoint) from error
             if not chunk:
-                raise self._lost()
+                raise lost(self.endpoint)
             return chunk
 
     def _is_ready(self, event: int, until: float) -> bool:
@@ -277,23 +295,12 @@ class Stream:
         try:
             self._poll.register(self._sock, event)
         except ValueError as error:  # the descriptor is -1: closed by another thread
-            raise self._lost() from error
+            raise lost(self.endpoint) from error
         return bool(self._poll.poll(remaining_s * 1000))
 
-    def _timeout(self, what: str, deadline: Deadline) -> ReplyTimeoutError:
-        waited_s = deadline.waited_s()
-        return ReplyTimeoutError(
-            f"the server at {format_endpoint(self.endpoint)} {what} within {waited_s:.3f} s",
-            endpoint=self.endpoint,
-            waited_s=waited_s,
-        )
-
-    def _lost(self) -> ConnectionLostError:
-        return ConnectionLostError(
-            "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash? "
-            f"The server was {format_endpoint(self.endpoint)}.",
-            endpoint=self.endpoint,
-        )
+    def detach(self) -> int:
+        """Give the descriptor away, with nothing read ahead; the stream is closed then and the connection is not."""
+        return self._sock.detach()
 
     def close(self) -> None:
         """Close the connection; closing twice is harmless. In a forked child the parent's connection lives on."""

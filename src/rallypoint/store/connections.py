@@ -356,6 +356,11 @@ class Connections:
             connection.close()
         return connection
 
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether a call waits on the main connection."""
+        return self._waiter is not None
+
     def close(self, reason: str) -> None:
         """Close every connection; calls that other threads have under way end with ``ConnectionLostError``.
 

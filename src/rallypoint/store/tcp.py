@@ -1,7 +1,7 @@
 """The store that speaks TCPStore's wire, to our server and to torch's.
 
-Each method is one call of ``protocol.client`` on a connection of ``store.connections``; a host has its server from
-``store.hosting``. This file adds torch's surface: names, argument types, ``/`` in front of keys, errors that know them.
+Each method is one call of the *client* behind it, the Python or the compiled one (``store.calls``, ``store.native``);
+a host has its server from ``store.hosting``. This file adds torch's surface: names, arguments, beginning and end.
 
 Unlike torch's: every read has a deadline; a thread that waits holds up nobody; a timeout names the missing keys; a
 timeout of 0 succeeds on what is there; Ctrl-C ends a wait at once; a pop that loses a race waits on; a fork is told.
@@ -11,37 +11,28 @@ Source: methods, arguments and error texts as observed in torch 2.13.0.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
-from typing import NoReturn, TypeVar
+from typing import NoReturn, cast
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import BarrierTimeoutError, BindError, ForkedStoreError, WorkersMissingError
-from rallypoint.protocol import client
-from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
-from rallypoint.store.connections import Begin, Connections, connect
+from rallypoint.errors import BindError, WorkersMissingError
+from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s
 from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
-from rallypoint.types import Endpoint, Keys, Text, Timeout, as_bytes, as_keys
+from rallypoint.store.native import Client, make_client
+from rallypoint.types import Endpoint, Keys, Text, Timeout
 
 __all__ = ["TCPStore"]
-
-T = TypeVar("T")
-
-WORKER_COUNT = b"init/"
-"""Where joining clients count themselves; out of users' reach, whose keys begin with ``/``."""
 
 POLL_FIRST_S = 0.001
 POLL_MAX_S = 0.02
 """Pauses between looks at the worker count, doubling: torch's wire cannot wait for a number."""
 
 
-def _wire(key: Text) -> bytes:
-    return b"/" + as_bytes(key, "key")
+class _NotMade:
+    """What a store has for a client whose class forgot to call our constructor."""
 
-
-def _wire_keys(keys: Keys) -> list[bytes]:
-    return [b"/" + key for key in as_keys(keys)]
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RuntimeError("this store was not constructed: call super().__init__() first")
 
 
 class TCPStore(Store):
@@ -75,7 +66,7 @@ class TCPStore(Store):
     """
 
     _server: HostedServer | None = None
-    _connections: Connections | None = None
+    _client: Client = cast("Client", _NotMade())
 
     def __init__(  # noqa: PLR0917 - torch's signature
         self,
@@ -91,7 +82,6 @@ class TCPStore(Store):
         *,
         server: str | None = None,
     ) -> None:
-        self._owner_pid = os.getpid()
         check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
         self._host = host_name
@@ -123,11 +113,11 @@ class TCPStore(Store):
     def _connect(self, timeout_s: float) -> None:
         # Our own server is reached directly: the name that others use may lead around a corner.
         public, via = Endpoint(self._host, self._port), None if self._server is None else self._server.reachable_at
-        main = connect(public, timeout_s, via=via)
-        self._connections = Connections(via or public, main, is_careful=not self._use_libuv)
+        self._endpoint = via or public
+        self._client = make_client(public, timeout_s, via=via, is_careful=not self._use_libuv)
 
     def _join(self, world_size: int, deadline: Deadline) -> None:
-        arrived = self._run(lambda _: client.add(WORKER_COUNT, 1))
+        arrived = self._client.count_workers(1, self)
         pause_s = POLL_FIRST_S
         while self._server is not None and arrived < world_size:
             if deadline.has_passed():
@@ -141,13 +131,13 @@ class TCPStore(Store):
                 )
             time.sleep(min(pause_s, deadline.remaining_s()))
             pause_s = min(POLL_MAX_S, 2 * pause_s)
-            arrived = self._run(lambda _: client.add(WORKER_COUNT, 0))
+            arrived = self._client.count_workers(0, self)
 
     def close(self) -> None:
         """Close the connections, and end the server unless other stores share it. Closing twice is fine."""
-        connections, server, self._server = self._connections, self._server, None
-        if connections is not None:
-            connections.close(f"the store on {connections.endpoint} is closed")
+        client, server, self._server = self.__dict__.get("_client"), self._server, None
+        if client is not None:
+            client.close(f"the store on {self._endpoint} is closed")
         if server is not None:
             server.release()
 
@@ -159,14 +149,12 @@ class TCPStore(Store):
 
         It does not keep the server alive. It may be made in a forked child, of a store that the child inherited.
         """
-        known = self._connections.endpoint if self._connections else Endpoint(self._host, self._port)
-        connections = Connections(known, connect(known, self._timeout_s), is_careful=not self._use_libuv)
+        client = make_client(self._endpoint, self._timeout_s, is_careful=not self._use_libuv)
         twin = object.__new__(type(self))
         twin.__dict__.update(
             self.__dict__,
             _server=None,
-            _connections=connections,
-            _owner_pid=os.getpid(),
+            _client=client,
             _own_timeout_s=self._timeout_s,
         )
         return twin
@@ -181,8 +169,7 @@ class TCPStore(Store):
 
     def set(self, key: Text, value: Text, /) -> None:
         """Store ``value`` under ``key``. Cost: one message, not waited for."""
-        wire, content = _wire(key), as_bytes(value)
-        self._post(lambda _: client.set_value(wire, content))
+        self._client.set(key, value, self)
 
     def get(self, key: Text, /) -> bytes:
         """Give the value of ``key``, waiting for it until the timeout.
@@ -192,37 +179,31 @@ class TCPStore(Store):
 
         Cost: one round trip if the key is there.
         """
-        wire = _wire(key)
-        return self._wait([wire], lambda is_careful: client.get(wire, is_careful=is_careful), self._timeout_s)
+        return self._client.get(key, self)
 
     def add(self, key: Text, amount: int, /) -> int:
         """Add a signed 64-bit number to a counter, and give its new value. Cost: one round trip."""
-        wire, delta = _wire(key), _as_integer(amount, "amount")
-        return self._run(lambda _: client.add(wire, delta))
+        return self._client.add(key, amount, self)
 
     def compare_set(self, key: Text, expected: Text, desired: Text, /) -> bytes:
         """Replace the value if it is the expected one; see :meth:`Store.compare_set`. Cost: one round trip."""
-        wire, old, new = _wire(key), as_bytes(expected, "expected"), as_bytes(desired, "desired")
-        return self._run(lambda _: client.compare_set(wire, old, new))
+        return self._client.compare_set(key, expected, desired, self)
 
     def check(self, keys: Keys, /) -> bool:
         """Tell whether all keys are there; a queue that is not empty counts as there. Cost: one round trip."""
-        wires = _wire_keys(keys)
-        return self._run(lambda _: client.check(wires))
+        return self._client.check(keys, self)
 
     def wait(self, keys: Keys, timeout: Timeout | None = None, /) -> None:
         """Wait until all keys are there; see :meth:`Store.wait`. Cost: one round trip if they are."""
-        wires = _wire_keys(keys)
-        self._wait(wires, lambda _: client.wait(wires), self._timeout_s if timeout is None else as_timeout_s(timeout))
+        self._client.wait(keys, self if timeout is None else as_timeout_s(timeout))
 
     def delete_key(self, key: Text, /) -> bool:
         """Remove a key; tell whether there was one. Cost: one round trip."""
-        wire = _wire(key)
-        return self._run(lambda _: client.delete_key(wire))
+        return self._client.delete_key(key, self)
 
     def num_keys(self) -> int:
         """Count the server's keys, the count of workers included. Cost: one round trip."""
-        return self._run(lambda _: client.num_keys())
+        return self._client.num_keys(self)
 
     def list_keys(self) -> list[str]:
         """Give the names of all keys, in no particular order.
@@ -232,17 +213,15 @@ class TCPStore(Store):
 
         Cost: one round trip; grows with the store.
         """
-        return [wire[1:].decode() for wire in self._run(lambda _: client.list_keys()) if wire.startswith(b"/")]
+        return [wire[1:].decode() for wire in self._client.list_keys(self) if wire.startswith(b"/")]
 
     def append(self, key: Text, value: Text, /) -> None:
         """Add to the end of a value; a missing key is created. Cost: one message, not waited for."""
-        wire, suffix = _wire(key), as_bytes(value)
-        self._post(lambda _: client.append(wire, suffix))
+        self._client.append(key, value, self)
 
     def multi_get(self, keys: Keys, /) -> list[bytes]:
         """Give the values of several keys in order, waiting for all. Cost: one round trip if they are there."""
-        wires = _wire_keys(keys)
-        return self._wait(wires, lambda is_careful: client.multi_get(wires, is_careful=is_careful), self._timeout_s)
+        return self._client.multi_get(keys, self)
 
     def multi_set(self, keys: Keys, values: Keys, /) -> None:
         """Store several values at once, which our server does as one step. Cost: one message, not waited for.
@@ -250,10 +229,7 @@ class TCPStore(Store):
         Raises:
             DistStoreError: if there are not as many values as keys.
         """
-        wires, contents = _wire_keys(keys), as_keys(values)
-        check_lengths(wires, contents)
-        pairs = list(zip(wires, contents, strict=True))
-        self._post(lambda _: client.multi_set(pairs))
+        self._client.multi_set(keys, values, self)
 
     def has_extended_api(self) -> bool:
         """Tell that ``append``, ``multi_get`` and ``multi_set`` are one request each: true."""
@@ -264,8 +240,7 @@ class TCPStore(Store):
     def queue_push(self, key: Text, value: Text, /) -> None:
         """Put an item at the end of a queue. Cost: one message, not waited for."""
         self._need_queues()
-        wire, item = _wire(key), as_bytes(value)
-        self._post(lambda _: client.queue_push(wire, item))
+        self._client.queue_push(key, value, self)
 
     def queue_pop(self, key: Text, block: bool = True) -> bytes:
         """Take the oldest item of a queue; if another caller takes it first, go on waiting.
@@ -277,14 +252,12 @@ class TCPStore(Store):
         Cost: one round trip if there is an item.
         """
         self._need_queues()
-        wire, is_blocking = _wire(key), bool(block)
-        return self._wait([wire], lambda _: client.queue_pop(wire, is_blocking=is_blocking), self._timeout_s)
+        return self._client.queue_pop(key, block, self)
 
     def queue_len(self, key: Text, /) -> int:
         """Give the number of items in a queue. Cost: one round trip."""
         self._need_queues()
-        wire = _wire(key)
-        return self._run(lambda _: client.queue_len(wire))
+        return self._client.queue_len(key, self)
 
     def barrier(self, key: Text, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to the barrier ``key``; a name serves once.
@@ -302,58 +275,11 @@ class TCPStore(Store):
 
         Cost: one round trip and the time of the last; one more if this object has just written something.
         """
-        timeout_s = self._timeout_s if timeout is None else as_timeout_s(timeout)
-        wire, size = _wire(key), _as_integer(world_size, "world_size")
-        started = time.monotonic()
-        try:
-            self._run(lambda _: client.barrier(wire, size), timeout_s, settles=True)
-        except client.WaitExpired as expired:
-            waited_s, arrived = time.monotonic() - started, expired.arrived
-            endpoint = self._connected().endpoint
-            raise BarrierTimeoutError(
-                f"barrier timeout after {int(timeout_s * 1000)}ms, key: {decode_key(key)} "
-                f"({'?' if arrived is None else arrived} of {size} came; waited {waited_s:.3f} s on {endpoint})",
-                arrived=arrived or 0,
-                expected=size,
-                waited_s=waited_s,
-                endpoint=endpoint,
-            ) from None
+        self._client.barrier(key, world_size, self if timeout is None else as_timeout_s(timeout))
 
     def _need_queues(self) -> None:
         if not self._use_libuv:
             raise NotImplementedError("queues not implemented on legacy TCPStore backend")
-
-    # --- calls -------------------------------------------------------------------------------------------
-
-    def _connected(self) -> Connections:
-        if os.getpid() != self._owner_pid:
-            raise ForkedStoreError(
-                f"this store belongs to process {self._owner_pid}, process {os.getpid()} inherited it by a fork: "
-                "its connections cannot be shared; make a new TCPStore here, or use store.clone()",
-                owner_pid=self._owner_pid,
-            )
-        if self._connections is None:
-            raise RuntimeError("this store was not constructed: call super().__init__() first")
-        return self._connections
-
-    def _run(self, begin: Begin[T], timeout_s: float | None = None, *, settles: bool = False) -> T:
-        return self._connected().run(begin, self._timeout_s if timeout_s is None else timeout_s, settles=settles)
-
-    def _post(self, begin: Begin[None]) -> None:
-        self._connected().post(begin, self._timeout_s)
-
-    def _wait(self, wires: Sequence[bytes], begin: Begin[T], timeout_s: float) -> T:
-        started = time.monotonic()
-        try:
-            return self._run(begin, timeout_s)
-        except client.WaitExpired as expired:
-            raise wait_timed_out(
-                [wire[1:] for wire in wires],
-                [wire[1:] for wire in expired.missing],
-                timeout_s=timeout_s,
-                waited_s=time.monotonic() - started,
-                endpoint=self._connected().endpoint,
-            ) from None
 
     # --- what it is --------------------------------------------------------------------------------------
 
@@ -373,15 +299,10 @@ class TCPStore(Store):
         return self._use_libuv
 
     def __repr__(self) -> str:
-        stream = self._connections.main.stream if self._connections is not None else None
+        client = self.__dict__.get("_client")
+        ends = None if client is None else client.ends()
         client_text = "<nullptr>"
-        if stream is not None and stream.fileno() != -1:
-            client_text = f"TCPClient(SocketImpl(fd={stream.fileno()}, addr={stream.local}, remote={stream.peer}))"
+        if ends is not None:
+            client_text = "TCPClient(SocketImpl(fd={}, addr={}, remote={}))".format(*ends)
         server = "<nullptr>" if self._server is None else f"TCPServer(port={self._server.port})"
         return f"{type(self).__name__}(client={client_text}, server={server})"
-
-
-def _as_integer(number: int, what: str) -> int:
-    if not isinstance(number, int):
-        raise TypeError(f"{what} must be an int, not {type(number).__name__}")
-    return int(number)
