@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = ["Choice", "choice", "native"]
+
+_REASON = Path(__file__).with_name("_native.txt")  # written by native/build.py where it could not build
 
 
 class Choice(NamedTuple):
@@ -37,8 +40,17 @@ def choice() -> Choice:
     try:
         from rallypoint import _native
     except ImportError as error:
-        return Choice(None, f"the native twin cannot be loaded: {error}")
+        return Choice(None, _why_not(error))
     return Choice(_native, f"it was built for this machine ({_native.__file__})")
+
+
+def _why_not(error: ImportError) -> str:
+    """Say why there is no module: what the build left behind, or else what the import says."""
+    try:
+        reason = _REASON.read_text(encoding="utf-8").strip()
+    except OSError:
+        return f"the native twin cannot be loaded: {error}"
+    return f"the native twin was not built: {reason}"
 
 
 def native() -> ModuleType | None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from rallypoint.protocol.spec import CloseReason, Verb
 from tools import generate_spec
+
+from rallypoint.protocol.spec import CloseReason, Verb
 
 
 def test_the_native_twins_table_is_what_the_python_twin_says():

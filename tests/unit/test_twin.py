@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import types
 
 import pytest
 
@@ -21,9 +22,31 @@ def test_the_environment_forces_the_python_twin(monkeypatch, value):
     assert twin.choice().why == f"RALLYPOINT_PURE is set to {value!r}"
 
 
-def test_without_the_compiled_module_the_python_twin_runs_and_says_why(monkeypatch):
+def test_without_the_compiled_module_the_python_twin_runs_and_says_why(monkeypatch, tmp_path):
     monkeypatch.delenv("RALLYPOINT_PURE", raising=False)
     monkeypatch.setitem(sys.modules, "rallypoint._native", None)
     monkeypatch.delattr("rallypoint._native", raising=False)
+    monkeypatch.setattr(twin, "_REASON", tmp_path / "none.txt")
     assert twin.native() is None
     assert "cannot be loaded" in twin.choice().why
+
+
+def test_the_builds_reason_is_what_is_said(monkeypatch, tmp_path):
+    monkeypatch.delenv("RALLYPOINT_PURE", raising=False)
+    monkeypatch.setitem(sys.modules, "rallypoint._native", None)
+    monkeypatch.delattr("rallypoint._native", raising=False)
+    reason = tmp_path / "reason.txt"
+    reason.write_text("no C++ compiler was found (looked for c++, g++)\n")
+    monkeypatch.setattr(twin, "_REASON", reason)
+    assert twin.choice() == (None, "the native twin was not built: no C++ compiler was found (looked for c++, g++)")
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_the_compiled_module_runs_wherever_it_is(monkeypatch, value):
+    module = types.ModuleType("rallypoint._native")
+    module.__file__ = "/there/_native.abi3.so"
+    monkeypatch.setenv("RALLYPOINT_PURE", value)
+    monkeypatch.setitem(sys.modules, "rallypoint._native", module)
+    monkeypatch.setattr("rallypoint._native", module, raising=False)
+    assert twin.native() is module
+    assert twin.choice().why == "it was built for this machine (/there/_native.abi3.so)"
