@@ -183,7 +183,7 @@ def test_a_daemon_thread_that_waits_at_the_exit_says_nothing(mode):
         got = []
         thread = threading.Thread(target=lambda: got.append(reader.get("last")))
         thread.start()
-        while reader._connections._waiter is None and thread.is_alive():
+        while not reader._client.is_waiting and thread.is_alive():
             pass
         assert owner.communicate("", PATIENCE_S) == ("", "")
         assert owner.returncode == 0
