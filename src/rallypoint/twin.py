@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "choice", "native"]
 
-_REASON = Path(__file__).with_name("_native.txt")  # written by native/build.py where it could not build
+_REASON_NAME = "_native.txt"  # beside this file, written by native/build.py where it could not build
 
 
 class Choice(NamedTuple):
@@ -46,8 +45,10 @@ def choice() -> Choice:
 
 def _why_not(error: ImportError) -> str:
     """Say why there is no module: what the build left behind, or else what the import says."""
+    from pathlib import Path  # only here: a server process is faster up without it
+
     try:
-        reason = _REASON.read_text(encoding="utf-8").strip()
+        reason = Path(__file__).with_name(_REASON_NAME).read_text(encoding="utf-8").strip()
     except OSError:
         return f"the native twin cannot be loaded: {error}"
     return f"the native twin was not built: {reason}"

@@ -26,7 +26,7 @@ def test_without_the_compiled_module_the_python_twin_runs_and_says_why(monkeypat
     monkeypatch.delenv("RALLYPOINT_PURE", raising=False)
     monkeypatch.setitem(sys.modules, "rallypoint._native", None)
     monkeypatch.delattr("rallypoint._native", raising=False)
-    monkeypatch.setattr(twin, "_REASON", tmp_path / "none.txt")
+    monkeypatch.setattr(twin, "__file__", str(tmp_path / "twin.py"))
     assert twin.native() is None
     assert "cannot be loaded" in twin.choice().why
 
@@ -35,9 +35,8 @@ def test_the_builds_reason_is_what_is_said(monkeypatch, tmp_path):
     monkeypatch.delenv("RALLYPOINT_PURE", raising=False)
     monkeypatch.setitem(sys.modules, "rallypoint._native", None)
     monkeypatch.delattr("rallypoint._native", raising=False)
-    reason = tmp_path / "reason.txt"
-    reason.write_text("no C++ compiler was found (looked for c++, g++)\n")
-    monkeypatch.setattr(twin, "_REASON", reason)
+    (tmp_path / "_native.txt").write_text("no C++ compiler was found (looked for c++, g++)\n")
+    monkeypatch.setattr(twin, "__file__", str(tmp_path / "twin.py"))
     assert twin.choice() == (None, "the native twin was not built: no C++ compiler was found (looked for c++, g++)")
 
 
