@@ -66,7 +66,7 @@ class Acceptor:
         accepted: list[socket.socket] = []
         refused = 0
         listener = self._listeners[fd]
-        while len(accepted) + refused < ACCEPTS_MAX:
+        for _ in range(ACCEPTS_MAX):
             try:
                 sock, _ = listener.accept()
             except BlockingIOError:

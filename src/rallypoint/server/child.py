@@ -23,9 +23,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from rallypoint.server.descriptors import is_standard_stream
-from rallypoint.server.engine import Engine
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
-from rallypoint.server.loop import ServerLoop
+from rallypoint.server.native import Loop, make_loop
 
 __all__ = ["FAILED", "ORPHAN_CHECK_S", "READY", "log_to_stderr", "main", "raise_descriptor_limit"]
 
@@ -44,13 +43,15 @@ def main(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: the control descriptor; the owner's process id; the listeners' descriptors, joined by commas; the
-            limits that differ from the defaults, as a JSON object, or nothing.
+            limits that differ from the defaults, as a JSON object, or nothing; microseconds to spin.
     """
     with socket.socket(fileno=int(arguments[0])) as control:
         try:
             limits = _read_limits(arguments[3])
             listeners = [socket.socket(fileno=int(fd)) for fd in arguments[2].split(",")]
-            loop = _prepare(control, int(arguments[1]), listeners, limits)
+            raise_descriptor_limit()
+            loop = make_loop(limits, listeners, spin_us=int(arguments[4]), log=log_to_stderr)
+            _prepare(loop, control, int(arguments[1]))
         except Exception as error:
             control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())
             raise
@@ -59,9 +60,8 @@ def main(arguments: Sequence[str]) -> None:
         loop.run()
 
 
-def _prepare(control: socket.socket, owner_pid: int, listeners: Sequence[socket.socket], limits: Limits) -> ServerLoop:
-    raise_descriptor_limit()
-    loop = ServerLoop(Engine(limits), listeners, log=log_to_stderr)
+def _prepare(loop: Loop, control: socket.socket, owner_pid: int) -> None:
+    """Let the loop stop when the owner says so or is gone, and on signals."""
 
     def on_control() -> None:
         with contextlib.suppress(ConnectionError):
@@ -77,7 +77,6 @@ def _prepare(control: socket.socket, owner_pid: int, listeners: Sequence[socket.
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    return loop
 
 
 def _read_limits(text: str) -> Limits:
@@ -88,7 +87,7 @@ def _read_limits(text: str) -> Limits:
     return Limits(**json.loads(text))
 
 
-def _watch_owner(loop: ServerLoop, owner_pid: int) -> None:
+def _watch_owner(loop: Loop, owner_pid: int) -> None:
     """Stop the loop when the owner is gone, however it went."""
 
     def stop_if_orphaned() -> None:

@@ -1,6 +1,9 @@
-"""Servers that run beside a program: in a child process of their own, or in a thread; and one in the foreground.
+"""Servers that run beside a program: in a thread, or in a child process of their own; and one in the foreground.
 
-A child process is the default, because a thread shares the interpreter lock: beside busy Python code it answers late.
+The compiled server runs in a thread, which needs no interpreter lock. The Python one runs in a child process by
+default, because a thread of its own shares the lock: beside busy Python code it answers late.
+
+A server with TCP listeners offers itself to its own machine under a local name too (``net.unix``).
 
 The child's life, seen from its owner::
 
@@ -37,13 +40,12 @@ from typing import Literal, TypeAlias
 import rallypoint
 from rallypoint.clock import SYSTEM_CLOCK, Deadline
 from rallypoint.errors import DistStoreError
-from rallypoint.net.address import UNIX_PREFIX, close_listener, local_endpoint
-from rallypoint.net.unix import remove_stale_file
+from rallypoint.net.address import BACKLOG, UNIX_PREFIX, close_listener, local_endpoint
+from rallypoint.net.unix import listen_locally, remove_stale_file
 from rallypoint.server.child import FAILED, READY, log_to_stderr, raise_descriptor_limit
 from rallypoint.server.descriptors import above_standard, standard_error
-from rallypoint.server.engine import Engine
-from rallypoint.server.limits import DEFAULT_LIMITS, Limits
-from rallypoint.server.loop import DRAIN_S, ServerLoop
+from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
+from rallypoint.server.native import Loop, NativeLoop, make_loop
 from rallypoint.types import Endpoint
 
 __all__ = ["CLOSE_S", "START_S", "ServerHandle", "ServerMode", "serve", "start_server"]
@@ -62,7 +64,7 @@ _SETTLE_S = 0.05  # for a server in a thread to serve what was sent to it before
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from rallypoint.server.child import main; main(sys.argv[3:])"
 _LABEL = "rallypoint-server"  # what ``ps`` shows
 
-_loops_of_threads: weakref.WeakSet[ServerLoop] = weakref.WeakSet()
+_loops_of_threads: weakref.WeakSet[Loop] = weakref.WeakSet()
 
 
 class ServerHandle:
@@ -140,7 +142,11 @@ def _end_all() -> None:
 
 
 def start_server(
-    listeners: Sequence[socket.socket], mode: ServerMode = "process", limits: Limits = DEFAULT_LIMITS
+    listeners: Sequence[socket.socket],
+    mode: ServerMode = "process",
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    spin_us: int = 0,
 ) -> ServerHandle:
     """Start a server beside this program.
 
@@ -149,6 +155,7 @@ def start_server(
             not start.
         mode: ``"process"`` for a child process, ``"thread"`` for a thread of this one.
         limits: what peers are granted.
+        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
 
     Returns:
         The server, accepting connections. It ends by ``close``, when the handle is collected, and with this process.
@@ -157,21 +164,34 @@ def start_server(
         DistStoreError: if the child process cannot be started, or does not serve within ``START_S``.
     """
     endpoint = local_endpoint(listeners[0])
+    listeners = [*listeners, *_local_offers(listeners)]
     try:
         if mode == "thread":
-            return _start_thread(endpoint, listeners, limits)
-        return _start_process(endpoint, listeners, limits)
+            return _start_thread(endpoint, listeners, limits, spin_us)
+        return _start_process(endpoint, listeners, limits, spin_us)
     except BaseException:
         for listener in listeners:
             close_listener(listener)
         raise
 
 
+def _local_offers(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """Listen on the local name of each TCP port too, where that can be."""
+    ports = dict.fromkeys(local_endpoint(listener).port for listener in listeners if listener.family != socket.AF_UNIX)
+    offers = (listen_locally(port, BACKLOG) for port in ports)
+    return [offer for offer in offers if offer is not None]
+
+
 # --- in a thread -----------------------------------------------------------------------------------------
 
 
-def _start_thread(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits) -> ServerHandle:
-    loop = ServerLoop(Engine(limits), listeners)
+def _start_thread(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int) -> ServerHandle:
+    try:
+        loop = make_loop(limits, listeners, spin_us=spin_us)
+        if isinstance(loop, NativeLoop):
+            loop.start()  # now, not when its ear gets its turn to run Python code
+    except OSError as error:
+        raise DistStoreError(f"the server could not be started: {error}") from error
     thread = threading.Thread(target=loop.run, name=f"{_LABEL}-{endpoint.port}", daemon=True)
     thread.start()
     _loops_of_threads.add(loop)
@@ -211,11 +231,13 @@ if hasattr(os, "register_at_fork"):
 # --- in a process ----------------------------------------------------------------------------------------
 
 
-def _start_process(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits) -> ServerHandle:
+def _start_process(
+    endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int
+) -> ServerHandle:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            process = _spawn(theirs.fileno(), listeners, limits)
+            process = _spawn(theirs.fileno(), listeners, limits, spin_us)
     except BaseException:
         ours.close()
         raise
@@ -246,7 +268,9 @@ def _start_process(endpoint: Endpoint, listeners: Sequence[socket.socket], limit
     return handle
 
 
-def _spawn(control_fd: int, listeners: Sequence[socket.socket], limits: Limits) -> subprocess.Popen[bytes]:
+def _spawn(
+    control_fd: int, listeners: Sequence[socket.socket], limits: Limits, spin_us: int
+) -> subprocess.Popen[bytes]:
     if not sys.executable or getattr(sys, "frozen", False):
         raise DistStoreError("no Python interpreter to run a server process with is known: run the server in a thread")
     defaults = asdict(DEFAULT_LIMITS)
@@ -261,6 +285,7 @@ def _spawn(control_fd: int, listeners: Sequence[socket.socket], limits: Limits) 
                 for fd in (control_fd, *(listener.fileno() for listener in listeners))
             )
             command += [str(control), str(os.getpid()), ",".join(map(str, fds)), json.dumps(changed) if changed else ""]
+            command.append(str(spin_us))
             return subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 command,
                 stdin=subprocess.DEVNULL,
@@ -337,6 +362,7 @@ def serve(
     limits: Limits = DEFAULT_LIMITS,
     on_ready: Callable[[], None] = lambda: None,
     drain_s: float = DRAIN_S,
+    spin_us: int = 0,
 ) -> int:
     """Serve in this process until SIGTERM or SIGINT; call it from the main thread.
 
@@ -345,11 +371,12 @@ def serve(
         limits: what peers are granted.
         on_ready: called once the server accepts connections.
         drain_s: how long pending replies may take to go out after the first signal; a second one ends it at once.
+        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
 
     Returns:
         The exit code: 0, or 128 + the number of the second signal.
     """
-    loop = ServerLoop(Engine(limits), listeners, log=log_to_stderr)
+    loop = make_loop(limits, [*listeners, *_local_offers(listeners)], spin_us=spin_us, log=log_to_stderr)
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of signal handlers

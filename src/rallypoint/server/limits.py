@@ -7,7 +7,16 @@ from typing import Final
 
 from rallypoint.protocol.spec import REQUEST_SIZE_MAX, VALUE_STORED_SIZE_MAX
 
-__all__ = ["DEFAULT_LIMITS", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "DRAIN_S", "LINGER_S", "SPIN_US_MAX", "Limits"]
+
+DRAIN_S = 2.0
+"""How long pending replies may take to go out when a server stops, in seconds."""
+
+LINGER_S = 1.0
+"""How long a refused peer may take to read the end of its stream, in seconds."""
+
+SPIN_US_MAX = 1000
+"""How long a server may look for the next request before it sleeps, in microseconds."""
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,13 @@ from rallypoint.events import emit
 from rallypoint.server.acceptor import Acceptor
 from rallypoint.server.connection import Connection
 from rallypoint.server.engine import Engine
+from rallypoint.server.limits import DRAIN_S, LINGER_S
 from rallypoint.server.poller import READ, WRITE, make_poller
 from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.server.turns import HEAVY_S, SLICE_S, Turns
 from rallypoint.server.vocabulary import Close, Connected, Disconnected, Effect, Pause, Received, Reply, Resumed, Ticked
 
-__all__ = ["DRAIN_S", "LINGER_S", "ServerLoop"]
-
-DRAIN_S = 2.0
-"""How long ``stop`` lets pending replies go out, in seconds."""
-
-LINGER_S = 1.0
-"""How long a refused peer may take to read the end of its stream, in seconds."""
+__all__ = ["ServerLoop"]
 
 READ_SIZE = 64 * 1024
 """Bytes read from one connection at one wake-up."""
@@ -57,6 +52,7 @@ class ServerLoop:
         engine: the machine behind the sockets.
         listeners: bound and listening sockets; the loop owns them and closes them.
         clock: the time that the engine is told.
+        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
 
     Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
@@ -69,11 +65,13 @@ class ServerLoop:
         listeners: Sequence[socket.socket],
         clock: Clock = SYSTEM_CLOCK,
         *,
+        spin_us: int = 0,
         log: Callable[[str], None] = log_line,
     ) -> None:
         self._engine = engine
         self._step = engine.step
         self._clock = clock
+        self._spin_s = spin_us / 1e6
         self._refusals = RefusalLog(log, clock.now())
         self._poller = make_poller()
         self._connections: dict[int, Connection] = {}
@@ -135,7 +133,7 @@ class ServerLoop:
 
     def _wake_up(self, timeout_s: float) -> int:
         """Serve what is ready, waiting ``timeout_s`` for it; give the number of events."""
-        events = self._poller.poll(timeout_s, EVENTS_MAX)
+        events = self._poll(timeout_s)
         now = before = self._clock.now()
         connections = self._connections
         others: list[int] = []
@@ -162,6 +160,15 @@ class ServerLoop:
             self._pass_time(now)
         self._flush_dirty(now)
         return len(events)
+
+    def _poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Wait for events; with spin, look for them for a while before sleeping."""
+        if self._spin_s and timeout_s:
+            until = self._clock.now() + self._spin_s
+            while self._clock.now() < until:
+                if events := self._poller.poll(0.0, EVENTS_MAX):
+                    return events
+        return self._poller.poll(timeout_s, EVENTS_MAX)
 
     def _serve_turns(self, now: float) -> None:
         """Serve a slice of those that wait for their turn."""
@@ -220,23 +227,26 @@ class ServerLoop:
                 self._refuse(connection, effect)
 
     def _flush_dirty(self, now: float) -> None:
-        dirty = self._dirty
-        self._dirty = []
-        for connection in dirty:
-            if connection.fd not in self._connections:
-                continue
-            was_blocked = connection.is_blocked
-            try:
-                is_sent = connection.flush()
-            except OSError:
-                self._lose(connection, now)
-                continue
-            if is_sent and connection.is_paused:
-                self._turns.add(connection)
-            if is_sent and connection.is_closing:
-                self._announce_end(connection)
-            if was_blocked or not is_sent:
-                self._watch_connection(connection)
+        while self._dirty:  # the loss of one may release others
+            dirty = self._dirty
+            self._dirty = []
+            for connection in dirty:
+                if connection.fd in self._connections:
+                    self._flush(connection, now)
+
+    def _flush(self, connection: Connection, now: float) -> None:
+        was_blocked = connection.is_blocked
+        try:
+            is_sent = connection.flush()
+        except OSError:
+            self._lose(connection, now)
+            return
+        if is_sent and connection.is_paused:
+            self._turns.add(connection)
+        if is_sent and connection.is_closing:
+            self._announce_end(connection)
+        if was_blocked or not is_sent:
+            self._watch_connection(connection)
 
     def _watch_connection(self, connection: Connection) -> None:
         """Watch a connection for what it is ready for by its state."""

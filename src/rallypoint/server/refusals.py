@@ -38,6 +38,10 @@ class RefusalLog:
         self._filled_at = now
         self._left_out = 0
 
+    def leave_out(self, count: int) -> None:
+        """Count refusals that came without a line of their own."""
+        self._left_out += count
+
     def note(self, message: str, now: float) -> None:
         """Log one refusal, or count it."""
         self._lines = min(float(BURST), self._lines + (now - self._filled_at) * LINES_PER_S)

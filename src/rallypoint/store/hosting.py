@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from rallypoint.errors import BindError, DistNetworkError, DistStoreError
 from rallypoint.net.address import PORT_MAX, UNIX_PREFIX, adopt_listener, listen, local_endpoint
+from rallypoint.server.limits import SPIN_US_MAX
+from rallypoint.twin import native
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
     from rallypoint.server.daemon import ServerHandle, ServerMode
 
-__all__ = ["HostedServer", "check_arguments", "host_server", "is_agent_store", "server_mode"]
+__all__ = ["HostedServer", "check_arguments", "host_server", "is_agent_store", "server_mode", "server_spin_us"]
 
 SERVER_MODES: tuple[ServerMode, ...] = ("process", "thread")
 
@@ -123,9 +125,10 @@ def host_server(
 def _start(host_name: str, port: int, listen_fd: int | None, mode: ServerMode) -> HostedServer:
     from rallypoint.server.daemon import start_server  # plain clients need no server in memory
 
+    spin_us = server_spin_us()
     listeners = listen(host_name, port) if listen_fd is None else [_adopt(listen_fd, port)]
     reachable_at = _own_address(listeners)
-    return HostedServer(start_server(listeners, mode), reachable_at)
+    return HostedServer(start_server(listeners, mode, spin_us=spin_us), reachable_at)
 
 
 def _adopt(fd: int, port: int) -> socket:
@@ -161,14 +164,30 @@ def is_agent_store(port: int, error: BindError) -> bool:
 
 
 def server_mode(asked: str | None) -> ServerMode:
-    """Give where an embedded server runs: as asked, else as ``RALLYPOINT_SERVER`` says, else in a process of its own.
+    """Give where an embedded server runs: as asked, else as ``RALLYPOINT_SERVER`` says, else where its twin does well.
+
+    The compiled server runs in a thread, the Python one in a process of its own.
 
     Raises:
         ValueError: for anything but ``process`` and ``thread``.
     """
-    wanted = asked if asked is not None else os.environ.get("RALLYPOINT_SERVER") or "process"
+    wanted = asked if asked is not None else os.environ.get("RALLYPOINT_SERVER")
+    if not wanted and asked is None:
+        return "thread" if hasattr(native(), "Reactor") else "process"
     for mode in SERVER_MODES:
         if wanted == mode:
             return mode
     source = "server" if asked is not None else "RALLYPOINT_SERVER"
     raise ValueError(f"{source} must be 'process' or 'thread', not {wanted!r}")
+
+
+def server_spin_us() -> int:
+    """Give how long an embedded server looks for requests before it sleeps: ``RALLYPOINT_SPIN_US``, in microseconds.
+
+    Raises:
+        ValueError: for anything but a number from 0 to ``SPIN_US_MAX``.
+    """
+    word = os.environ.get("RALLYPOINT_SPIN_US") or "0"
+    if not (word.isascii() and word.isdigit() and int(word) <= SPIN_US_MAX):
+        raise ValueError(f"RALLYPOINT_SPIN_US must be a number of microseconds from 0 to {SPIN_US_MAX}, not {word!r}")
+    return int(word)

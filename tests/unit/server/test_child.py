@@ -37,7 +37,7 @@ def listener_fds(*listeners):
 def test_it_says_that_it_serves_and_ends_when_told(control):
     ours, fd = control
     ours.send(b"\0")
-    main([str(fd), str(os.getppid()), listener_fds(*listen("127.0.0.1", 0)), ""])
+    main([str(fd), str(os.getppid()), listener_fds(*listen("127.0.0.1", 0)), "", "0"])
     assert ours.recv(100) == READY
     assert ours.recv(100) == b""
 
@@ -45,14 +45,14 @@ def test_it_says_that_it_serves_and_ends_when_told(control):
 def test_it_ends_when_its_owner_closed_its_side(control, tmp_path):
     ours, fd = control
     ours.shutdown(socket.SHUT_WR)
-    main([str(fd), str(os.getppid()), listener_fds(listen_unix(str(tmp_path / "a.sock"))), ""])
+    main([str(fd), str(os.getppid()), listener_fds(listen_unix(str(tmp_path / "a.sock"))), "", "0"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_ends_quietly_when_its_owner_ended_while_it_started(control, tmp_path):
     ours, fd = control
     ours.close()
-    main([str(fd), str(os.getppid()), listener_fds(listen_unix(str(tmp_path / "a.sock"))), ""])
+    main([str(fd), str(os.getppid()), listener_fds(listen_unix(str(tmp_path / "a.sock"))), "", "0"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,7 +61,7 @@ def test_it_ends_when_its_owner_is_gone_already(control, monkeypatch, has_pidfd)
     ours, fd = control
     if not has_pidfd:
         monkeypatch.delattr(child.os, "pidfd_open", raising=False)
-    main([str(fd), str(os.getpid()), listener_fds(*listen("127.0.0.1", 0)), ""])  # we are not our own parent
+    main([str(fd), str(os.getpid()), listener_fds(*listen("127.0.0.1", 0)), "", "0"])  # we are not our own parent
     assert ours.recv(100) == READY
 
 
@@ -71,14 +71,14 @@ def test_without_pidfd_it_asks_for_its_parent_now_and_then(control, monkeypatch)
     monkeypatch.delattr(child.os, "pidfd_open", raising=False)
     monkeypatch.setattr(child, "ORPHAN_CHECK_S", 0.01)
     monkeypatch.setattr(child.os, "getppid", lambda: next(answers))
-    main([str(fd), "7", listener_fds(*listen("127.0.0.1", 0)), ""])
+    main([str(fd), "7", listener_fds(*listen("127.0.0.1", 0)), "", "0"])
     assert list(answers) == []
 
 
 def test_a_failure_to_start_is_told(control):
     ours, fd = control
     with pytest.raises(ValueError, match="connections_max"):
-        main([str(fd), str(os.getppid()), "", '{"connections_max": 0}'])
+        main([str(fd), str(os.getppid()), "", '{"connections_max": 0}', "0"])
     said = ours.recv(1000)
     assert said.startswith(FAILED)
     assert b"connections_max is 0" in said

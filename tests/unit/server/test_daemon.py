@@ -131,7 +131,7 @@ def test_the_listeners_are_closed_when_the_server_does_not_start(monkeypatch):
 
 
 def test_why_a_server_did_not_start_is_told(monkeypatch, capfd):
-    monkeypatch.setattr(daemon, "_BOOTSTRAP", daemon._BOOTSTRAP.replace("sys.argv[3:]", "[sys.argv[3], 'x', '', '']"))
+    monkeypatch.setattr(daemon, "_BOOTSTRAP", daemon._BOOTSTRAP.replace("sys.argv[3:]", "[sys.argv[3], 'x', '', '', '0']"))
     with pytest.raises(DistStoreError, match="did not start: ValueError: invalid literal for int"):
         start_server(listen("127.0.0.1", 0))
     assert "Traceback" in capfd.readouterr().err

@@ -1,0 +1,184 @@
+"""The compiled server behind the interface of the Python one: a thread that never needs the interpreter lock.
+
+Theory of operation. ``_native.Reactor`` is engine and loop in one, on a thread of its own. ``NativeLoop.run`` starts
+it and becomes its *ear*: it waits for what the reactor has to tell, log lines and its end, and for watched descriptors
+and time, which it serves in Python as ``ServerLoop`` does. While the ear cannot run, because the program is busy, the
+server serves all the same; only its log lines wait.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from time import monotonic
+from typing import TYPE_CHECKING, TypeAlias
+
+from rallypoint.events import emit
+from rallypoint.net.unix import remove_stale_file
+from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, LINGER_S, Limits
+from rallypoint.server.refusals import RefusalLog, log_line
+from rallypoint.twin import native
+
+if TYPE_CHECKING:
+    from rallypoint.server.loop import ServerLoop
+
+__all__ = ["Loop", "NativeLoop", "make_loop"]
+
+Loop: TypeAlias = "NativeLoop | ServerLoop"
+
+_NUMBER_MAX = (1 << 63) - 1
+
+
+def make_loop(
+    limits: Limits,
+    listeners: Sequence[socket.socket],
+    *,
+    spin_us: int = 0,
+    log: Callable[[str], None] = log_line,
+) -> Loop:
+    """Give a server of the twin that runs.
+
+    Args:
+        limits: what peers are granted.
+        listeners: bound and listening sockets; the server owns them.
+        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
+        log: takes one line, without its end, for each refusal.
+    """
+    if hasattr(native(), "Reactor"):
+        return NativeLoop(limits, listeners, spin_us=spin_us, log=log)
+    from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
+    from rallypoint.server.loop import ServerLoop
+
+    return ServerLoop(Engine(limits), listeners, spin_us=spin_us, log=log)
+
+
+class NativeLoop:
+    """One compiled server; see ``ServerLoop``, which does the same.
+
+    Args:
+        limits: what peers are granted.
+        listeners: bound and listening sockets; the server owns them from now on.
+        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
+        log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
+
+    Raises:
+        OSError: if there are no descriptors left; the listeners are still the caller's.
+
+    Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
+    in ``run``.
+    """
+
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        listeners: Sequence[socket.socket] = (),
+        *,
+        spin_us: int = 0,
+        log: Callable[[str], None] = log_line,
+    ) -> None:
+        module = native()
+        if module is None:
+            raise AssertionError("the compiled twin is not there")
+        fds = tuple(listener.fileno() for listener in listeners)
+        handshake_s, *numbers = astuple(limits)
+        bounds = (handshake_s, *(min(number, _NUMBER_MAX) for number in numbers))
+        self._reactor = module.Reactor(bounds, fds, LINGER_S, spin_us / 1e6)
+        names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
+        self._paths = [name for name in names if isinstance(name, str)]
+        for listener in listeners:
+            listener.detach()
+        self._refusals = RefusalLog(log, monotonic())
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], None]] = {self._reactor.fileno(): self._heed}
+        self._poll.register(self._reactor.fileno(), select.POLLIN)
+        self._periodic: tuple[float, Callable[[], None]] | None = None
+        self._periodic_at = 0.0
+        self._is_stopping = False
+
+    # --- for the owner -----------------------------------------------------------------------------------
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back, in the thread in ``run``, whenever a foreign descriptor can be read; before ``run``."""
+        self._watched[fd] = callback
+        self._poll.register(fd, select.POLLIN)
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> None:
+        """Call back, in the thread in ``run``, about every ``period_s`` seconds; one callback, before ``run``."""
+        self._periodic = (period_s, callback)
+        self._periodic_at = monotonic() + period_s
+
+    def start(self) -> None:
+        """Serve from now on, though nobody hears the server before ``run``; a second call does nothing.
+
+        Raises:
+            OSError: if the system gives no thread.
+        """
+        self._reactor.start()
+
+    def stop(self, drain_s: float = DRAIN_S) -> None:
+        """End the server, after draining for ``drain_s`` seconds at most; a second call may shorten that, 0 ends it.
+
+        Threads: any; also from a signal handler.
+        """
+        self._is_stopping = True
+        self._reactor.stop(drain_s)
+
+    def run(self) -> None:
+        """Serve until ``stop``; all sockets are closed at the end, however it comes."""
+        try:
+            self.start()
+            while not self._reactor.has_ended():
+                self._listen()
+        finally:
+            self._reactor.stop(0.0)
+            self._reactor.join()
+            self._heed()
+
+    def abandon(self) -> None:
+        """Do nothing: in a forked child the reactor has closed this process's copies of all descriptors by itself.
+
+        Of a server that was never started, and of this process, close the listeners.
+        """
+        self._reactor.stop(0.0)
+        self._reactor.join()
+
+    # --- the ear -----------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Serve what the reactor says, what is watched and what time made due, waiting for it."""
+        timeout_ms: float | None = None
+        if self._periodic is not None:
+            timeout_ms = max(0.0, self._periodic_at - monotonic()) * 1000
+        for fd, _ in self._poll.poll(timeout_ms):
+            callback = self._watched.get(fd)
+            if callback is not None and (fd == self._reactor.fileno() or not self._is_stopping):
+                callback()
+        if self._is_stopping:
+            for fd in set(self._watched) - {self._reactor.fileno()}:
+                self._poll.unregister(fd)  # what asked for the end may go on asking
+                del self._watched[fd]
+        if self._periodic is not None and self._periodic_at <= monotonic():
+            period_s, callback = self._periodic
+            self._periodic_at = monotonic() + period_s
+            callback()
+
+    def _heed(self) -> None:
+        """Log what the reactor has refused; remove the files of listeners that it has closed."""
+        left_out, notices = self._reactor.take_notices()
+        self._refusals.leave_out(left_out)
+        for reason, message in notices:
+            self._refusals.note(message, monotonic())
+            if reason >= 0:
+                emit("server.refused", message, reason=_reason_name(reason))
+        if self._paths and not self._reactor.is_listening():
+            for path in self._paths:
+                remove_stale_file(path)
+            self._paths = []
+
+
+def _reason_name(number: int) -> str:
+    from rallypoint.protocol.spec import CloseReason
+
+    return list(CloseReason)[number].name
