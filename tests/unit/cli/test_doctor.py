@@ -20,7 +20,7 @@ from rallypoint.cli.doctor import ENVIRONMENT
 NAMES = (
     "twin python platform rallypoint dependencies descriptors somaxconn epoll unix_sockets loopback store environment"
 )
-SOURCE = Path(rallypoint.__file__).parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
