@@ -87,7 +87,7 @@ def build(output: Path = OUTPUT, sanitize: str = "", extra: Sequence[str] = (), 
             is_quiet=is_quiet,
         )
         module = Path(folder) / output.name
-        link = [compiler, "-shared", "-pthread", "-Wl,--as-needed", *options, "-o", str(module)]
+        link = [compiler, "-shared", "-pthread", "-Wl,--as-needed", "-Wl,-z,now", *options, "-o", str(module)]
         if not sanitize:
             link.append("-s")
         run_all([[*link, *map(str, objects.values())]], is_quiet=is_quiet)
