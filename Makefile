@@ -5,11 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
+NATIVE := src/rallypoint/_native.abi3.so
+NATIVE_SOURCES := $(wildcard native/*.cpp native/*.hpp native/*.inc) native/build.py
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,13 +32,44 @@ $(VENV)/.test: $(VENV)/.base
 	$(PIP) install --group test --group compat
 	@touch $@
 
+# Where it cannot be built this says why in one line, every time, and the Python twin serves.
+$(NATIVE): $(NATIVE_SOURCES) | $(VENV)/.base
+	@$(BIN)/python native/build.py --optional
+
+.PHONY: native
+native: $(NATIVE)  ## build the native twin anew if its sources changed
+
 .PHONY: demo
-demo: $(VENV)/.demo  ## train on two nodes of two workers, kill a worker in the middle, recover
+demo: $(VENV)/.demo $(NATIVE)  ## train on two nodes of two workers, kill a worker in the middle, recover
 	$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: $(VENV)/.test  ## all tests, the peers of the compatibility tests included
+test: $(VENV)/.test $(NATIVE)  ## all tests, the peers of the compatibility tests included
 	$(BIN)/python -m pytest
+
+# A sanitized run shares no cache with one beside it.
+WATCHED := $(BIN)/python tools/sanitized.py
+WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600
+
+.PHONY: sanitize
+sanitize: sanitize-address fuzz sanitize-thread  ## the native twin under ASan and UBSan, a minute of fuzzing, TSan
+
+.PHONY: sanitize-address
+sanitize-address: $(VENV)/.test  ## unit and compatibility tests under ASan and UBSan
+	$(WATCHED) address,undefined $(WATCHED_TESTS) tests/unit tests/compat
+
+.PHONY: sanitize-thread
+sanitize-thread: $(VENV)/.test  ## server and client tests under TSan
+	$(WATCHED) thread $(WATCHED_TESTS) tests/unit/server tests/unit/store
+
+.PHONY: fuzz
+fuzz: $(VENV)/.test  ## a minute of wild requests to the native engine, under ASan and UBSan
+	$(WATCHED) address,undefined tools/fuzz.py --seconds 60
+
+.PHONY: wheel
+wheel: $(VENV)/.base  ## a wheel in dist/, with the native twin where it can be built
+	rm -rf dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
 
 .PHONY: lint
 lint: $(VENV)/.lint  ## style, types, import contracts, mirror of src in tests/unit, the native table
@@ -52,11 +86,11 @@ format: $(VENV)/.lint  ## rewrite the style
 	$(BIN)/ruff format .
 
 .PHONY: scenarios
-scenarios: $(VENV)/.test  ## write the expected lines of tests/scenarios anew; review them as a diff
+scenarios: $(VENV)/.test $(NATIVE)  ## write the expected lines of tests/scenarios anew; review them as a diff
 	$(BIN)/python -m tests.support.scenarios --rewrite
 
 .PHONY: bench
-bench: $(VENV)/.test  ## latency and throughput beside torch, as ratios
+bench: $(VENV)/.test $(NATIVE)  ## latency and throughput beside torch, as ratios
 	$(BIN)/python benchmarks/store.py
 
 .PHONY: clean

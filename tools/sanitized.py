@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "rallypoint"
 SUPPRESSIONS = ROOT / "tools" / "thread-suppressions.txt"
 
-# The libraries that must be there before the interpreter is; libstdc++ because the first finds its symbols at the start.
+# What must be loaded before the interpreter; libstdc++ because the first looks for that one's functions at the start.
 RUNTIMES = {"address": ("libasan.so", "libstdc++.so"), "thread": ("libtsan.so", "libstdc++.so")}
 
 
@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> int:
         return 1
     reports = folder / "reports"
     reports.mkdir()
-    start = [*unshuffled(kinds), sys.executable]
-    env = environment(folder, kinds, reports)
+    start = [*unshuffled(kinds), "env", f"LD_PRELOAD={runtimes(kinds)}", sys.executable]
+    env = environment(folder, reports)
     check = f"import rallypoint._native as n, sys; sys.exit(not n.__file__.startswith({str(folder)!r}))"
     if subprocess.run([*start, "-c", check], env=env, check=False).returncode:
         print(f"the interpreter does not load the module in {folder}")
@@ -68,17 +68,19 @@ def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
-def environment(folder: Path, kinds: str, reports: Path) -> dict[str, str]:
+def runtimes(kinds: str) -> str:
+    """Give the libraries to preload: where the compiler says that they are."""
+    names = RUNTIMES[kinds.split(",", maxsplit=1)[0]]
+    asked = [[compiler(), f"-print-file-name={name}"] for name in names]
+    return " ".join(subprocess.run(ask, stdout=subprocess.PIPE, text=True, check=True).stdout.strip() for ask in asked)
+
+
+def environment(folder: Path, reports: Path) -> dict[str, str]:
     """Give what the interpreter needs to run the watched module."""
-    libraries = [
-        subprocess.run([compiler(), f"-print-file-name={name}"], stdout=subprocess.PIPE, text=True, check=True).stdout
-        for name in RUNTIMES[kinds.split(",", maxsplit=1)[0]]
-    ]
     log = f"log_path={reports}/report"
     return {
         **os.environ,
         "PYTHONPATH": str(folder),
-        "LD_PRELOAD": " ".join(library.strip() for library in libraries),
         "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:{log}",
         "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:{log}",
         "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:suppressions={SUPPRESSIONS}:{log}",
