@@ -13,9 +13,8 @@ namespace rallypoint {
 
 struct Value {
     uint32_t owners;
-    uint32_t reserved;
+    uint32_t room;  // bytes that can be added before it must move; only a value of one owner grows
     size_t size;
-    size_t capacity;
 
     char *data() { return reinterpret_cast<char *>(this + 1); }
     const char *data() const { return reinterpret_cast<const char *>(this + 1); }
@@ -39,8 +38,8 @@ inline void *resize_memory(void *memory, size_t size) {
 inline Value *make_value(size_t size) {
     Value *value = static_cast<Value *>(take_memory(sizeof(Value) + size));
     value->owners = 1;
-    value->reserved = 0;
-    value->size = value->capacity = size;
+    value->room = 0;
+    value->size = size;
     return value;
 }
 
@@ -52,6 +51,29 @@ inline Value *make_value(const char *data, size_t size) {
 
 inline Value *share(Value *value) {
     ++value->owners;
+    return value;
+}
+
+// Add to the end of a value in place, or in a copy if others own it too; gives where it is now. Room doubles, so that n
+// appends cost the sum of their sizes.
+inline Value *grow(Value *value, const char *data, size_t size) {
+    if (value->owners > 1 || value->room < size) {
+        const size_t room = value->size + size < UINT32_MAX - 64 ? value->size + size + 64 : 0;
+        const size_t needed = sizeof(Value) + value->size + size + room;
+        if (value->owners > 1) {
+            Value *copy = static_cast<Value *>(take_memory(needed));
+            memcpy(static_cast<void *>(copy), value, sizeof(Value) + value->size);
+            copy->owners = 1;
+            --value->owners;
+            value = copy;
+        } else {
+            value = static_cast<Value *>(resize_memory(value, needed));
+        }
+        value->room = static_cast<uint32_t>(room + size);
+    }
+    if (size) memcpy(value->data() + value->size, data, size);
+    value->size += size;
+    value->room -= static_cast<uint32_t>(size);
     return value;
 }
 
