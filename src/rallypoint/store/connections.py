@@ -38,7 +38,7 @@ from rallypoint.net.stream import connect as connect_once
 from rallypoint.protocol import client
 from rallypoint.types import Endpoint
 
-__all__ = ["IDLE_SIDES_MAX", "REPLY_GRACE_S", "Connection", "Connections", "connect"]
+__all__ = ["IDLE_SIDES_MAX", "REPLY_GRACE_S", "Connection", "Connections", "connect", "ping"]
 
 T = TypeVar("T")
 
@@ -172,7 +172,7 @@ class Connection:
     def acknowledge(self, owed: Deadline) -> None:
         """Make sure that the server has applied all that was sent. Cost: one round trip, none if it is known."""
         if not self.is_acknowledged:
-            self.begin(client.ping(_nonce()), owed, [])
+            self.begin(ping(), owed, [])
 
     def close(self) -> None:
         """Close the connection; from any thread, any number of times."""
@@ -203,6 +203,11 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
         return connect_once(via, deadline)
 
     return Connection(connect_with_retries(endpoint, timeout_s, shake_hands, attempt=attempt))
+
+
+def ping() -> client.Call[None]:
+    """Make the call that has the server acknowledge what was sent before."""
+    return client.ping(_nonce())
 
 
 def _nonce() -> int:

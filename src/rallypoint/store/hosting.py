@@ -173,7 +173,7 @@ def server_mode(asked: str | None) -> ServerMode:
     """
     wanted = asked if asked is not None else os.environ.get("RALLYPOINT_SERVER")
     if not wanted and asked is None:
-        return "thread" if hasattr(native(), "Reactor") else "process"
+        return "process" if native() is None else "thread"
     for mode in SERVER_MODES:
         if wanted == mode:
             return mode

@@ -1,35 +1,25 @@
 """Which client a TCP store has, the compiled or the Python one, and what the compiled one leaves to Python.
 
-``rallypoint._native.Client`` runs whole calls, from the user's arguments to the result. Everything rare is asked of a
-:class:`Helper`: connections, whose making has names, retries and a handshake in it, and every error, so that both
-twins fail in the same words.
+``rallypoint._native.Client`` runs a call that goes its usual course from the user's arguments to the result. All else
+it asks of a :class:`Helper`: connections, whose making has names, retries and a handshake in it; the plan of a call
+that has to wait, or meets a limit or an answer that is not the usual one, to be driven from where it stands; errors.
+Hence both twins send the same bytes and fail in the same words.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from rallypoint import twin
-from rallypoint.errors import (
-    BarrierTimeoutError,
-    ConnectionLostError,
-    DistNetworkError,
-    LocalProtocolError,
-    QueueEmptyError,
-    RemoteProtocolError,
-    ReplyTimeoutError,
-    StoreTimeoutError,
-)
+from rallypoint.errors import ConnectionLostError, DistNetworkError, ReplyTimeoutError
 from rallypoint.net.stream import lost, silent, translate
-from rallypoint.protocol.codec import encode_request
-from rallypoint.protocol.spec import REQUEST_SIZE_MAX, Verb
-from rallypoint.store import connections
-from rallypoint.store.base import check_lengths, wait_timed_out
-from rallypoint.store.calls import PythonClient, as_integer, barrier_timed_out, forked
-from rallypoint.store.connections import Connection, Connections, connect
-from rallypoint.types import Endpoint, Text, as_bytes, as_keys
+from rallypoint.protocol import client
+from rallypoint.store import connections, plans
+from rallypoint.store.calls import PythonClient, forked
+from rallypoint.store.connections import Connection, Connections, connect, ping
+from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
     from rallypoint._native import Client as NativeClient
@@ -55,10 +45,10 @@ def make_client(public: Endpoint, timeout_s: float, *, via: Endpoint | None = No
     endpoint = via or public
     main = connect(public, timeout_s, via=via)
     module = twin.native()
-    if not hasattr(module, "Client"):
+    if module is None:
         return PythonClient(Connections(endpoint, main, is_careful=is_careful))
     helper = Helper(endpoint, connect)
-    return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, os.getpid()))
+    return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, 0, os.getpid()))
 
 
 class Helper:
@@ -67,27 +57,24 @@ class Helper:
     Args:
         endpoint: the server.
         reconnect: makes one more connection, within some seconds.
-
-    Attributes:
-        ends: the addresses of both ends of each connection handed over, by descriptor.
     """
 
-    as_bytes = staticmethod(as_bytes)
-    as_keys = staticmethod(as_keys)
-    as_integer = staticmethod(as_integer)
-    check_lengths = staticmethod(check_lengths)
+    plans = plans
+    ping = staticmethod(ping)
     forked = staticmethod(forked)
+    lost_error = ConnectionLostError
+    legacy_error = client.LegacyServerError
+    expired_error = client.WaitExpired
+    in_step_errors = connections.IN_STEP
 
     def __init__(self, endpoint: Endpoint, reconnect: Callable[[Endpoint, float], Connection]) -> None:
         self.endpoint = endpoint
-        self.ends: dict[int, tuple[Endpoint, Endpoint]] = {}
         self._reconnect = reconnect
+        self._ends: dict[int, tuple[Endpoint, Endpoint]] = {}
 
     def grace_s(self) -> float:
         """Give how much longer than the caller's timeout an answer may take that is owed at once."""
         return connections.REPLY_GRACE_S
-
-    # --- connections -------------------------------------------------------------------------------------
 
     def connect(self, timeout_s: float) -> int:
         """Make a connection, and give its descriptor, which is the caller's from now on."""
@@ -98,46 +85,12 @@ class Helper:
         stream = connection.stream
         ends = (stream.local, stream.peer)
         fd = stream.detach()
-        self.ends[fd] = ends
+        self._ends[fd] = ends
         return fd
 
-    # --- what a caller asked wrongly ---------------------------------------------------------------------
-
-    def refused(self, verb: int, *fields: object) -> LocalProtocolError:
-        """Give the encoder's refusal of a request that is over a limit."""
-        try:
-            encode_request(Verb(verb), *fields)
-        except LocalProtocolError as error:
-            return error
-        raise AssertionError(f"{Verb(verb).name} is within the limits")
-
-    def request_too_large(self, verb: int, size: int) -> LocalProtocolError:
-        """Make the refusal of a request that is too long as a whole."""
-        return LocalProtocolError(
-            f"{Verb(verb).name} would be {size} bytes long, the limit for one request is {REQUEST_SIZE_MAX}"
-        )
-
-    # --- what did not come -------------------------------------------------------------------------------
-
-    def expired(
-        self, keys: Sequence[bytes], missing: Sequence[bytes], timeout_s: float, waited_s: float
-    ) -> StoreTimeoutError:
-        """Make the error of a wait whose time was up; the keys are the user's."""
-        return wait_timed_out(keys, missing, timeout_s=timeout_s, waited_s=waited_s, endpoint=self.endpoint)
-
-    def barrier_expired(
-        self, key: Text, arrived: int | None, expected: int, timeout_s: float, waited_s: float
-    ) -> BarrierTimeoutError:
-        """Make the error of a barrier to which too few came."""
-        return barrier_timed_out(
-            key, arrived=arrived, expected=expected, timeout_s=timeout_s, waited_s=waited_s, endpoint=self.endpoint
-        )
-
-    def empty(self, text: str) -> QueueEmptyError:
-        """Make the error of a queue without items."""
-        return QueueEmptyError(text)
-
-    # --- what went wrong on the way ----------------------------------------------------------------------
+    def ends(self, fd: int) -> tuple[int, Endpoint, Endpoint]:
+        """Give a connection's descriptor and the addresses of its ends."""
+        return (fd, *self._ends[fd])
 
     def silent(self, what: str, waited_s: float) -> ReplyTimeoutError:
         """Make the error of a server that owes something."""
@@ -159,10 +112,3 @@ class Helper:
         error = ConnectionLostError(reason, endpoint=self.endpoint)
         error.__cause__ = cause
         return error
-
-    def remote(self, text: str) -> RemoteProtocolError:
-        """Make the error of an answer that cannot be."""
-        return RemoteProtocolError(text)
-
-    def __repr__(self) -> str:
-        return f"Helper({self.endpoint})"
