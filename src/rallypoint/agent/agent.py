@@ -19,10 +19,12 @@ from types import FrameType
 from typing import TypeAlias
 
 from rallypoint.agent.failure import ProcessFailure
+from rallypoint.agent.functions import check_call, read_value
 from rallypoint.agent.group import GroupRules, WorkerGroupMachine
 from rallypoint.agent.guard import Guard
 from rallypoint.agent.inbox import Inbox
-from rallypoint.agent.logs import LogFolders, LogOptions, WorkerLogs
+from rallypoint.agent.logs import LogOptions, WorkerLogs
+from rallypoint.agent.logspecs import LogsSpecs, folders_for
 from rallypoint.agent.membership import Membership, knows_success
 from rallypoint.agent.moves import (
     Begun,
@@ -46,6 +48,7 @@ from rallypoint.agent.moves import (
     Ticked,
     WorkerExited,
 )
+from rallypoint.agent.orders import place_of, program_of, take_places
 from rallypoint.agent.places import NodeWorkers
 from rallypoint.agent.process import WorkerCommand, WorkerExit, WorkerProcesses
 from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
@@ -107,10 +110,12 @@ class Agent:
         grace_s: seconds between asking workers to end and SIGKILL, wherever workers are stopped; 0 or more.
         store_patience_s: seconds without an answer from the rendezvous until the node gives up.
         signals: the signals that ask this agent to end. One that is ignored when ``run`` begins stays ignored.
+        start_method: how the process of a function is made: ``spawn``, ``forkserver`` or ``fork``.
         clock: what time is measured on.
 
     Raises:
-        ValueError: if ``grace_s`` is below 0.
+        ValueError: if ``grace_s`` is below 0, or the start method unknown.
+        Exception: what ``pickle`` raises for a function or arguments that cannot travel to a process of their own.
         NotADirectoryError: if the log folder is something else than a folder.
 
     Threads: ``run`` installs signal handlers if it is called in the main thread, and none otherwise.
@@ -121,15 +126,20 @@ class Agent:
         spec: WorkerSpec,
         environment: Environment,
         *,
-        logs: LogOptions | None = None,
+        logs: LogOptions | LogsSpecs | None = None,
         grace_s: float = GRACE_S,
         store_patience_s: float = 30.0,
         signals: tuple[int, ...] = DEFAULT_SIGNALS,
+        start_method: str = "spawn",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if grace_s < 0:
             raise ValueError(f"grace_s is {grace_s:g}; workers get 0 seconds or more to end")
+        call = program_of(spec, start_method)[1]
+        if call is not None:
+            check_call(call)
         self._spec = spec
+        self._start_method = start_method
         self._environment = environment
         self._grace_s = grace_s
         self._signals = signals
@@ -145,13 +155,14 @@ class Agent:
             )
         )
         self._inbox = Inbox()
-        self._folders = LogFolders(spec.rdzv_handler.get_run_id(), logs)
+        self._folders = folders_for(spec.rdzv_handler.get_run_id(), logs)
         self._guard: Guard | None = None
         self._membership: Membership | None = None
         self._processes: WorkerProcesses | None = None
         self._stopper: threading.Thread | None = None
         self._logs: dict[int, WorkerLogs] = {}
         self._failures: dict[int, ProcessFailure] = {}
+        self._values: dict[int, bytes] = {}
         self._round_token = 0
         self._signal: int | None = None
         self._why = ""
@@ -217,14 +228,14 @@ class Agent:
         events = []
         for exited in exits:
             detail = ""
+            rank = self._group.workers[exited.local_rank].global_rank
             if exited.returncode != 0:
-                rank, error_file = (
-                    self._group.workers[exited.local_rank].global_rank,
-                    self._logs[exited.local_rank].error_file,
-                )
-                failure = ProcessFailure(exited.local_rank, exited.pid, exited.returncode, str(error_file))
+                error_file = str(self._logs[exited.local_rank].error_file)
+                failure = ProcessFailure(exited.local_rank, exited.pid, exited.returncode, error_file)
                 self._failures[rank] = failure
                 detail = failure.message if failure.traceback is not None else ""
+            elif self._processes is not None:
+                self._values[rank] = self._processes.value(exited.local_rank)
             events.append(WorkerExited(exited.local_rank, exited.returncode, detail))
         for event in events:
             self._step(event)
@@ -273,8 +284,9 @@ class Agent:
         assert self._guard is not None, "the guard runs as long as the agent"
         token = self._round_token
         self._membership.watch(lambda event: self._inbox.put(event, token))
-        self._failures = {}
-        self._take_places()
+        self._failures, self._values = {}, {}
+        assert self._membership.joined is not None, "workers start in a round"
+        take_places(self._group, self._membership.joined)
         try:
             self._logs = self._folders.open_round(
                 effect.round, {w.local_rank: w.global_rank for w in self._group.workers}, self._spec.role
@@ -289,53 +301,17 @@ class Agent:
         self._inbox.wake = self._processes.wake
         self._step(Started(self._processes.pids))
 
-    def _take_places(self) -> None:
-        """Take over what the rendezvous settled."""
-        assert self._membership is not None
-        joined = self._membership.joined
-        assert joined is not None, "workers start in a round"
-        bootstrap, group = joined.info.bootstrap_store_info, self._group
-        group.store, group.group_rank, group.group_world_size = (
-            joined.info.store,
-            joined.info.rank,
-            joined.info.world_size,
-        )
-        group.master_addr = self._spec.master_addr or bootstrap.master_addr
-        group.master_port = self._spec.master_port or bootstrap.master_port
-        for worker in group.workers:
-            worker.global_rank = joined.ranks.first_rank + worker.local_rank
-            worker.role_rank = joined.ranks.first_role_rank + worker.local_rank
-            worker.world_size, worker.role_world_size = joined.ranks.world_size, joined.ranks.role_world_size
-
     def _command(self, local_rank: int, effect: StartWorkers) -> WorkerCommand:
-        spec, group, logs = self._spec, self._group, self._logs[local_rank]
-        worker = group.workers[local_rank]
-        assert group.group_rank is not None
-        assert group.group_world_size is not None
-        assert group.master_addr is not None
-        assert group.master_port is not None
-        place = WorkerPlace(
-            run_id=spec.rdzv_handler.get_run_id(),
-            round=effect.round,
-            node_rank=group.group_rank,
-            node_count=group.group_world_size,
-            local_rank=local_rank,
-            local_world_size=spec.local_world_size,
-            rank=worker.global_rank,
-            world_size=worker.world_size,
-            role=spec.role,
-            role_rank=worker.role_rank,
-            role_world_size=worker.role_world_size,
-            master_addr=group.master_addr,
-            master_port=group.master_port,
-            use_agent_store=spec.rdzv_handler.use_agent_store,
-            max_restarts=spec.max_restarts,
-            node_restarts=effect.restarts_used,
+        logs = self._logs[local_rank]
+        place = place_of(
+            self._group,
+            local_rank,
+            round_number=effect.round,
+            restarts_used=effect.restarts_used,
             error_file=str(logs.error_file),
         )
-        return WorkerCommand(
-            local_rank, (spec.entrypoint, *spec.args), self._environment(place), logs.stdout, logs.stderr
-        )
+        argv, call = program_of(self._spec, self._start_method)
+        return WorkerCommand(local_rank, argv, self._environment(place), logs.stdout, logs.stderr, call)
 
     def _stop(self, effect: StopWorkers) -> None:
         processes = self._processes
@@ -381,7 +357,7 @@ class Agent:
         ranks = [worker.global_rank for worker in self._group.workers if worker.global_rank >= 0]
         return RunResult(
             state,
-            dict.fromkeys(ranks) if state is WorkerState.SUCCEEDED else {},
+            {rank: read_value(self._values.get(rank, b"")) for rank in ranks} if state is WorkerState.SUCCEEDED else {},
             self._failures if state is WorkerState.FAILED else {},
             end.exit_code,
             self._why,

@@ -50,6 +50,8 @@ NOT_AVAILABLE = "<N/A>"
 NO_TRACEBACK = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
 """What ``ProcessFailure.message`` says where nothing is known, as torch's does; our report has words of its own."""
 
+_HERE = Path(__file__).parent
+
 _log = logging.getLogger("rallypoint.agent")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -277,8 +279,10 @@ class ErrorHandler:
             return
         now_ns = time.time_ns()
         stack = error.__traceback__
-        while stack is not None and stack.tb_next is not None and stack.tb_frame.f_code.co_filename == __file__:
-            stack = stack.tb_next  # the decorator's own frame tells the user nothing
+        while (
+            stack is not None and stack.tb_next is not None and Path(stack.tb_frame.f_code.co_filename).parent == _HERE
+        ):
+            stack = stack.tb_next  # our own frames around the user's function tell the user nothing
         extra = {
             "py_callstack": "".join(traceback.format_exception(type(error), error, stack)),
             "timestamp": str(now_ns // 1_000_000_000),

@@ -143,6 +143,22 @@ class LogOptions:
     local_ranks_filter: frozenset[int] | None = None
     prefix: str = DEFAULT_PREFIX
 
+    def prefix_of(self, role_name: str, local_rank: int, rank: int) -> str:
+        """Give what stands before each tee'd line of one worker."""
+        return string.Template(self.prefix).safe_substitute(
+            role_name=role_name, local_rank=local_rank, rank=rank, hostname=os.uname().nodename
+        )
+
+    def check(self) -> None:
+        """Look whether the log folder can be one.
+
+        Raises:
+            NotADirectoryError: if it is there and is no folder.
+        """
+        log_dir = self.log_dir
+        if log_dir is not None and log_dir != Path(os.devnull) and log_dir.exists() and not log_dir.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "the log folder is no folder", str(log_dir))
+
 
 @dataclass(frozen=True)
 class WorkerLogs:
@@ -177,10 +193,8 @@ class LogFolders:
         self._run_name = re.sub(r"[^A-Za-z0-9._-]", "_", run_id)[:RUN_NAME_SIZE_MAX] or "run"
         self._root: Path | None = None
         self._private: Path | None = None
-        log_dir = self._options.log_dir
-        self._keeps_nothing = log_dir == Path(os.devnull)
-        if log_dir is not None and not self._keeps_nothing and log_dir.exists() and not log_dir.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "the log folder is no folder", str(log_dir))
+        self._keeps_nothing = self._options.log_dir == Path(os.devnull)
+        self._options.check()
 
     @property
     def root(self) -> Path | None:
@@ -188,7 +202,7 @@ class LogFolders:
         return self._root
 
     def open_round(
-        self, round_number: int, ranks: Mapping[int, int], role_name: str = "default"
+        self, round_number: int, ranks: Mapping[int, int], role_name: str = "default", *, kind: str = "round"
     ) -> dict[int, WorkerLogs]:
         """Make the folders for one start of the worker group.
 
@@ -196,6 +210,7 @@ class LogFolders:
             round_number: the rendezvous round.
             ranks: the global rank of each local rank, for prefixes.
             role_name: the workers' role, for prefixes.
+            kind: what the folder's name says of the number.
 
         Returns:
             The outputs of each local rank, in the order of ``ranks``.
@@ -204,14 +219,12 @@ class LogFolders:
             OSError: if a folder cannot be made.
         """
         kept = {rank: self._streams(rank) for rank in ranks}
-        folder = self._round_folder(round_number, is_private=not self._is_kept(kept.values()))
+        folder = self._round_folder(f"{kind}_{round_number}", is_private=not self._is_kept(kept.values()))
         logs = {}
         for local_rank, rank in ranks.items():
             home = folder / str(local_rank)
             home.mkdir()
-            prefix = string.Template(self._options.prefix).safe_substitute(
-                role_name=role_name, local_rank=local_rank, rank=rank, hostname=os.uname().nodename
-            )
+            prefix = self._options.prefix_of(role_name, local_rank, rank)
             redirects, tee = kept[local_rank]
             logs[local_rank] = WorkerLogs(
                 self._output(home / "stdout.log", local_rank, Std.OUT in redirects, Std.OUT in tee, prefix),
@@ -239,7 +252,7 @@ class LogFolders:
             return False
         return self._options.log_dir is not None or any(redirects | tee for redirects, tee in streams)
 
-    def _round_folder(self, round_number: int, *, is_private: bool) -> Path:
+    def _round_folder(self, name: str, *, is_private: bool) -> Path:
         if is_private:
             if self._private is None:
                 self._private = Path(tempfile.mkdtemp(prefix="rallypoint_errors_"))
@@ -250,11 +263,11 @@ class LogFolders:
                 log_dir.mkdir(parents=True, exist_ok=True)
                 self._root = Path(tempfile.mkdtemp(prefix=f"{self._run_name}_", dir=log_dir.absolute()))
             home = self._root
-        folder = home / f"round_{round_number}"
+        folder = home / name
         again = 0
         while folder.exists():
             again += 1
-            folder = home / f"round_{round_number}.{again}"
+            folder = home / f"{name}.{again}"
         folder.mkdir()
         return folder
 

@@ -20,15 +20,16 @@ import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
 
 from rallypoint.agent import sweep
 from rallypoint.agent.guard import Guard
 from rallypoint.agent.logs import Output
-from rallypoint.agent.spawn import WorkerCommand, check_commands, keep_exit_codes, spawn_all
+from rallypoint.agent.spawn import WorkerCommand, WorkerProcess, check_commands, keep_exit_codes, spawn_all
 from rallypoint.agent.tee import Tee, read_tail
+from rallypoint.agent.uninterrupted import run_to_its_end
 from rallypoint.clock import SYSTEM_CLOCK, Deadline
 
 __all__ = ["RETURNCODE_UNKNOWN", "WorkerCommand", "WorkerExit", "WorkerProcesses"]
@@ -68,7 +69,7 @@ class WorkerExit(NamedTuple):
 class _Worker:
     """One started worker, until it is reaped."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: WorkerProcess) -> None:
         self.process = process
         self.pid = process.pid
         self.pidfd = _open_pidfd(process.pid)
@@ -94,6 +95,7 @@ class WorkerProcesses:
         self._running: dict[int, _Worker] = {}
         self._held: list[_Worker] = []
         self._exits: list[WorkerExit] = []
+        self._values: dict[int, bytes] = {}
         self._is_hurried = False
         self._is_stopped = False
         self._selector = selectors.DefaultSelector()
@@ -190,7 +192,7 @@ class WorkerProcesses:
         """
         if not self._is_stopped:
             # Signal handlers run in the main thread only: in a thread of its own nothing can break into this.
-            interrupt = _run_to_its_end(lambda: self._stop(signal_number, grace_s), self.hurry)
+            interrupt = run_to_its_end(lambda: self._stop(signal_number, grace_s), self.hurry)
             if interrupt is not None:
                 raise interrupt
         return self._take_exits()
@@ -202,6 +204,10 @@ class WorkerProcesses:
             return carried
         path = self._stderrs[local_rank].path
         return () if path is None else read_tail(path)
+
+    def value(self, local_rank: int) -> bytes:
+        """Give what the function of a worker that ended well returned, packed; empty for a command."""
+        return self._values.get(local_rank, b"")
 
     def __enter__(self) -> WorkerProcesses:
         return self
@@ -226,7 +232,7 @@ class WorkerProcesses:
         if self._tee is not None:
             self._tee.start()
 
-    def _add(self, local_rank: int, process: subprocess.Popen[bytes]) -> None:
+    def _add(self, local_rank: int, process: WorkerProcess) -> None:
         """Take a worker that has just started into care; called by the thread that started it."""
         self._pids[local_rank] = process.pid
         self._running[local_rank] = _Worker(process)
@@ -265,6 +271,8 @@ class WorkerProcesses:
         for rank, returncode in ended.items():
             worker = self._running.pop(rank)
             self._exits.append(WorkerExit(rank, worker.pid, returncode))
+            if returncode == 0 and not isinstance(worker.process, subprocess.Popen):
+                self._values[rank] = worker.process.value()
             if worker.pidfd is not None:
                 self._selector.unregister(worker.pidfd)
                 os.close(worker.pidfd)
@@ -276,6 +284,8 @@ class WorkerProcesses:
     def _release(self, worker: _Worker) -> None:
         worker.process.wait()
         self._guard.forget(worker.pid)
+        if not isinstance(worker.process, subprocess.Popen):
+            worker.process.close()
 
     # --- stopping ----------------------------------------------------------------------------------------
 
@@ -331,54 +341,6 @@ def _report_stuck(rank: int, worker: _Worker) -> None:
         os.close(worker.pidfd)
 
 
-def _run_to_its_end(action: Callable[[], None], on_interrupt: Callable[[], None]) -> BaseException | None:
-    """Run an action in a thread of its own; give the last exception that a signal handler raised meanwhile.
-
-    Args:
-        action: what to do.
-        on_interrupt: called at each such exception.
-
-    Raises:
-        BaseException: what the action raised.
-    """
-    claim, done = threading.Lock(), threading.Event()
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        if not claim.acquire(blocking=False):
-            return
-        try:
-            action()
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-            failed.append(error)
-        finally:
-            done.set()
-
-    interrupt: BaseException | None = None
-    thread: threading.Thread | None = None
-    is_started = False
-    while not done.is_set():
-        try:
-            if interrupt is not None:
-                on_interrupt()
-            if not is_started:
-                # Broken into, a start has happened or not: a second one then finds the claim taken, or takes it.
-                thread = threading.Thread(target=run, name="rallypoint-stop")
-                thread.start()
-                is_started = True
-            done.wait()
-        except BaseException as error:  # noqa: BLE001, PERF203 - kept for the caller, who raises it at the end
-            if type(error) is RuntimeError and not claim.locked():
-                run()  # the interpreter is ending, or the machine has no thread to give
-            else:
-                interrupt = error
-    if thread is not None and thread.ident is not None:
-        thread.join()
-    if failed:
-        raise failed[0]
-    return interrupt
-
-
 def _open_pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
@@ -386,7 +348,7 @@ def _open_pidfd(pid: int) -> int | None:
         return None
 
 
-def _peek(process: subprocess.Popen[bytes]) -> int | None:
+def _peek(process: WorkerProcess) -> int | None:
     """Give the exit code of a child that has ended, and leave it a zombie where the system can do that."""
     if not hasattr(os, "waitid"):
         return process.poll()

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeAlias
 
-__all__ = ["DEFAULT_SIGNALS", "parse_signals", "taken_signals"]
+__all__ = ["DEFAULT_SIGNALS", "SIGNALS_ENV", "parse_signals", "taken_signals"]
+
+SIGNALS_ENV = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+"""Tells workers which signals their agent takes as the end of the run, names split by commas."""
 
 DEFAULT_SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """The signals that ask an agent to end."""

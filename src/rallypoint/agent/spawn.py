@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from rallypoint.agent import sweep
 from rallypoint.agent.logs import Output
@@ -19,7 +20,14 @@ from rallypoint.agent.tee import Tee
 from rallypoint.errors import AgentError, WorkerStartError
 from rallypoint.server.descriptors import is_standard_stream
 
-__all__ = ["WorkerCommand", "check_commands", "keep_exit_codes", "spawn_all"]
+if TYPE_CHECKING:
+    from rallypoint.agent.functions import FunctionCall, FunctionProcess
+
+__all__ = ["WorkerCommand", "WorkerProcess", "check_commands", "keep_exit_codes", "spawn_all"]
+
+
+WorkerProcess: TypeAlias = "subprocess.Popen[bytes] | FunctionProcess"
+"""What a started worker is to whoever watches it."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,11 @@ class WorkerCommand:
 
     Attributes:
         local_rank: the worker's index on this node, unique among the commands of one start.
-        argv: the program and its arguments, none of them interpreted.
+        argv: the program and its arguments, none of them interpreted; for a function, what reports call it.
         env: the complete environment; the guard's marker, and behind it an id of this start, are added.
         stdout: where its standard output goes.
         stderr: where its standard error goes.
+        call: the function that is called in the worker, ``None`` for a command.
     """
 
     local_rank: int
@@ -39,6 +48,7 @@ class WorkerCommand:
     env: Mapping[str, str]
     stdout: Output = field(default=Output())
     stderr: Output = field(default=Output())
+    call: FunctionCall | None = None
 
 
 def check_commands(commands: Sequence[WorkerCommand]) -> None:
@@ -77,7 +87,7 @@ def spawn_all(
     marker: str,
     console: tuple[int, int],
     tee: Tee | None,
-    on_started: Callable[[int, subprocess.Popen[bytes]], None],
+    on_started: Callable[[int, WorkerProcess], None],
 ) -> None:
     """Start every worker, in a session and process group of its own.
 
@@ -86,7 +96,8 @@ def spawn_all(
         marker: the value of ``RALLYPOINT_WORKER_OF`` for all of them.
         console: the descriptors that stand for the console's standard output and error.
         tee: who carries piped outputs; ``None`` if there are none.
-        on_started: called with local rank and process of each, in the thread that started it.
+        on_started: called with local rank and process of each, in the thread that started it. A forked function is
+            started in the caller's thread, before any other thread is.
 
     Raises:
         WorkerStartError: if one could not be started. The others are running and were passed to ``on_started``.
@@ -103,7 +114,10 @@ def spawn_all(
         threads = []
         for command in commands:
             streams = [_open(command, tee, console, opened, is_stderr=is_stderr) for is_stderr in (False, True)]
-            threads.append(threading.Thread(target=launch, args=(command, *streams)))
+            if command.call is not None and command.call.is_forked:
+                launch(command, *streams)
+            else:
+                threads.append(threading.Thread(target=launch, args=(command, *streams)))
         try:
             for thread in threads:
                 thread.start()
@@ -115,17 +129,31 @@ def spawn_all(
         raise failed[min(failed)]
 
 
-def _spawn(command: WorkerCommand, marker: str, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+def _spawn(command: WorkerCommand, marker: str, stdout: int, stderr: int) -> WorkerProcess:
+    env = {**command.env, sweep.MARKER_ENV: marker}
+    if command.call is not None:
+        return _start_call(command, command.call, env, stdout, stderr)
     try:
         return subprocess.Popen(  # noqa: S603 - running the user's program is what this is for
             command.argv,
-            env={**command.env, sweep.MARKER_ENV: marker},
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
+        raise _start_error(command, error) from error
+
+
+def _start_call(
+    command: WorkerCommand, call: FunctionCall, env: Mapping[str, str], stdout: int, stderr: int
+) -> WorkerProcess:
+    from rallypoint.agent.functions import start_call
+
+    try:
+        return start_call(call, env, stdout, stderr)
+    except Exception as error:  # pickling runs the user's code, which may raise anything
         raise _start_error(command, error) from error
 
 
@@ -159,6 +187,13 @@ def _start_error(command: WorkerCommand, error: Exception, path: str | None = No
     subject = command.argv[0] if path is None else path
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number is not None else str(error)
+    if command.call is not None:
+        return WorkerStartError(
+            f"worker {command.local_rank} could not be started: {command.call.name}: {reason}",
+            local_rank=command.local_rank,
+            argv=command.argv,
+            errno=number,
+        )
     if number == errno.ENOENT and path is None and os.sep in subject and Path(subject).exists():
         reason = "the interpreter that its first line names does not exist"
     return WorkerStartError(

@@ -6,6 +6,8 @@ Source: class and field names of torch 2.13.0's ``elastic.agent.server``; ``Work
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -42,27 +44,41 @@ class WorkerSpec:
         role: the workers' role; workers of one role are numbered among themselves too.
         local_world_size: how many workers this node runs, at least 1.
         rdzv_handler: how this node meets the others.
-        entrypoint: the program that each worker runs.
+        fn: torch's older name for a function as ``entrypoint``.
+        entrypoint: the program that each worker runs, or the function that it calls.
         args: its arguments, passed on as they are.
         max_restarts: how many failures of own workers are answered by another round, 0 or more.
         monitor_interval: seconds between two looks at a rendezvous that cannot tell its news by itself, above 0.
         master_port: overrides the port that workers get as ``MASTER_PORT``.
         master_addr: overrides the address that workers get as ``MASTER_ADDR``.
+        local_addr: not used, as in torch.
+        event_log_handler: where the records of this node's run go, see ``rallypoint.observe.records``.
+        numa_options: must be ``None``; there is no NUMA binding.
+        duplicate_stdout_filters: must be ``None`` or empty; there are no log filters.
+        duplicate_stderr_filters: as ``duplicate_stdout_filters``.
+        virtual_local_rank: must be ``False``; every worker sees all devices of its node.
 
     Raises:
-        ValueError: if a number is out of range or the entrypoint is missing.
-        TypeError: if the entrypoint is a function: workers are commands.
+        ValueError: if a number is out of range, the entrypoint is missing, or something is asked for that is not there.
+        TypeError: if the entrypoint is neither text nor something that can be called.
     """
 
     role: str
     local_world_size: int
     rdzv_handler: RendezvousHandler
-    entrypoint: str
-    args: tuple[str, ...] = ()
+    fn: Callable[..., Any] | None = None
+    entrypoint: Callable[..., Any] | str | None = None
+    args: tuple[Any, ...] = ()
     max_restarts: int = 3
     monitor_interval: float = 0.1
     master_port: int | None = None
     master_addr: str | None = None
+    local_addr: str | None = None
+    event_log_handler: str = "null"
+    numa_options: None = None
+    duplicate_stdout_filters: Sequence[str] | None = None
+    duplicate_stderr_filters: Sequence[str] | None = None
+    virtual_local_rank: bool = False
 
     def __post_init__(self) -> None:
         if self.local_world_size < 1:
@@ -71,12 +87,21 @@ class WorkerSpec:
             raise ValueError(f"max_restarts is {self.max_restarts}; it must be 0 or more")
         if not self.monitor_interval > 0:
             raise ValueError(f"monitor_interval is {self.monitor_interval:g} s; it must be above 0")
-        if not isinstance(self.entrypoint, str):
-            raise TypeError(
-                f"entrypoint is a {type(self.entrypoint).__name__}; workers are commands, so give the path of a program"
-            )
+        if self.fn is not None:
+            object.__setattr__(self, "entrypoint", self.fn)
         if not self.entrypoint:
-            raise ValueError("entrypoint is empty; give the path of a program")
+            raise ValueError("entrypoint is empty; give the path of a program, or a function")
+        if not isinstance(self.entrypoint, str) and not callable(self.entrypoint):
+            raise TypeError(f"entrypoint is a {type(self.entrypoint).__name__}; give a program's path, or a function")
+        for name in ("numa_options", "duplicate_stdout_filters", "duplicate_stderr_filters", "virtual_local_rank"):
+            if getattr(self, name):
+                raise ValueError(f"{name} cannot be set: rallypoint does not have it")
+
+    def get_entrypoint_name(self) -> str:
+        """Give what reports call the entrypoint: a program as it is, a function by its name."""
+        if isinstance(self.entrypoint, str):
+            return os.path.basename(self.entrypoint)  # noqa: PTH119 - a command is text, not always a path
+        return getattr(self.entrypoint, "__qualname__", type(self.entrypoint).__qualname__)
 
 
 @dataclass
@@ -177,7 +202,7 @@ class RunResult:
 
     Attributes:
         state: SUCCEEDED, FAILED or STOPPED.
-        return_values: by global rank; commands return nothing, so each is ``None``.
+        return_values: by global rank: what each function returned; ``None`` for each command.
         failures: the workers that failed in the last round, by global rank.
         exit_code: what a launcher should exit with: the worker's own, 128 + n for signal n, 0 for success.
         why: one sentence about the end.

@@ -1,18 +1,20 @@
 """What a launcher is told: torch's ``LaunchConfig``, checked when it is made.
 
-Source: field names, order and defaults of torch 2.13.0, without what only function workers need. The default backend
-is ``c10d``.
+Source: field names, order and defaults of torch 2.13.0. The default backend is ``c10d``.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import uuid
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rallypoint.agent.agent import GRACE_S
+from rallypoint.agent.functions import START_METHODS
 from rallypoint.agent.logs import LogOptions
+from rallypoint.agent.logspecs import LogsSpecs
 from rallypoint.agent.signals import parse_signals
 from rallypoint.events import emit
 from rallypoint.rendezvous.handler import RendezvousParameters
@@ -46,6 +48,7 @@ class LaunchConfig:
         rdzv_timeout: seconds to wait for the other nodes; -1: the backend's default.
         max_restarts: how many failures of own workers are answered by another round, 0 or more.
         monitor_interval: seconds between looks at a rendezvous that cannot tell its news by itself, above 0.
+        start_method: how the processes of a function are made: ``spawn``, ``forkserver`` or ``fork``.
         log_line_prefix_template: stands before each line of tee'd output; ``None``: as ``logs_specs`` says.
         local_addr: the address under which other nodes reach this one; ``None``: found out.
         signals_to_handle: the signals that end the run on this node, names split by commas.
@@ -59,7 +62,7 @@ class LaunchConfig:
     min_nodes: int
     max_nodes: int
     nproc_per_node: int
-    logs_specs: LogOptions | None = None
+    logs_specs: LogOptions | LogsSpecs | None = None
     run_id: str = ""
     role: str = "default_role"
     rdzv_endpoint: str = ""
@@ -68,6 +71,7 @@ class LaunchConfig:
     rdzv_timeout: float = -1
     max_restarts: int = 3
     monitor_interval: float = 0.1
+    start_method: str = "spawn"
     log_line_prefix_template: str | None = None
     local_addr: str | None = None
     signals_to_handle: str = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
@@ -84,6 +88,8 @@ class LaunchConfig:
             raise ConfigError(f"max_restarts is {self.max_restarts}; it must be 0 or more")
         if not self.monitor_interval > 0:
             raise ConfigError(f"monitor_interval is {self.monitor_interval:g} s; it must be above 0")
+        if self.start_method not in START_METHODS:
+            raise ConfigError(f"start_method is {self.start_method!r}; it must be one of {', '.join(START_METHODS)}")
         taken = sorted(_OWN_PARAMETERS.intersection(self.rdzv_configs))
         if taken:
             raise ConfigError(
@@ -117,12 +123,16 @@ class LaunchConfig:
         return self.shutdown_timeout
 
     @property
-    def logs(self) -> LogOptions:
+    def logs(self) -> LogOptions | LogsSpecs:
         """Where the workers' output goes, with the prefix template that was asked for."""
         logs = self.logs_specs or LogOptions()
         if self.log_line_prefix_template is None:
             return logs
-        return replace(logs, prefix=self.log_line_prefix_template)
+        if isinstance(logs, LogOptions):
+            return replace(logs, prefix=self.log_line_prefix_template)
+        logs = copy.copy(logs)
+        logs.prefix = self.log_line_prefix_template
+        return logs
 
     def rendezvous_parameters(self) -> RendezvousParameters:
         """Give what the rendezvous backend is told."""

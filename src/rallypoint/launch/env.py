@@ -17,9 +17,6 @@ __all__ = ["base_environment", "get_env_variable_or_raise", "is_torchelastic_lau
 
 RUN_ID_ENV = "TORCHELASTIC_RUN_ID"
 
-SIGNALS_ENV = "TORCHELASTIC_SIGNALS_TO_HANDLE"
-"""Tells workers which signals their agent takes as the end of the run, names split by commas."""
-
 
 def is_torchelastic_launched() -> bool:
     """Tell whether this process is a worker that ``rallypoint run``, or torchrun, started."""

@@ -7,24 +7,28 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rallypoint.agent.agent import Agent
 from rallypoint.agent.failure import ChildFailedError
+from rallypoint.agent.functions import FunctionCall
 from rallypoint.agent.membership import explain
 from rallypoint.agent.moves import describe_signal
-from rallypoint.agent.signals import parse_signals, taken_signals
+from rallypoint.agent.signals import SIGNALS_ENV, parse_signals, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
 from rallypoint.clock import Deadline
 from rallypoint.errors import AgentError, DistError, SignalException
 from rallypoint.events import emit
 from rallypoint.launch.config import ConfigError, LaunchConfig
-from rallypoint.launch.env import SIGNALS_ENV, base_environment, worker_environment
+from rallypoint.launch.env import base_environment, worker_environment
 
 if TYPE_CHECKING:
     from rallypoint.rendezvous.handler import RendezvousHandler
 
-__all__ = ["elastic_launch", "launch", "name_of", "run_agent"]
+__all__ = ["Command", "elastic_launch", "launch", "launch_agent", "name_of", "run_agent"]
+
+Command: TypeAlias = Sequence[Any]
+"""A program or a function, then its arguments."""
 
 
 SHUTDOWN_S = 6.0
@@ -43,12 +47,14 @@ class _SignalTaken(BaseException):
         self.number = number
 
 
-def name_of(command: Sequence[str]) -> str:
+def name_of(command: Command) -> str:
     """Give what a command runs, for reports: the script, if it is run by a Python interpreter, else the program."""
     program, *rest = command
+    if not isinstance(program, str):
+        return FunctionCall(program).name
     if "python" not in os.path.basename(program):  # noqa: PTH119 - a command is text, not always a path
         return program
-    return next((part for part in rest if not part.startswith("-")), program)
+    return next((str(part) for part in rest if not str(part).startswith("-")), program)
 
 
 def create_handler(config: LaunchConfig) -> RendezvousHandler:
@@ -66,12 +72,12 @@ def create_handler(config: LaunchConfig) -> RendezvousHandler:
         raise ConfigError(str(error)) from error
 
 
-def run_agent(config: LaunchConfig, command: Sequence[str]) -> RunResult:
+def run_agent(config: LaunchConfig, command: Command) -> RunResult:
     """Run the workers of this node until the run ends here.
 
     Args:
         config: how.
-        command: the program and its arguments, passed on as they are.
+        command: the program, or the function, and its arguments, passed on as they are.
 
     Returns:
         How it ended; a signal is an end like any other.
@@ -99,7 +105,7 @@ def _raise_signal(number: int, _frame: FrameType | None) -> None:
     raise _SignalTaken(number)
 
 
-def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHandler, signals: tuple[int, ...]) -> Agent:
+def _agent(config: LaunchConfig, command: Command, handler: RendezvousHandler, signals: tuple[int, ...]) -> Agent:
     program, *arguments = command
     spec = WorkerSpec(
         role=config.role,
@@ -116,7 +122,14 @@ def _agent(config: LaunchConfig, command: Sequence[str], handler: RendezvousHand
         return worker_environment(base, place)
 
     try:
-        return Agent(spec, environment, logs=config.logs, grace_s=config.grace_s, signals=signals)
+        return Agent(
+            spec,
+            environment,
+            logs=config.logs,
+            grace_s=config.grace_s,
+            signals=signals,
+            start_method=config.start_method,
+        )
     except NotADirectoryError as error:
         raise ConfigError(str(error)) from error
 
@@ -146,7 +159,7 @@ def _try_to_shut_down(handler: RendezvousHandler) -> None:
         emit("launch.trouble", f"the rendezvous could not be shut down: {type(error).__name__}: {error}")
 
 
-def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], None] | None = None) -> int:
+def launch(config: LaunchConfig, command: Command, say: Callable[[str], None] | None = None) -> int:
     """Run the workers of this node and give the launcher's exit code.
 
     Args:
@@ -175,47 +188,60 @@ def launch(config: LaunchConfig, command: Sequence[str], say: Callable[[str], No
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - a launcher's report is its output
+    if sys.stderr is not None:  # started without; print would write to the standard output instead
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - a launcher's report is its output
 
 
 class elastic_launch:  # noqa: N801 - torch's name
-    """Runs a command as the workers of this node: ``elastic_launch(config, "python")("train.py")``.
+    """Runs a command or a function as the workers of this node: ``elastic_launch(config, train)("data", 3)``.
 
     Args:
         config: how.
-        entrypoint: the program. Functions are refused: workers are commands.
+        entrypoint: the program, or the function.
 
     Raises:
-        TypeError: if the entrypoint is a function.
+        ConfigError: (a ValueError) if there is no entrypoint.
     """
 
-    def __init__(self, config: LaunchConfig, entrypoint: str | None) -> None:
-        if callable(entrypoint):
-            raise TypeError(
-                "elastic_launch runs commands; to run a function, put it into a module and launch 'python -m <module>'"
-            )
+    def __init__(self, config: LaunchConfig, entrypoint: Callable[..., Any] | str | None) -> None:
         if not entrypoint:
-            raise ConfigError("elastic_launch needs the path of a program to run")
+            raise ConfigError("elastic_launch needs the path of a program to run, or a function")
         self._config = config
         self._entrypoint = entrypoint
 
-    def __call__(self, *args: str) -> dict[int, Any]:
-        """Run the workers with these arguments until the run ends.
+    def __call__(self, *args: Any) -> dict[int, Any]:
+        """Run the workers with these arguments until the run ends; see ``launch_agent``."""
+        return launch_agent(self._config, self._entrypoint, list(args))
 
-        Returns:
-            ``None`` for each global rank of this node.
 
-        Raises:
-            ChildFailedError: if workers of this node failed.
-            SignalException: if a signal ended the run here.
-            AgentError: if the run failed elsewhere, or never began.
-        """
-        command = [self._entrypoint, *(str(argument) for argument in args)]
-        result = run_agent(self._config, command)
-        if result.failures:
-            raise ChildFailedError(name_of(command), result.failures)
-        if result.signal_number is not None:
-            raise SignalException(result.why, result.signal_number)
-        if result.is_failed():
-            raise AgentError(result.why)
-        return result.return_values
+def launch_agent(
+    config: LaunchConfig, entrypoint: Callable[..., Any] | str | None, args: Sequence[Any]
+) -> dict[int, Any]:
+    """Run the workers of this node until the run ends.
+
+    Args:
+        config: how.
+        entrypoint: the program, or the function.
+        args: its arguments. A program's are turned into text.
+
+    Returns:
+        What the function returned, for each global rank of this node; ``None`` for each if it is a program.
+
+    Raises:
+        ChildFailedError: if workers of this node failed.
+        SignalException: if a signal ended the run here.
+        AgentError: if the run failed elsewhere, or never began.
+        Exception: what ``pickle`` raises for a function that cannot travel to a process of its own.
+    """
+    if not entrypoint:
+        raise ConfigError("launch_agent needs the path of a program to run, or a function")
+    arguments = [str(argument) for argument in args] if isinstance(entrypoint, str) else args
+    command = [entrypoint, *arguments]
+    result = run_agent(config, command)
+    if result.failures:
+        raise ChildFailedError(name_of(command), result.failures)
+    if result.signal_number is not None:
+        raise SignalException(result.why, result.signal_number)
+    if result.is_failed():
+        raise AgentError(result.why)
+    return result.return_values

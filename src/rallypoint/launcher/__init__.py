@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from rallypoint.launch.config import LaunchConfig
-from rallypoint.launch.launch import elastic_launch
+from rallypoint.launch.launch import elastic_launch, launch_agent
 
-__all__ = ["LaunchConfig", "elastic_launch"]
+__all__ = ["LaunchConfig", "elastic_launch", "launch_agent"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import pytest
@@ -31,9 +32,28 @@ def test_a_spec_that_makes_no_sense_is_refused_in_a_sentence(changes: dict[str, 
         spec(**changes)
 
 
-def test_a_function_is_no_entrypoint() -> None:
-    with pytest.raises(TypeError, match="workers are commands"):
-        spec(entrypoint=print)
+@pytest.mark.parametrize(
+    ("entrypoint", "name"), [(print, "print"), ("/opt/train", "train"), (functools.partial(print), "partial")]
+)
+def test_an_entrypoint_is_a_program_or_a_function(entrypoint: Any, name: str) -> None:
+    assert spec(entrypoint=entrypoint).get_entrypoint_name() == name
+
+
+def test_a_function_may_be_given_by_its_older_name() -> None:
+    assert spec(entrypoint=None, fn=print).entrypoint is print
+
+
+def test_an_entrypoint_is_nothing_else() -> None:
+    with pytest.raises(TypeError, match="entrypoint is a int; give a program's path, or a function"):
+        spec(entrypoint=7)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"numa_options": object()}, {"virtual_local_rank": True}, {"duplicate_stdout_filters": ["x"]}]
+)
+def test_what_is_not_there_is_refused_by_name(asked: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(asked))} cannot be set"):
+        spec(**asked)
 
 
 def test_a_new_group_has_one_unplaced_worker_for_each_local_rank() -> None:

@@ -65,8 +65,32 @@ IMPORTED_BY_USERS = {
         "create_handler",
     ],
     "elastic.rendezvous.static_tcp_rendezvous": ["StaticTCPRendezvous", "create_rdzv_handler"],
-    "elastic.multiprocessing": ["ProcessFailure", "SignalException", "Std", "to_map"],
-    "elastic.multiprocessing.api": ["SignalException", "Std", "to_map"],
+    "elastic.multiprocessing": [
+        "DefaultLogsSpecs",
+        "LogsDest",
+        "LogsSpecs",
+        "MultiprocessContext",
+        "PContext",
+        "ProcessFailure",
+        "RunProcsResult",
+        "SignalException",
+        "Std",
+        "SubprocessContext",
+        "start_processes",
+        "to_map",
+    ],
+    "elastic.multiprocessing.api": [
+        "DefaultLogsSpecs",
+        "LogsDest",
+        "LogsSpecs",
+        "MultiprocessContext",
+        "PContext",
+        "RunProcsResult",
+        "SignalException",
+        "Std",
+        "SubprocessContext",
+        "to_map",
+    ],
     "elastic.multiprocessing.errors": [
         "ChildFailedError",
         "ErrorHandler",
@@ -77,8 +101,8 @@ IMPORTED_BY_USERS = {
     "elastic.multiprocessing.errors.handlers": ["get_error_handler"],
     "elastic.agent.server": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
     "elastic.agent.server.api": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
-    "launcher": ["LaunchConfig", "elastic_launch"],
-    "launcher.api": ["LaunchConfig", "elastic_launch"],
+    "launcher": ["LaunchConfig", "elastic_launch", "launch_agent"],
+    "launcher.api": ["LaunchConfig", "elastic_launch", "launch_agent"],
     "run": ["main"],
     "rendezvous": ["register_rendezvous_handler", "rendezvous"],
 }
@@ -120,8 +144,8 @@ def test_both_ways_lead_to_the_same_thing() -> None:
 
 
 def test_what_rallypoint_has_not_fails_at_import() -> None:
-    with pytest.raises(ImportError, match="start_processes"):
-        from rallypoint.elastic.multiprocessing import start_processes  # type: ignore[attr-defined]  # noqa: F401
+    with pytest.raises(ImportError, match="subprocess_handler"):
+        importlib.import_module("rallypoint.elastic.multiprocessing.subprocess_handler")
 
 
 def test_the_rendezvous_package_is_called_as_torchs_function_is(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def config(**changes: Any) -> LaunchConfig:
         ({"monitor_interval": 0}, "monitor_interval is 0 s"),
         ({"shutdown_timeout": -1}, "shutdown_timeout is -1"),
         ({"shutdown_timeout": float("nan")}, "shutdown_timeout is nan"),
+        ({"start_method": "thread"}, "start_method is 'thread'"),
         ({"signals_to_handle": "SIGBOGUS"}, "'SIGBOGUS'"),
         ({"rdzv_configs": {"endpoint": "x", "run_id": "y"}}, "endpoint, run_id cannot be set"),
     ],

@@ -18,7 +18,7 @@ from rallypoint.agent.spec import WorkerState
 from rallypoint.errors import AgentError, RendezvousConnectionError, RendezvousTimeoutError, SignalException
 from rallypoint.launch import launch as module
 from rallypoint.launch.config import ConfigError, LaunchConfig
-from rallypoint.launch.launch import elastic_launch, launch, name_of, run_agent
+from rallypoint.launch.launch import elastic_launch, launch, launch_agent, name_of, run_agent
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from rallypoint.rendezvous.registry import rendezvous_handler_registry
 
@@ -96,6 +96,16 @@ def test_without_a_listener_the_report_goes_to_standard_error(backend: Put, caps
     launch(config(), [SHELL])
 
     assert capsys.readouterr().err == "rallypoint: host-a:1 does not answer\n"
+
+
+def test_without_standard_error_the_report_goes_nowhere(
+    backend: Put, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend(RendezvousConnectionError("host-a:1 does not answer"))
+    monkeypatch.setattr("sys.stderr", None)
+
+    assert launch(config(), [SHELL]) == 1
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("name", ["bogus", "scripted"])
@@ -217,9 +227,52 @@ def test_elastic_launch_raises_what_ended_the_run_elsewhere(backend: Put) -> Non
         elastic_launch(config(), SHELL)()
 
 
-def test_functions_are_no_workers() -> None:
-    with pytest.raises(TypeError, match="put it into a module"):
-        elastic_launch(config(), print)  # type: ignore[arg-type]
+def place(text: str) -> tuple[str, str]:
+    return os.environ["RANK"], text
+
+
+def fail_first(text: str) -> str:
+    if os.environ["RALLYPOINT_ROUND"] == "0":
+        raise ValueError(text)
+    return text
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_functions_values_come_back_by_rank(backend: Put, method: str) -> None:
+    backend(ScriptedHandler(round_info()))
+
+    assert elastic_launch(config(nproc_per_node=2, start_method=method), place)("x") == {0: ("0", "x"), 1: ("1", "x")}
+
+
+def test_launch_agent_does_the_same(backend: Put) -> None:
+    backend(ScriptedHandler(round_info()))
+
+    assert launch_agent(config(), place, ["x"]) == {0: ("0", "x")}
+
+
+def test_the_exception_of_a_function_is_a_child_failure(backend: Put) -> None:
+    backend(ScriptedHandler(round_info()))
+
+    with pytest.raises(ChildFailedError, match="fail_first failed") as caught:
+        elastic_launch(config(), fail_first)("boom")
+
+    rank, failure = caught.value.get_first_failure()
+    assert (rank, failure.exitcode, failure.message) == (0, 1, "ValueError: boom")
+    assert Path(failure.error_file).exists()
+
+
+def test_a_function_is_called_again_in_the_next_round(backend: Put) -> None:
+    backend(ScriptedHandler(round_info(0), round_info(1)))
+
+    assert elastic_launch(config(max_restarts=1), fail_first)("again") == {0: "again"}
+
+
+def test_a_function_that_cannot_travel_is_refused_before_anybody_is_met(backend: Put) -> None:
+    backend(handler := ScriptedHandler(round_info()))
+
+    with pytest.raises(Exception, match=r"[Pp]ickle"):
+        elastic_launch(config(), lambda: 1)()
+    assert handler.calls == ["shutdown"]
 
 
 @pytest.mark.parametrize("nothing", ["", None])
@@ -235,7 +288,8 @@ def test_something_has_to_be_run(nothing: str | None) -> None:
         (["python", "-u", "-m", "pkg.train"], "pkg.train"),
         (["python"], "python"),
         (["./train.sh", "-x"], "./train.sh"),
+        ([place, 3], "place"),
     ],
 )
-def test_a_command_is_named_by_what_it_runs(command: list[str], name: str) -> None:
+def test_a_command_is_named_by_what_it_runs(command: list[Any], name: str) -> None:
     assert name_of(command) == name
