@@ -59,7 +59,7 @@ void Acceptor::adopt() {
 
 int Acceptor::accept(const Listener &listener, double now, int *accepted) {
     int count = 0, refused = 0;
-    for (int attempt = 0; attempt < ACCEPTS_MAX; ++attempt) {
+    for (int attempt = 0; attempt < static_cast<int>(kAcceptsMax); ++attempt) {
         const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             accepted[count++] = fd;
@@ -70,7 +70,7 @@ int Acceptor::accept(const Listener &listener, double now, int *accepted) {
         } else if (refuse_one(listener)) {
             ++refused;
         } else {
-            paused_until_ = now + PAUSE_S;
+            paused_until_ = now + kPauseS;
             break;
         }
     }
@@ -78,7 +78,7 @@ int Acceptor::accept(const Listener &listener, double now, int *accepted) {
         notices_.put(-1, "refused %d connection%s: no file descriptor is left (limit %llu)", refused,
                      refused == 1 ? "" : "s", descriptor_limit());
     } else if (paused_until_ > now) {
-        notices_.put(-1, "accepts nothing for %g s: no file descriptor is left (limit %llu)", PAUSE_S,
+        notices_.put(-1, "accepts nothing for %g s: no file descriptor is left (limit %llu)", kPauseS,
                      descriptor_limit());
     }
     return count;

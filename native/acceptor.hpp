@@ -3,11 +3,9 @@
 #pragma once
 
 #include "notices.hpp"
+#include "spec.inc"
 
 namespace rallypoint {
-
-constexpr int ACCEPTS_MAX = 128;  // connections taken from one listener at one wake-up
-constexpr double PAUSE_S = 0.1;   // how long nothing is accepted when it cannot even be refused
 
 struct Listener {
     int fd;
@@ -27,7 +25,7 @@ class Acceptor {
     int count() const { return count_; }
     Listener &listener(int index) { return listeners_[index]; }
 
-    // Take the connections that wait at one listener, ACCEPTS_MAX at most; gives their number.
+    // Take the connections that wait at one listener, kAcceptsMax at most; gives their number.
     int accept(const Listener &listener, double now, int *accepted);
     // Nothing should be accepted before this time; 0 for no pause.
     double paused_until() const { return paused_until_; }

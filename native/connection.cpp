@@ -46,9 +46,9 @@ bool Connection::flush() {
 void Connection::settle() {
     if (!is_blocked) {
         is_choked = false;
-    } else if (output.size() > OUTPUT_HIGH_SIZE) {
+    } else if (output.size() > kOutputHighSize) {
         is_choked = true;
-    } else if (output.size() < OUTPUT_LOW_SIZE) {
+    } else if (output.size() < kOutputLowSize) {
         is_choked = false;
     }
 }

@@ -1,26 +1,23 @@
 // One accepted connection as the reactor sees it, twin of server/connection.py: a descriptor, and what could not be
 // sent yet.
 //
-// A connection is *blocked* while the system takes no more of its output. Blocked with more than OUTPUT_HIGH_SIZE it
-// is not read (*choked*), below OUTPUT_LOW_SIZE it is read again.
+// A connection is *blocked* while the system takes no more of its output. Blocked with more than kOutputHighSize it is
+// not read (*choked*), below kOutputLowSize it is read again.
 #pragma once
 
 #include "engine.hpp"
 
 namespace rallypoint {
 
-constexpr size_t OUTPUT_HIGH_SIZE = 1024 * 1024;
-constexpr size_t OUTPUT_LOW_SIZE = 256 * 1024;
-
 struct Connection;
 
-// A place in a line.
+// A place in a row.
 struct Links {
     Connection *previous = nullptr;
     Connection *next = nullptr;
 };
 
-enum class Turn : uint8_t { NONE, LIGHT, HEAVY };
+enum class Place : uint8_t { NONE, LIGHT, HEAVY };
 
 struct Connection : Peer {
     explicit Connection(int descriptor) : fd(descriptor) { id = descriptor; }
@@ -31,11 +28,11 @@ struct Connection : Peer {
     bool is_choked = false;     // not read, because too much output is waiting
     bool is_closing = false;    // no more requests are taken; it closes when its output is sent
     bool is_lingering = false;  // its output is sent and its end announced; what the peer still sends is thrown away
-    bool is_dirty = false;      // in the line of those to be flushed
+    bool is_dirty = false;      // in the row of those to be flushed
     uint8_t slow_steps = 2;     // in a row; two make it heavy, and so a newcomer is until its first short step
-    Turn turn = Turn::NONE;     // which line of `Turns` it stands in
+    Place place = Place::NONE;  // which row of `Turns` it stands in
     double linger_until = 0;
-    Links all, dirty, line, lingering;
+    Links all, dirty, in_turn, lingering;
 
     // Send as much as the system takes; gives false if the connection is lost. Sets `is_blocked` and `is_choked`.
     bool flush();
@@ -47,9 +44,9 @@ struct Connection : Peer {
     void peer_name(char *text, size_t size) const;
 };
 
-// Connections in a line, through one of their links; each is in it once at most.
+// Connections in a row, through one of their links; each is in it once at most.
 template <Links Connection::*LINKS>
-class Line {
+class Row {
   public:
     Connection *first() const { return first_; }
 

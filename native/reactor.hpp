@@ -113,9 +113,9 @@ class Reactor final : Driver {
     Notices notices_;
     Acceptor acceptor_;
     Turns turns_;
-    Line<&Connection::all> all_, closed_;
-    Line<&Connection::dirty> dirty_;
-    Line<&Connection::lingering> lingering_;
+    Row<&Connection::all> all_, closed_;
+    Row<&Connection::dirty> dirty_;
+    Row<&Connection::lingering> lingering_;
     int64_t blocked_ = 0;  // connections with output that the system did not take
     int owed_ = 0;         // connections that got output since the last look
     double now_ = 0;       // at the beginning of this wake-up

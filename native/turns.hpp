@@ -6,9 +6,6 @@
 
 namespace rallypoint {
 
-constexpr double HEAVY_S = 0.0005;  // above it a step is slow
-constexpr double SLICE_S = 0.005;   // what one wake-up spends on those in line, and on light ones that need not
-
 // Two lines, of light and of heavy connections; each connection is in one of them at most, once.
 class Turns {
   public:
@@ -16,16 +13,16 @@ class Turns {
 
     // Put a connection at the end of its line, unless it is in one; a paused one has caused much output.
     void add(Connection &connection) {
-        if (connection.turn != Turn::NONE) return;
+        if (connection.place != Place::NONE) return;
         const bool is_heavy = connection.slow_steps > 1 || connection.is_paused;
-        connection.turn = is_heavy ? Turn::HEAVY : Turn::LIGHT;
+        connection.place = is_heavy ? Place::HEAVY : Place::LIGHT;
         (is_heavy ? heavy_ : light_).add(connection);
     }
 
     void discard(Connection &connection) {
-        if (connection.turn == Turn::NONE) return;
-        (connection.turn == Turn::HEAVY ? heavy_ : light_).remove(connection);
-        connection.turn = Turn::NONE;
+        if (connection.place == Place::NONE) return;
+        (connection.place == Place::HEAVY ? heavy_ : light_).remove(connection);
+        connection.place = Place::NONE;
     }
 
     // Give the next one, which has left its line; null if nobody waits there.
@@ -33,15 +30,15 @@ class Turns {
     Connection *take_heavy() { return take(heavy_); }
 
   private:
-    using TurnLine = Line<&Connection::line>;
+    using TurnRow = Row<&Connection::in_turn>;
 
-    static Connection *take(TurnLine &line) {
-        Connection *connection = line.take_first();
-        if (connection != nullptr) connection->turn = Turn::NONE;
+    static Connection *take(TurnRow &row) {
+        Connection *connection = row.take_first();
+        if (connection != nullptr) connection->place = Place::NONE;
         return connection;
     }
 
-    TurnLine light_, heavy_;
+    TurnRow light_, heavy_;
 };
 
 }  // namespace rallypoint

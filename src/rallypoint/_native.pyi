@@ -4,6 +4,37 @@ from rallypoint.store.calls import Patience
 from rallypoint.store.native import Helper
 from rallypoint.types import Endpoint, Keys, Text
 
+from typing import TypeAlias
+
+RawEffect: TypeAlias = tuple[int] | tuple[int, bytes] | tuple[int, int, str]
+"""``(peer,)`` a pause, ``(peer, bytes)`` a reply, ``(peer, position in CloseReason, detail)`` a close."""
+
+class Engine:
+    """One server's state without sockets; each method is a step and gives what it causes.
+
+    Args:
+        limits: the fields of ``Limits``, in their order.
+
+    Raises:
+        OSError: if the system gives no random bytes.
+    """
+
+    def __new__(cls, limits: tuple[float, int, int, int, int, int, int, int], /) -> Engine: ...
+    def connected(self, peer: int, now: float, /) -> list[RawEffect]:
+        """Take a new peer.
+
+        Raises:
+            AssertionError: if there is one of that number.
+        """
+
+    def received(self, peer: int, data: bytes, /) -> list[RawEffect]: ...
+    def resumed(self, peer: int, /) -> list[RawEffect]: ...
+    def disconnected(self, peer: int, /) -> list[RawEffect]: ...
+    def ticked(self, now: float, /) -> list[RawEffect]: ...
+    def next_deadline(self) -> float | None: ...
+    def statistics(self) -> list[int]:
+        """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""
+
 class Reactor:
     """One server, engine and loop, on a thread of its own that never needs the interpreter lock.
 

@@ -1,4 +1,4 @@
-"""A server loop in a thread of the test, and clients that speak bytes."""
+"""A server loop of either twin in a thread of the test, and clients that speak bytes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,47 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
 
 from rallypoint.net.address import listen
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import MAGIC, Verb
-from rallypoint.server.engine import Engine, Limits
+from rallypoint.server import native as native_module
+from rallypoint.server.engine import Engine, Limits, Statistics
 from rallypoint.server.loop import ServerLoop
+from rallypoint.server.native import Loop, NativeLoop
+from rallypoint.twin import native
 
-__all__ = ["PATIENCE_S", "VALIDATE", "RawClient", "RunningLoop", "running_loop"]
+__all__ = ["LOOP_TWINS", "PATIENCE_S", "VALIDATE", "RawClient", "RunningLoop", "make_twin", "running_loop", "use_twin"]
 
 PATIENCE_S = 30.0
+LOOP_TWINS = ("python",) if native() is None else ("python", "native")
 VALIDATE = encode_request(Verb.VALIDATE, MAGIC)
+
+
+def use_twin(twin: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let servers that this test starts, here and in other processes, be of this twin."""
+    monkeypatch.setenv("RALLYPOINT_PURE", "1" if twin == "python" else "")
+    monkeypatch.setattr(native_module, "native", native if twin == "native" else lambda: None)
+    return twin
+
+
+def make_twin(
+    twin: str, limits: Limits, listeners: list[socket.socket], log: Callable[[str], None] = lambda _: None
+) -> Loop:
+    """Give a loop of one twin."""
+    if twin == "native":
+        return NativeLoop(limits, listeners, log=log)
+    return ServerLoop(Engine(limits), listeners, log=log)
+
+
+class SeenConnection(NamedTuple):
+    """What a loop says of one of its connections."""
+
+    output_size: int
+    is_blocked: bool
 
 
 class RawClient:
@@ -72,10 +102,10 @@ class RawClient:
 class RunningLoop:
     """What a test sees of a loop that runs."""
 
-    def __init__(self, limits: Limits, listeners: list[socket.socket]) -> None:
+    def __init__(self, limits: Limits, listeners: list[socket.socket], twin: str) -> None:
         name = listeners[0].getsockname()
         self.address: tuple[str, int] | str = name if isinstance(name, str) else name[:2]
-        self.loop = ServerLoop(Engine(limits), listeners, log=self.log)
+        self.loop = make_twin(twin, limits, listeners, self.log)
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
         self.lines: list[str] = []
         self.line_came = threading.Condition()
@@ -96,6 +126,17 @@ class RunningLoop:
         self.clients.append(client)
         return client
 
+    def statistics(self) -> Statistics:
+        return self.loop.statistics() if isinstance(self.loop, NativeLoop) else self.loop._engine.statistics()
+
+    def connections(self) -> list[SeenConnection]:
+        if isinstance(self.loop, NativeLoop):
+            return [SeenConnection(*facts[1:3]) for facts in self.loop._reactor.connections()]
+        return [SeenConnection(each.output_size, each.is_blocked) for each in list(self.loop._connections.values())]
+
+    def is_any_blocked(self) -> bool:
+        return any(connection.is_blocked for connection in self.connections())
+
     def stop(self, drain_s: float) -> None:
         self.loop.stop(drain_s)
         self.thread.join(PATIENCE_S)
@@ -103,10 +144,12 @@ class RunningLoop:
 
 
 @contextlib.contextmanager
-def running_loop(limits: Limits | None = None, listeners: list[socket.socket] | None = None) -> Iterator[RunningLoop]:
+def running_loop(
+    limits: Limits | None = None, listeners: list[socket.socket] | None = None, *, twin: str = "python"
+) -> Iterator[RunningLoop]:
     """Run a loop on a free loopback port; it has ended, and all clients are closed, afterwards."""
     listeners = listeners or listen("127.0.0.1", 0)
-    running = RunningLoop(limits or Limits(), listeners)
+    running = RunningLoop(limits or Limits(), listeners, twin)
     running.thread.start()
     try:
         yield running

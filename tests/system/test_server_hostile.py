@@ -12,13 +12,18 @@ import time
 
 import psutil
 import pytest
-from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, VALIDATE, RawClient, use_twin
 from tests.support.served import served
 
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import Verb
 
 FILES_MAX = 64
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 @pytest.fixture

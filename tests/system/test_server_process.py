@@ -8,7 +8,7 @@ import signal
 import threading
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 from tests.support.served import running_owner, wait_until_gone
 
 from rallypoint.store.tcp import TCPStore
@@ -31,6 +31,11 @@ if sibling == 0:
 print(handle.port, handle.pid, sibling, flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 def pings(port):

@@ -8,12 +8,17 @@ import socket
 import struct
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 from tests.support.served import served
 
 from rallypoint.protocol.spec import Verb
 
 BIG = 8 * 1024 * 1024
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 def owe_much(client):

@@ -23,6 +23,7 @@ from rallypoint.twin import native
 
 if TYPE_CHECKING:
     from rallypoint.server.loop import ServerLoop
+    from rallypoint.server.vocabulary import Statistics
 
 __all__ = ["Loop", "NativeLoop", "make_loop"]
 
@@ -46,7 +47,7 @@ def make_loop(
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal.
     """
-    if hasattr(native(), "Reactor"):
+    if native() is not None:
         return NativeLoop(limits, listeners, spin_us=spin_us, log=log)
     from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
     from rallypoint.server.loop import ServerLoop
@@ -143,6 +144,15 @@ class NativeLoop:
         """
         self._reactor.stop(0.0)
         self._reactor.join()
+
+    def statistics(self) -> Statistics:
+        """Give the engine's numbers. Threads: any. Cost: the number of peers."""
+        from rallypoint.server.vocabulary import CloseReason, Statistics
+
+        numbers = self._reactor.statistics()
+        last = len(numbers) - len(CloseReason)
+        closed = {reason: count for reason, count in zip(CloseReason, numbers[last:], strict=True) if count}
+        return Statistics(*numbers[:last], closed)
 
     # --- the ear -----------------------------------------------------------------------------------------
 

@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.raw_server import PATIENCE_S
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, use_twin
 
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.server import child
 from rallypoint.server.child import FAILED, READY, log_to_stderr, main, raise_descriptor_limit
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 @pytest.fixture

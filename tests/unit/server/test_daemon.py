@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 
 from rallypoint.errors import DistStoreError
 from rallypoint.net.address import listen, listen_unix
@@ -18,6 +19,11 @@ from rallypoint.server import daemon
 from rallypoint.server.daemon import serve, start_server
 from rallypoint.server.limits import Limits
 from rallypoint.types import Endpoint
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 @pytest.fixture
@@ -131,7 +137,9 @@ def test_the_listeners_are_closed_when_the_server_does_not_start(monkeypatch):
 
 
 def test_why_a_server_did_not_start_is_told(monkeypatch, capfd):
-    monkeypatch.setattr(daemon, "_BOOTSTRAP", daemon._BOOTSTRAP.replace("sys.argv[3:]", "[sys.argv[3], 'x', '', '', '0']"))
+    monkeypatch.setattr(
+        daemon, "_BOOTSTRAP", daemon._BOOTSTRAP.replace("sys.argv[3:]", "[sys.argv[3], 'x', '', '', '0']")
+    )
     with pytest.raises(DistStoreError, match="did not start: ValueError: invalid literal for int"):
         start_server(listen("127.0.0.1", 0))
     assert "Traceback" in capfd.readouterr().err
@@ -179,17 +187,19 @@ def test_serving_in_the_foreground_ends_with_0_after_one_signal():
 
 def test_a_second_signal_ends_a_drain_with_its_number():
     (listener,) = listen("127.0.0.1", 0)
+    address = listener.getsockname()
     client = []
 
     def owe_something_then_signal_twice():
-        client.append(RawClient(listener.getsockname()))
+        client.append(RawClient(address))
         client[0].ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
         for _ in range(3):
             client[0].ask(Verb.GET, b"/k")
         client[0].read(100)
         os.kill(os.getpid(), signal.SIGTERM)
-        while listener.fileno() != -1:  # the drain has begun
-            pass
+        with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):  # reset: still in the backlog
+            while True:  # until the drain has begun
+                socket.create_connection(address, PATIENCE_S).close()
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=owe_something_then_signal_twice)

@@ -8,22 +8,36 @@ import threading
 from collections import Counter
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, running_loop
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, make_twin, running_loop
 
 from rallypoint import events
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import MAGIC, Verb
 from rallypoint.server import loop as module
+from rallypoint.server import native
 from rallypoint.server.engine import Engine, Limits, Received
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.poller import PlainPoller
 
 
-@pytest.fixture(params=["the system's poller", "plain poll"])
+@pytest.fixture(params=LOOP_TWINS)
+def twin(request):
+    return request.param
+
+
+@pytest.fixture(params=[*LOOP_TWINS, "python with plain poll"])
 def server(request, monkeypatch):
-    if request.param == "plain poll":
+    twin = request.param
+    if twin == "python with plain poll":
         monkeypatch.setattr(module, "make_poller", PlainPoller)
+        twin = "python"
+    with running_loop(twin=twin) as running:
+        yield running
+
+
+@pytest.fixture
+def python_server():
     with running_loop() as running:
         yield running
 
@@ -62,10 +76,10 @@ def test_large_values_go_both_ways(server):
     assert client.get(b"/k") == value
 
 
-def test_every_listener_is_served(tmp_path):
+def test_every_listener_is_served(twin, tmp_path):
     path = str(tmp_path / "a.sock")
     listeners = [*listen("localhost", 0), listen_unix(path)]
-    with running_loop(listeners=listeners) as running:
+    with running_loop(listeners=listeners, twin=twin) as running:
         running.client().ask(Verb.SET, b"/k", b"v")
         assert running.clients[0].ping()
         running.address = path
@@ -101,9 +115,10 @@ def send_for_ever(client):
         client.send(b"x")
 
 
-def test_a_refused_peer_that_does_not_leave_is_closed_all_the_same(monkeypatch):
+def test_a_refused_peer_that_does_not_leave_is_closed_all_the_same(twin, monkeypatch):
     monkeypatch.setattr(module, "LINGER_S", 0.05)
-    with running_loop() as running:
+    monkeypatch.setattr(native, "LINGER_S", 0.05)
+    with running_loop(twin=twin) as running:
         client = running.client(validates=False)
         client.send(b"\x63")
         assert client.sock.recv(1) == b""
@@ -112,8 +127,8 @@ def test_a_refused_peer_that_does_not_leave_is_closed_all_the_same(monkeypatch):
             send_for_ever(client)
 
 
-def test_a_peer_that_says_nothing_is_closed_at_its_deadline():
-    with running_loop(Limits(handshake_timeout_s=0.1)) as running:
+def test_a_peer_that_says_nothing_is_closed_at_its_deadline(twin):
+    with running_loop(Limits(handshake_timeout_s=0.1), twin=twin) as running:
         validated = running.client()
         assert validated.ping()
         silent = running.client(validates=False)
@@ -122,13 +137,13 @@ def test_a_peer_that_says_nothing_is_closed_at_its_deadline():
         assert validated.ping()
 
 
-def test_connections_over_the_limit_are_refused_and_the_others_live():
-    with running_loop(Limits(connections_max=2)) as running:
+def test_connections_over_the_limit_are_refused_and_the_others_live(twin):
+    with running_loop(Limits(connections_max=2), twin=twin) as running:
         clients = [running.client() for _ in range(2)]
         assert all(client.ping() for client in clients)
         assert running.client(validates=False).read_end() == b""
         clients[0].close()
-        while running.loop._engine.statistics().connections > 1:
+        while running.statistics().connections > 1:
             assert clients[1].ping()
         assert running.client().ping()
         running.wait_for_line(lambda line: "the limit is 2" in line)
@@ -152,7 +167,7 @@ def test_a_peer_that_vanishes_is_forgotten(server):
     other = server.client()
     other.ask(Verb.SET, b"/k", b"v")
     assert other.ping()
-    assert server.loop._engine.statistics().waiting == 0
+    assert server.statistics().waiting == 0
 
 
 def test_a_peer_that_does_not_read_is_not_read_either_and_hurts_nobody(server):
@@ -167,7 +182,7 @@ def test_a_peer_that_does_not_read_is_not_read_either_and_hurts_nobody(server):
             assert other.ping()
             greedy.sock.send(request * 1000)
         raise AssertionError("the server reads without end")
-    held = sum(connection.output_size for connection in server.loop._connections.values())
+    held = sum(connection.output_size for connection in server.connections())
     assert held < 40 * 1024 * 1024
     greedy.sock.settimeout(PATIENCE_S)
     for _ in range(3):
@@ -176,8 +191,8 @@ def test_a_peer_that_does_not_read_is_not_read_either_and_hurts_nobody(server):
     assert other.ping()
 
 
-def test_a_paused_peer_goes_on_when_its_output_is_sent():
-    with running_loop(Limits(output_size_max=1000)) as running:
+def test_a_paused_peer_goes_on_when_its_output_is_sent(twin):
+    with running_loop(Limits(output_size_max=1000), twin=twin) as running:
         client = running.client()
         client.ask(Verb.SET, b"/k", bytes(400))
         client.send(encode_request(Verb.GET, b"/k") * 500)
@@ -185,8 +200,8 @@ def test_a_paused_peer_goes_on_when_its_output_is_sent():
         assert client.ping()
 
 
-def test_a_paused_peer_that_vanishes_is_forgotten():
-    with running_loop(Limits(output_size_max=1000)) as running:
+def test_a_paused_peer_that_vanishes_is_forgotten(twin):
+    with running_loop(Limits(output_size_max=1000), twin=twin) as running:
         client = running.client()
         client.ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
         client.send(encode_request(Verb.GET, b"/k") * 50)
@@ -194,7 +209,7 @@ def test_a_paused_peer_that_vanishes_is_forgotten():
         client.read(100)
         client.close()
         other = running.client()
-        while running.loop._engine.statistics().connections > 1:
+        while running.statistics().connections > 1:
             assert other.ping()
 
 
@@ -203,7 +218,7 @@ def test_a_slow_reader_of_a_released_wait_gets_it_behind_its_other_replies(serve
     slow.ask(Verb.SET, b"/big", bytes(8 * 1024 * 1024))
     slow.ask(Verb.WAIT, [b"/later"])
     slow.ask(Verb.GET, b"/big")
-    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+    while not server.is_any_blocked():
         assert other.ping()
     other.ask(Verb.SET, b"/later", b"")
     assert other.ping()
@@ -266,7 +281,8 @@ def test_peers_whose_requests_take_long_do_not_keep_the_others_waiting():
         assert Counter(served[:6]) == dict.fromkeys(heavy_peers, 2)
 
 
-def test_accepting_pauses_and_resumes(server, monkeypatch):
+def test_accepting_pauses_and_resumes(python_server, monkeypatch):
+    server = python_server
     assert server.client().ping()
     real = server.loop._acceptor.accept
     calls = Counter()
@@ -283,7 +299,8 @@ def test_accepting_pauses_and_resumes(server, monkeypatch):
     assert calls["all"] == 2
 
 
-def test_a_newcomer_that_cannot_be_watched_is_refused(server, monkeypatch):
+def test_a_newcomer_that_cannot_be_watched_is_refused(python_server, monkeypatch):
+    server = python_server
     assert server.client().ping()
 
     class FullPoller:
@@ -309,7 +326,7 @@ def test_stop_sends_what_is_owed_and_closes(server):
     value = os.urandom(8 * 1024 * 1024)
     client.ask(Verb.SET, b"/k", value)
     client.ask(Verb.GET, b"/k")
-    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+    while not server.is_any_blocked():
         assert server.client().ping()
     server.loop.stop(PATIENCE_S)
     assert client.read_end() == struct.pack("<Q", len(value)) + value
@@ -322,7 +339,7 @@ def test_stop_waits_for_a_peer_that_does_not_read_only_so_long(server):
     client = server.client()
     client.ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
     client.send(encode_request(Verb.GET, b"/k") * 3)
-    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+    while not server.is_any_blocked():
         assert server.client().ping()
     server.stop(0.2)
 
@@ -331,7 +348,7 @@ def test_a_second_stop_ends_a_drain(server):
     client = server.client()
     client.ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
     client.send(encode_request(Verb.GET, b"/k") * 3)
-    while not any(connection.is_blocked for connection in list(server.loop._connections.values())):
+    while not server.is_any_blocked():
         assert server.client().ping()
     server.loop.stop(3600.0)
     server.stop(0.0)
@@ -350,10 +367,10 @@ def test_the_end_of_the_loop_shows_to_waiting_clients(server):
     assert client.read_end() == b""
 
 
-def test_a_watched_descriptor_calls_back_and_may_end_the_loop():
+def test_a_watched_descriptor_calls_back_and_may_end_the_loop(twin):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
+        loop = make_twin(twin, Limits(), listen("127.0.0.1", 0))
         loop.watch(ours.fileno(), lambda: loop.stop(3600.0))  # it stays readable, and is not asked again
         thread = threading.Thread(target=loop.run)
         thread.start()
@@ -362,8 +379,8 @@ def test_a_watched_descriptor_calls_back_and_may_end_the_loop():
         assert not thread.is_alive()
 
 
-def test_something_can_be_done_periodically():
-    loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
+def test_something_can_be_done_periodically(twin):
+    loop = make_twin(twin, Limits(), listen("127.0.0.1", 0))
     calls = []
 
     def count():
@@ -376,12 +393,13 @@ def test_something_can_be_done_periodically():
     assert len(calls) == 3
 
 
-def test_a_forked_copy_lets_go_of_everything():
-    with running_loop() as running:
+def test_a_forked_copy_lets_go_of_everything(twin):
+    with running_loop(twin=twin) as running:
         client = running.client()
         assert client.ping()
-        copy = ServerLoop(Engine(), listen("127.0.0.1", 0))
-        port = copy._acceptor._listeners[copy._acceptor.fds[0]].getsockname()[1]
+        (listener,) = listen("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        copy = make_twin(twin, Limits(), [listener])
         copy.abandon()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), PATIENCE_S)

@@ -7,8 +7,9 @@ import socket
 import pytest
 
 from rallypoint.errors import BindError, DistNetworkError, DistStoreError
+from rallypoint.store import hosting
 from rallypoint.store.connections import connect
-from rallypoint.store.hosting import host_server, is_agent_store, server_mode
+from rallypoint.store.hosting import host_server, is_agent_store, server_mode, server_spin_us
 
 HOST = "127.0.0.1"
 
@@ -153,9 +154,15 @@ def test_without_the_launcher_a_failed_bind_is_not_excused(monkeypatch, word):
     assert not is_agent_store(29500, BindError("", errno=errno.EADDRINUSE))
 
 
-def test_a_server_runs_in_a_process_unless_told_otherwise(monkeypatch):
-    monkeypatch.delenv("RALLYPOINT_SERVER", raising=False)
-    assert server_mode(None) == "process"
+@pytest.mark.parametrize(("twin", "mode"), [(None, "process"), (hosting, "thread")])
+def test_a_server_runs_where_its_twin_does_well_unless_told_otherwise(monkeypatch, twin, mode):
+    monkeypatch.setattr(hosting, "native", lambda: twin)
+    for word in ("", None):
+        monkeypatch.delenv("RALLYPOINT_SERVER", raising=False)
+        if word is not None:
+            monkeypatch.setenv("RALLYPOINT_SERVER", word)
+        assert server_mode(None) == mode
+    assert server_mode("process") == "process"
     assert server_mode("thread") == "thread"
     monkeypatch.setenv("RALLYPOINT_SERVER", "thread")
     assert server_mode(None) == "thread"
@@ -168,3 +175,18 @@ def test_unknown_server_modes_are_refused_by_their_source(monkeypatch):
     monkeypatch.setenv("RALLYPOINT_SERVER", "Thread")
     with pytest.raises(ValueError, match=r"^RALLYPOINT_SERVER must be 'process' or 'thread', not 'Thread'$"):
         server_mode(None)
+
+
+def test_a_server_spins_only_if_it_is_told_how_long(monkeypatch, host):
+    monkeypatch.delenv("RALLYPOINT_SPIN_US", raising=False)
+    assert server_spin_us() == 0
+    monkeypatch.setenv("RALLYPOINT_SPIN_US", "50")
+    assert server_spin_us() == 50
+    assert is_served(host())
+
+
+@pytest.mark.parametrize("word", ["-1", "1001", "0.5", "many"])
+def test_a_spin_that_is_no_number_or_too_long_is_refused_before_anything_listens(monkeypatch, host, word):
+    monkeypatch.setenv("RALLYPOINT_SPIN_US", word)
+    with pytest.raises(ValueError, match=rf"^RALLYPOINT_SPIN_US must be .* from 0 to 1000, not '{word}'$"):
+        host()

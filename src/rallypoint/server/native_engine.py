@@ -1,0 +1,93 @@
+"""The compiled engine behind the interface of the Python one, so that one test drives both; see ``server.engine``.
+
+A server does not need it: there the compiled reactor drives the compiled engine, and Python sees neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.vocabulary import (
+    Close,
+    CloseReason,
+    Connected,
+    Disconnected,
+    Effect,
+    Event,
+    Pause,
+    Received,
+    Reply,
+    Resumed,
+    Statistics,
+)
+from rallypoint.twin import choice
+
+if TYPE_CHECKING:
+    from rallypoint._native import RawEffect
+
+__all__ = ["NativeEngine", "statistics_of"]
+
+_REASONS = tuple(CloseReason)
+_NUMBER_MAX = (1 << 63) - 1
+
+
+class NativeEngine:
+    """One server's state; see ``Engine``, which does the same.
+
+    Args:
+        limits: what peers are granted.
+
+    Raises:
+        ImportError: the native twin does not run here; the message says why.
+
+    Threads: none but the caller's.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        module, why = choice()
+        if module is None:
+            raise ImportError(why)
+        seconds, *numbers = astuple(limits)
+        self._engine = module.Engine((float(seconds), *(min(number, _NUMBER_MAX) for number in numbers)))
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; give what must be done. Replies of one peer come as one, pauses and closes after replies."""
+        return [_effect(raw) for raw in self._step(event, now)]
+
+    def next_deadline(self) -> float | None:
+        """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
+        deadline: float | None = self._engine.next_deadline()
+        return deadline
+
+    def statistics(self) -> Statistics:
+        """Give the numbers. Cost: the number of peers."""
+        return statistics_of(self._engine.statistics())
+
+    def _step(self, event: Event, now: float) -> list[RawEffect]:
+        effects: list[RawEffect]
+        if isinstance(event, Received):
+            effects = self._engine.received(event.peer, event.data)
+        elif isinstance(event, Connected):
+            effects = self._engine.connected(event.peer, now)
+        elif isinstance(event, Disconnected):
+            effects = self._engine.disconnected(event.peer)
+        elif isinstance(event, Resumed):
+            effects = self._engine.resumed(event.peer)
+        else:
+            effects = self._engine.ticked(now)
+        return effects
+
+
+def statistics_of(numbers: list[int]) -> Statistics:
+    """Give statistics from the compiled twin's list of numbers: the fields in order, then the closed by reason."""
+    last = len(numbers) - len(_REASONS)
+    closed = {reason: count for reason, count in zip(_REASONS, numbers[last:], strict=True) if count}
+    return Statistics(*numbers[:last], closed)
+
+
+def _effect(raw: RawEffect) -> Effect:
+    if len(raw) == 2:
+        return Reply(raw[0], raw[1])
+    return Close(raw[0], _REASONS[raw[1]], raw[2]) if len(raw) == 3 else Pause(raw[0])
