@@ -38,7 +38,7 @@ from rallypoint.net.stream import connect as connect_once
 from rallypoint.protocol import client
 from rallypoint.types import Endpoint
 
-__all__ = ["IDLE_SIDES_MAX", "REPLY_GRACE_S", "Connection", "Connections", "connect", "ping"]
+__all__ = ["IDLE_SIDES_MAX", "REPLY_GRACE_S", "Connection", "Connections", "connect", "ping", "shake_hands"]
 
 T = TypeVar("T")
 
@@ -193,9 +193,6 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
         ConnectTimeoutError: if nobody answered as a store does.
     """
 
-    def shake_hands(stream: Stream, deadline: Deadline) -> None:
-        Connection(stream).begin(client.handshake(_nonce()), deadline, [])
-
     def attempt(target: Endpoint, deadline: Deadline) -> Stream:
         if via is None:
             return connect_once(target, deadline)
@@ -203,6 +200,15 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
         return connect_once(via, deadline)
 
     return Connection(connect_with_retries(endpoint, timeout_s, shake_hands, attempt=attempt))
+
+
+def shake_hands(stream: Stream, deadline: Deadline) -> None:
+    """Make sure that a store is at the other end.
+
+    Raises:
+        DistNetworkError: if there is none.
+    """
+    Connection(stream).begin(client.handshake(_nonce()), deadline, [])
 
 
 def ping() -> client.Call[None]:
@@ -227,6 +233,7 @@ class Connections:
         endpoint: the server.
         main: the main connection, made already.
         is_careful: assume torch's legacy server from the start.
+        reconnect: makes one more connection, within some seconds.
 
     Attributes:
         endpoint: the server.
@@ -234,10 +241,18 @@ class Connections:
         is_careful: the server is torch's legacy one, which must not be asked for missing keys.
     """
 
-    def __init__(self, endpoint: Endpoint, main: Connection, *, is_careful: bool = False) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        main: Connection,
+        *,
+        is_careful: bool = False,
+        reconnect: Callable[[Endpoint, float], Connection] = connect,
+    ) -> None:
         self.endpoint = endpoint
         self.main = main
         self.is_careful = is_careful
+        self._reconnect = reconnect
         self._turn = threading.Lock()  # held while a call on the main connection is short
         self._holder: int | None = None  # the thread that holds it
         self._waiter: object = None  # the call that waits on the main connection
@@ -356,7 +371,7 @@ class Connections:
             raise ConnectionLostError(self._end, endpoint=self.endpoint)
 
     def _connect(self, owed: Deadline) -> Connection:
-        connection = connect(self.endpoint, owed.remaining_s())
+        connection = self._reconnect(self.endpoint, owed.remaining_s())
         if self._end is not None:  # closed meanwhile by another thread
             connection.close()
         return connection

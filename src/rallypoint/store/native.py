@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from rallypoint import twin
@@ -18,7 +19,8 @@ from rallypoint.net.stream import lost, silent, translate
 from rallypoint.protocol import client
 from rallypoint.store import connections, plans
 from rallypoint.store.calls import PythonClient, forked
-from rallypoint.store.connections import Connection, Connections, connect, ping
+from rallypoint.store.connections import Connection, Connections, ping
+from rallypoint.store.route import connect
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ Client: TypeAlias = "PythonClient | NativeClient"
 """Either twin."""
 
 
-def make_client(public: Endpoint, timeout_s: float, *, via: Endpoint | None = None, is_careful: bool = False) -> Client:
+def make_client(
+    public: Endpoint, timeout_s: float, *, via: Endpoint | None = None, is_careful: bool = False, spin_us: int = 0
+) -> Client:
     """Connect to a server, and give the client whose calls it will serve.
 
     Args:
@@ -38,17 +42,20 @@ def make_client(public: Endpoint, timeout_s: float, *, via: Endpoint | None = No
         timeout_s: seconds for connecting.
         via: where this process reaches it, if that is a shorter way.
         is_careful: assume torch's legacy server.
+        spin_us: how long to look for a reply before sleeping, in microseconds.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
     """
     endpoint = via or public
-    main = connect(public, timeout_s, via=via)
+    # A server that must be asked carefully is asked about no queue either.
+    reach = partial(connect, spin_us=spin_us, is_direct=is_careful)
+    main = reach(public, timeout_s, via=via)
     module = twin.native()
     if module is None:
-        return PythonClient(Connections(endpoint, main, is_careful=is_careful))
-    helper = Helper(endpoint, connect)
-    return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, 0, os.getpid()))
+        return PythonClient(Connections(endpoint, main, is_careful=is_careful, reconnect=reach))
+    helper = Helper(endpoint, reach)
+    return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, spin_us, os.getpid()))
 
 
 class Helper:

@@ -19,6 +19,7 @@ from rallypoint.errors import BindError, WorkersMissingError
 from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s
 from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
 from rallypoint.store.native import Client, make_client
+from rallypoint.store.route import spin_time_us
 from rallypoint.types import Endpoint, Keys, Text, Timeout
 
 __all__ = ["TCPStore"]
@@ -54,6 +55,8 @@ class TCPStore(Store):
             the server carefully enough for that backend.
         server: where an own server runs, ``"process"`` or ``"thread"``; ``None`` is what ``RALLYPOINT_SERVER`` says,
             else a process.
+        spin_us: look for a reply for so many microseconds, 1000 at most, before sleeping: quick between processors
+            that have nothing else to do. ``None`` is what ``RALLYPOINT_SPIN_US`` says, else 0.
 
     Raises:
         ValueError: a world size of 0, a port outside 0..65535, a negative timeout.
@@ -81,12 +84,14 @@ class TCPStore(Store):
         use_libuv: bool = True,
         *,
         server: str | None = None,
+        spin_us: int | None = None,
     ) -> None:
         check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
         self._host = host_name
         self._port = port
         self._use_libuv = bool(use_libuv)
+        self._spin_us = spin_time_us(spin_us)
         deadline = Deadline(self._own_timeout_s)
         try:
             if is_master:
@@ -114,7 +119,7 @@ class TCPStore(Store):
         # Our own server is reached directly: the name that others use may lead around a corner.
         public, via = Endpoint(self._host, self._port), None if self._server is None else self._server.reachable_at
         self._endpoint = via or public
-        self._client = make_client(public, timeout_s, via=via, is_careful=not self._use_libuv)
+        self._client = make_client(public, timeout_s, via=via, is_careful=not self._use_libuv, spin_us=self._spin_us)
 
     def _join(self, world_size: int, deadline: Deadline) -> None:
         arrived = self._client.count_workers(1, self)
@@ -149,7 +154,7 @@ class TCPStore(Store):
 
         It does not keep the server alive. It may be made in a forked child, of a store that the child inherited.
         """
-        client = make_client(self._endpoint, self._timeout_s, is_careful=not self._use_libuv)
+        client = make_client(self._endpoint, self._timeout_s, is_careful=not self._use_libuv, spin_us=self._spin_us)
         twin = object.__new__(type(self))
         twin.__dict__.update(
             self.__dict__,
