@@ -86,6 +86,13 @@ class RunningAgent:
         self.output.close()
 
 
+WIPED = """
+import os, subprocess, sys, time
+code = "import os, time; os.write(1, b'wiped\\\\n'); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code], env={}, start_new_session=True)
+time.sleep(600)
+"""
+
 STAY_AS_AGENT = "start(sys.executable, sys.argv[1])\nwhile True: signal.pause()\n"
 
 
@@ -180,6 +187,17 @@ def test_a_worker_that_keeps_starting_daemons_is_ended_with_all_of_them(tmp_path
     )
     with RunningAgent(STAY_AS_AGENT, str(storm)) as agent:
         assert agent.lines(1) == {"storm"}
+
+        agent.process.kill()
+
+        assert agent.output.read() == ""
+
+
+def test_a_descendant_that_wiped_its_environment_and_left_the_session_is_taken_along(tmp_path: Path) -> None:
+    script = tmp_path / "wiped.py"
+    script.write_text(WIPED)
+    with RunningAgent(STAY_AS_AGENT, str(script)) as agent:
+        assert agent.lines(1) == {"wiped"}
 
         agent.process.kill()
 

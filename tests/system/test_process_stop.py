@@ -63,7 +63,7 @@ def test_no_descriptor_thread_or_child_is_left_behind(guard: Guard, console: Pip
     def count() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()  # noqa: PTH208 - names suffice
 
-    before = count()
+    before, others = count(), children()
     for _ in range(5):
         workers = [python_worker("raise SystemExit(1)", rank, Output(prefix="x")) for rank in range(4)]
         with WorkerProcesses.start(workers, guard=guard, console=console.descriptors) as processes:
@@ -71,7 +71,7 @@ def test_no_descriptor_thread_or_child_is_left_behind(guard: Guard, console: Pip
                 processes.wait(60)
 
     assert count() == before
-    assert [pid for pid in children() if pid != guard.pid] == []
+    assert children() == others
 
 
 def children() -> list[int]:

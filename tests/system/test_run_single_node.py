@@ -209,6 +209,15 @@ def test_the_workers_of_a_killed_launcher_are_gone(tmp_path: Path) -> None:
             until("the worker is gone", lambda pid=int(report["pid"]): has_ended(pid))
 
 
+def test_a_killed_launcher_leaves_no_empty_folder(tmp_path: Path) -> None:
+    script = write_script(tmp_path, "report()", WAIT)
+    with Run(tmp_path, "--nproc-per-node", "2", script) as run:
+        run.until_reports(2)
+        assert list(tmp_path.glob("rallypoint_errors_*"))
+        run.process.kill()
+        until("the folder for error files is gone", lambda: not list(tmp_path.glob("rallypoint_errors_*")))
+
+
 def test_tee_writes_files_and_whole_prefixed_lines(tmp_path: Path) -> None:
     work = write_script(tmp_path, 'print("line of", os.environ["RANK"])', 'print("to stderr", file=sys.stderr)')
 

@@ -291,6 +291,8 @@ class Agent:
             self._logs = self._folders.open_round(
                 effect.round, {w.local_rank: w.global_rank for w in self._group.workers}, self._spec.role
             )
+            if self._folders.private is not None:
+                self._guard.tidy(self._folders.private)
             commands = [self._command(worker.local_rank, effect) for worker in self._group.workers]
             self._processes = WorkerProcesses.start(commands, guard=self._guard)
         except (AgentError, OSError) as error:

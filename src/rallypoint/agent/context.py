@@ -115,6 +115,8 @@ class PContext:
         self._logs = outputs_of(self._dest, self._prefixes)
         self._resources.enter_context(taken_signals(_signals(), self._take_signal))
         guard = self._resources.enter_context(Guard.start())
+        if isinstance(self._logs_specs, DefaultLogsSpecs) and self._logs_specs.private is not None:
+            guard.tidy(self._logs_specs.private)
         commands = [self._command(rank, call) for rank, call in zip(self.envs, calls, strict=True)]
         try:
             self._processes = WorkerProcesses.start(commands, guard=guard)

@@ -76,7 +76,7 @@ class Guard:
         """
         with self._lock:
             self._groups.add(pid)
-            self._watch(f"+{pid}\n")
+            self._watch(b"+%d\n" % pid)
 
     def forget(self, pid: int) -> None:
         """Release the group led by ``pid``, because nobody is left in it and its number may be used again."""
@@ -84,7 +84,15 @@ class Guard:
             self._groups.discard(pid)
             if self._process is not None:
                 with contextlib.suppress(OSError):  # a guard that died watches nobody; the next watch replaces it
-                    _write(self._process, f"-{pid}\n")
+                    _write(self._process, b"-%d\n" % pid)
+
+    def tidy(self, folder: Path) -> None:
+        """Have a folder removed when the agent vanishes, unless something is in it by then that is no folder."""
+        line = b"d" + os.fsencode(folder)
+        with self._lock:
+            if self._process is not None and b"\n" not in line:
+                with contextlib.suppress(OSError):  # a guard that died leaves the folder
+                    _write(self._process, line + b"\n")
 
     def close(self) -> None:
         """End the guard without touching anybody. Calling it twice, or in a forked child, does no harm."""
@@ -112,7 +120,7 @@ class Guard:
         except OSError as error:
             raise AgentError(f"the guard of the workers could not be started: {error}") from error
 
-    def _watch(self, command: str) -> None:
+    def _watch(self, command: bytes) -> None:
         if self._process is None:
             raise AgentError(f"the guard of process {self._owner_pid} is closed and cannot watch workers any more")
         try:
@@ -122,7 +130,7 @@ class Guard:
             _log.warning("the guard of the workers (pid %d) died (%s); starting another", self._process.pid, code)
             _end(self._process)
             self._process = self._spawn()
-            _write(self._process, "".join(f"+{pid}\n" for pid in self._groups))
+            _write(self._process, b"".join(b"+%d\n" % pid for pid in self._groups))
 
     def __enter__(self) -> Guard:
         return self
@@ -133,15 +141,15 @@ class Guard:
         self.close()
 
 
-def _write(process: subprocess.Popen[bytes], text: str) -> None:
+def _write(process: subprocess.Popen[bytes], text: bytes) -> None:
     assert process.stdin is not None
-    process.stdin.write(text.encode("ascii"))
+    process.stdin.write(text)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # it is gone already
-        _write(process, "q\n")
+        _write(process, b"q\n")
     with contextlib.suppress(OSError):
         process.stdin.close()
     try:

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from rallypoint.events import emit
+
 __all__ = ["DEFAULT_PREFIX", "LogFolders", "LogOptions", "Output", "Std", "Streams", "WorkerLogs", "to_map"]
 
 DEFAULT_PREFIX = "[${role_name}${local_rank}]:"
@@ -201,6 +203,11 @@ class LogFolders:
         """Give this run's folder in the log folder, ``None`` as long as nothing is kept."""
         return self._root
 
+    @property
+    def private(self) -> Path | None:
+        """Give the folder of error files that nobody asked for, ``None`` if there is none."""
+        return self._private
+
     def open_round(
         self, round_number: int, ranks: Mapping[int, int], role_name: str = "default", *, kind: str = "round"
     ) -> dict[int, WorkerLogs]:
@@ -262,6 +269,8 @@ class LogFolders:
                 log_dir = self._options.log_dir or Path(tempfile.mkdtemp(prefix="rallypoint_"))
                 log_dir.mkdir(parents=True, exist_ok=True)
                 self._root = Path(tempfile.mkdtemp(prefix=f"{self._run_name}_", dir=log_dir.absolute()))
+                if self._options.log_dir is None:
+                    emit("agent.logs", f"the output of workers is kept in {self._root}", path=str(self._root))
             home = self._root
         folder = home / name
         again = 0

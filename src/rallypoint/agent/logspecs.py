@@ -140,6 +140,11 @@ class DefaultLogsSpecs(LogsSpecs):
             error_files={rank: str(log.error_file) for rank, log in logs.items()},
         )
 
+    @property
+    def private(self) -> Path | None:
+        """The folder of error files that nobody asked for, ``None`` if there is none."""
+        return None if self._folders is None else self._folders.private
+
     def close(self, *, clean: bool) -> None:
         """Remove the folder of error files, if nobody asked for one and nothing worth keeping is in it."""
         if self._folders is not None:
@@ -200,6 +205,8 @@ class SpecFolders:
     def __init__(self, run_id: str, specs: LogsSpecs) -> None:
         self._run_id = run_id
         self._specs = specs
+
+    private = None
 
     @property
     def root(self) -> Path | None:

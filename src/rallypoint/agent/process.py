@@ -94,6 +94,7 @@ class WorkerProcesses:
         self._pids: dict[int, int] = {}
         self._running: dict[int, _Worker] = {}
         self._held: list[_Worker] = []
+        self._kin: dict[int, float] = {}
         self._exits: list[WorkerExit] = []
         self._values: dict[int, bytes] = {}
         self._is_hurried = False
@@ -294,12 +295,14 @@ class WorkerProcesses:
 
     def _is_anybody_left(self) -> bool:
         self._collect()
-        return bool(self._running) or bool(sweep.members(self._marker_id, self._groups()))
+        return bool(self._running) or bool(sweep.members(self._marker_id, self._groups(), self._kin))
 
     def _signal(self, number: int, *, is_first: bool) -> None:
+        if is_first:  # before parents end, and with them the way to those who left group, session and environment
+            sweep.members(self._marker_id, self._groups(), self._kin)
         for group in self._groups():
             sweep.kill_group(group, number)
-        sweep.signal_members(self._marker_id, self._groups(), number, is_first=is_first)
+        sweep.signal_members(self._marker_id, self._groups(), number, self._kin, is_first=is_first)
 
     def _stop(self, signal_number: int, grace_s: float) -> None:
         deadline = Deadline(grace_s)

@@ -1,12 +1,15 @@
 """Find and kill what workers leave behind; run as a program, this file is the guard's process.
 
-A process belongs to a worker if it is in the worker's group or session, or if its environment at its start carries
-the agent's marker: ``RALLYPOINT_WORKER_OF=<id>``, for an agent within a worker ``<outer id>:<id>``. The marker finds
-daemons too, which left group and session; only a program that wiped its environment *and* left the session escapes.
+A process belongs to a worker if it is in the worker's group or session, if its environment at its start carries the
+agent's marker, ``RALLYPOINT_WORKER_OF=<id>``, for an agent within a worker ``<outer id>:<id>``, or if it descends from
+such a process. The marker finds daemons too, which left group and session. One that wiped its environment as well is
+found through its parent as long as that lives, and is known by number and start time from then on; only a daemon that
+wiped its environment, left the session and lost its parent between two looks escapes.
 
 The guard watches its agent through a pidfd and through its own parent's id, never through the end of a pipe alone:
 the pipe's other end may live on in processes that the agent forked. It is told by lines on its standard input:
-``+PID`` (watch this group), ``-PID`` (forget it), ``q`` (end, touch nobody)::
+``+PID`` (watch this group), ``-PID`` (forget it), ``dPATH`` (a folder that is to go if nothing is in it but folders),
+``q`` (end, touch nobody)::
 
     agent ──── "+812" ────▶ guard ─── agent gone? ──▶ SIGKILL groups, then whoever carries the marker,
       │                                                until two looks in a row find nobody
@@ -16,7 +19,7 @@ This file imports little and nothing of this package, because each agent starts 
 """
 
 # pathlib and contextlib would be most of the guard's start-up time:
-# ruff: noqa: PTH110, PTH116, PTH123, PTH208, SIM105
+# ruff: noqa: PTH106, PTH110, PTH116, PTH123, PTH208, SIM105
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ SWEEP_S = 10.0
 SWEEP_PAUSE_S = 0.05
 """The pause between two looks, in seconds: a process started meanwhile shows its environment by then."""
 
-PARENT_LOOK_MS = 200
-"""Where there is no pidfd: how often the guard looks whether its parent is still the agent, in milliseconds."""
+FOLLOW_MS, PARENT_LOOK_MS = 2000, 200
+"""How often the guard looks who descends from workers and, where there is no pidfd, whether its agent lives."""
 
 
 class Member:
@@ -50,15 +53,19 @@ class Member:
 
     Attributes:
         pid: its process id.
+        parent: its parent's.
         group: its process group.
         session: its session.
-        marker: its marker's value, empty if group or session were proof enough.
+        start: when it was started, in the system's own unit: with the id it names one process for good.
+        marker: its marker's value, empty if something else was proof enough.
     """
 
-    def __init__(self, pid: int, group: int, session: int, marker: str) -> None:
+    def __init__(self, pid: int, parent: int, group: int, session: int, start: float, marker: str = "") -> None:
         self.pid = pid
+        self.parent = parent
         self.group = group
         self.session = session
+        self.start = start
         self.marker = marker
 
 
@@ -84,33 +91,59 @@ def kill_group(group: int, number: int) -> bool:
     return True
 
 
-def members(marker_id: str | None, groups: Collection[int]) -> list[Member]:
+def members(marker_id: str | None, groups: Collection[int], kin: dict[int, float] | None = None) -> list[Member]:
     """Find the living processes that belong to workers; zombies and this process do not count.
 
     Args:
-        marker_id: the agent's id, or ``None`` to look at groups and sessions only.
+        marker_id: the agent's id, or ``None`` to look at groups, sessions and descent only.
         groups: the workers' process ids, each also the number of a group and a session.
+        kin: those found before, start times by process id; they belong to workers whatever they have done since.
+            Those found now are added.
 
     Returns:
         Each of them.
 
-    Cost: one look at each process of the machine, and at the environment of this user's processes.
+    Cost: one look at each process of the machine, and at the environment of those of this user.
     """
-    found = _members_by_proc(marker_id, groups) if _HAS_PROC else _members_by_psutil(marker_id, groups)
+    known = {} if kin is None else kin
+    found: dict[int, Member] = {}
+    children: dict[int, list[Member]] = {}
     own = os.getpid()
-    return [member for member in found if member.pid != own]
+    for process in _by_proc(marker_id, groups) if _HAS_PROC else _by_psutil(marker_id, groups):
+        if process.pid == own:
+            continue
+        children.setdefault(process.parent, []).append(process)
+        belongs = process.group in groups or process.session in groups or known.get(process.pid) == process.start
+        if belongs or (marker_id is not None and is_marked(process.marker, marker_id)):
+            found[process.pid] = process
+    parents = list(found)
+    while parents:
+        for child in children.get(parents.pop(), ()):
+            if child.pid not in found:
+                found[child.pid] = child
+                parents.append(child.pid)
+    known.update((member.pid, member.start) for member in found.values())
+    return list(found.values())
 
 
-def signal_members(marker_id: str, groups: Collection[int], number: int, *, is_first: bool = False) -> list[int]:
+def signal_members(
+    marker_id: str,
+    groups: Collection[int],
+    number: int,
+    kin: dict[int, float] | None = None,
+    *,
+    is_first: bool = False,
+) -> list[int]:
     """Send a signal to each process that :func:`members` finds.
 
     A number that was freed and given to a stranger between look and signal is not hit: the process is pinned and
     looked at again first.
 
     Args:
-        marker_id: the id in the workers' environment.
-        groups: the workers' process ids.
+        marker_id: as for :func:`members`.
+        groups: as there.
         number: the signal.
+        kin: as there.
         is_first: leave out those who are told otherwise: members of ``groups`` themselves, signalled as a whole
             before, and workers of an agent that is itself a worker here, which passes the signal on.
 
@@ -118,23 +151,39 @@ def signal_members(marker_id: str, groups: Collection[int], number: int, *, is_f
         The processes found, signalled or not permitted to be.
     """
     found = [
-        member.pid
-        for member in members(marker_id, groups)
+        member
+        for member in members(marker_id, groups, kin)
         if not is_first or (member.group not in groups and member.marker.rpartition(":")[2] in ("", marker_id))
     ]
-    for pid in found:
-        pinned = _pin(pid)
+    for member in found:
+        pinned = _pin(member.pid)
         try:
             if pinned is None:
-                os.kill(pid, number)
-            elif not _HAS_PROC or _member(str(pid), marker_id, groups) is not None:
+                os.kill(member.pid, number)
+            elif not _HAS_PROC or _start_of(member.pid) == member.start:
                 signal.pidfd_send_signal(pinned, number)
         except (ProcessLookupError, PermissionError):
             pass  # gone by itself, or another user's by now: nothing that we may do
         finally:
             if pinned is not None:
                 os.close(pinned)
-    return found
+    return [member.pid for member in found]
+
+
+def follow(groups: Collection[int], kin: dict[int, float]) -> None:
+    """Note who descends from workers, or from those noted before, while their parents live; drop who is gone.
+
+    Cost: a few reads for each thread of those processes. Notes nobody where the system does not list children.
+    """
+    for pid in [pid for pid, start in kin.items() if _start_of(pid) != start]:
+        del kin[pid]
+    parents = [*groups, *kin]
+    while parents:
+        for child in _children(parents.pop()):
+            start = _start_of(child)
+            if start is not None and child not in kin:
+                kin[child] = start
+                parents.append(child)
 
 
 def state_of(pid: int) -> str:
@@ -142,7 +191,7 @@ def state_of(pid: int) -> str:
     stat = _stat(str(pid))
     if stat is None:
         return ""
-    words = "uninterruptible sleep" if stat[0] == "D" else f"state {stat[0]}"
+    words = "uninterruptible sleep" if stat[0] == b"D" else f"state {stat[0].decode('ascii')}"
     try:
         with open(f"/proc/{pid}/wchan", encoding="ascii", errors="replace") as file:
             place = file.read().strip("\0 \n0")
@@ -156,16 +205,33 @@ def state_of(pid: int) -> str:
 _HAS_PROC = os.path.exists("/proc/self/stat")
 
 
-def _stat(name: str) -> tuple[str, int, int] | None:
-    """Give state, group and session of a process, ``None`` if it is gone."""
+def _stat(name: str) -> list[bytes] | None:
+    """Give a process' fields, ``None`` if it is gone: 0 state, 1 parent, 2 group, 3 session, 19 time of its start."""
     try:
         with open(f"/proc/{name}/stat", "rb") as file:
             text = file.read()
     except OSError:
         return None
     # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
-    fields = text[text.rfind(b")") + 2 :].split(None, 4)
-    return fields[0].decode("ascii"), int(fields[2]), int(fields[3])
+    return text[text.rfind(b")") + 2 :].split()
+
+
+def _start_of(pid: int) -> float | None:
+    """Give when a living process was started, ``None`` for one that is gone or a zombie."""
+    stat = _stat(str(pid))
+    return None if stat is None or stat[0] in b"ZX" else float(stat[19])
+
+
+def _children(pid: int) -> list[int]:
+    """Give the children of a process, where the system lists them."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass  # gone meanwhile, or an old kernel
+    return found
 
 
 def _marker(name: str) -> str:
@@ -184,42 +250,33 @@ def _marker(name: str) -> str:
     return ""
 
 
-def _member(name: str, marker_id: str | None, groups: Collection[int]) -> Member | None:
-    stat = _stat(name)
-    if stat is None or stat[0] in "ZX":
-        return None
-    _, group, session = stat
-    if group in groups or session in groups:
-        return Member(int(name), group, session, "")
-    marker = "" if marker_id is None else _marker(name)
-    if marker_id is not None and is_marked(marker, marker_id):
-        return Member(int(name), group, session, marker)
-    return None
-
-
-def _members_by_proc(marker_id: str | None, groups: Collection[int]) -> Iterator[Member]:
+def _by_proc(marker_id: str | None, groups: Collection[int]) -> Iterator[Member]:
+    """Give every living process; markers are looked up where nothing else is proof."""
     for name in os.listdir("/proc"):
-        member = _member(name, marker_id, groups) if name.isdigit() else None
-        if member is not None:
-            yield member
+        stat = _stat(name) if name.isdigit() else None
+        if stat is None or stat[0] in b"ZX":
+            continue
+        parent, group, session = (int(number) for number in stat[1:4])
+        is_proved = marker_id is None or group in groups or session in groups
+        yield Member(int(name), parent, group, session, float(stat[19]), "" if is_proved else _marker(name))
 
 
-def _members_by_psutil(marker_id: str | None, groups: Collection[int]) -> Iterator[Member]:
+def _by_psutil(marker_id: str | None, groups: Collection[int]) -> Iterator[Member]:
     import psutil
 
     for process in psutil.process_iter():
         marker = ""
         try:
             group, session = os.getpgid(process.pid), os.getsid(process.pid)
-            belongs = group in groups or session in groups
-            if not belongs and marker_id is not None and process.uids().effective == os.geteuid():
+            is_proved = marker_id is None or group in groups or session in groups
+            if not is_proved and process.uids().effective == os.geteuid():
                 marker = process.environ().get(MARKER_ENV, "")
-                belongs = is_marked(marker, marker_id)
-            belongs = belongs and process.status() != psutil.STATUS_ZOMBIE
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            member = Member(process.pid, process.ppid(), group, session, process.create_time(), marker)
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or not ours to look at
-        if belongs:
-            yield Member(process.pid, group, session, marker)
+        yield member
 
 
 def _pin(pid: int) -> int | None:
@@ -235,26 +292,38 @@ def _pin(pid: int) -> int | None:
 # --- the guard's program ---------------------------------------------------------------------------------
 
 
-def end_all(marker_id: str, groups: Collection[int], timeout_s: float = SWEEP_S) -> int:
+def end_all(
+    marker_id: str, groups: Collection[int], kin: dict[int, float] | None = None, timeout_s: float = SWEEP_S
+) -> int:
     """Kill every member, and whoever appears meanwhile, until two looks in a row find nobody or the time is up.
 
     Returns:
         How many processes were found.
     """
+    known = {} if kin is None else kin
     deadline = time.monotonic() + timeout_s
-    killed = {member.pid for member in members(marker_id, groups)}
+    killed = {member.pid for member in members(marker_id, groups, known)}
     for group in groups:
         kill_group(group, signal.SIGKILL)
     calm = 0
-    while calm < 2 and time.monotonic() < deadline:
-        found = signal_members(marker_id, groups, signal.SIGKILL)
+    while calm < 2:
+        found = signal_members(marker_id, groups, signal.SIGKILL, known)
         killed.update(found)
         calm = 0 if found else calm + 1
+        if time.monotonic() >= deadline:
+            break
         time.sleep(SWEEP_PAUSE_S)
     return len(killed)
 
 
-def obey(commands: list[bytes], groups: set[int]) -> bool:
+def remove_empty(folder: bytes) -> None:
+    """Remove a folder in which there is nothing but folders; in any other, those of its folders that are empty."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        if not os.listdir(path):
+            os.rmdir(path)
+
+
+def obey(commands: list[bytes], groups: set[int], folders: set[bytes] | None = None) -> bool:
     """Apply the agent's commands in order.
 
     Returns:
@@ -263,9 +332,11 @@ def obey(commands: list[bytes], groups: set[int]) -> bool:
     for command in commands:
         if command == b"q":
             return False
-        action, number = command[:1], command[1:]
-        if number.isdigit() and action in b"+-":
-            (groups.add if action == b"+" else groups.discard)(int(number))
+        action, rest = command[:1], command[1:]
+        if rest.isdigit() and action in b"+-":
+            (groups.add if action == b"+" else groups.discard)(int(rest))
+        elif rest and action == b"d" and folders is not None:
+            folders.add(rest)
     return True
 
 
@@ -278,6 +349,8 @@ def stand_guard(agent_pid: int, marker_id: str, commands_fd: int = 0) -> None:
         commands_fd: where its commands come from.
     """
     groups: set[int] = set()
+    folders: set[bytes] = set()
+    kin: dict[int, float] = {}
     rest = b""
     os.set_blocking(commands_fd, False)
     poller = select.poll()
@@ -291,7 +364,9 @@ def stand_guard(agent_pid: int, marker_id: str, commands_fd: int = 0) -> None:
     while not is_gone:
         is_gone = os.getppid() != agent_pid
         if not is_gone:
-            poller.poll(None if agent_fd is not None else PARENT_LOOK_MS)
+            calm_ms = FOLLOW_MS if groups or kin else None
+            poller.poll(calm_ms if agent_fd is not None else PARENT_LOOK_MS)
+            follow(groups, kin)
         while is_open:
             try:
                 data = os.read(commands_fd, 65536)
@@ -301,9 +376,11 @@ def stand_guard(agent_pid: int, marker_id: str, commands_fd: int = 0) -> None:
                 is_open = False
                 poller.unregister(commands_fd)
             *commands, rest = (rest + data).split(b"\n")
-            if not obey(commands, groups):
+            if not obey(commands, groups, folders):
                 return
-    count = end_all(marker_id, groups)
+    count = end_all(marker_id, groups, kin)
+    for folder in folders:
+        remove_empty(folder)
     if count:
         text = f"rallypoint: the agent (pid {agent_pid}) is gone; its guard killed {count} processes of its workers\n"
         try:

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.support.agents import observed
 
 from rallypoint.agent.logs import LogFolders, LogOptions, Output, Std, to_map
 
@@ -226,3 +227,14 @@ def test_a_log_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(NotADirectoryError, match="the log folder is no folder"):
         LogFolders("job", LogOptions(tmp_path / "file"))
+
+
+def test_a_folder_that_nobody_named_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with observed() as events:
+        LogFolders("r", LogOptions(log_dir=tmp_path / "named", tee=Std.OUT)).open_round(0, {0: 0})
+        folders = LogFolders("r", LogOptions(tee=Std.OUT))
+        folders.open_round(0, {0: 0})
+        folders.open_round(1, {0: 0})
+
+    assert [event.message for event in events] == [f"the output of workers is kept in {folders.root}"]

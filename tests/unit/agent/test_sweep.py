@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.workers import STAY, python_argv
@@ -126,7 +127,7 @@ def test_a_process_that_ends_between_look_and_signal_is_no_error(
 ) -> None:
     gone = start(code="")
     gone.wait()
-    monkeypatch.setattr(sweep, "members", lambda *_: [sweep.Member(gone.pid, 1, 1, marker_id)])
+    monkeypatch.setattr(sweep, "members", lambda *_: [sweep.Member(gone.pid, 1, 1, 1, 0.0, marker_id)])
 
     assert sweep.signal_members(marker_id, (), signal.SIGKILL) == [gone.pid]
 
@@ -136,7 +137,7 @@ def test_a_number_that_passed_to_a_stranger_is_not_hit(
 ) -> None:
     monkeypatch.setattr(sweep, "_HAS_PROC", True)
     stranger = start("other")
-    monkeypatch.setattr(sweep, "members", lambda *_: [sweep.Member(stranger.pid, 1, 1, marker_id)])
+    monkeypatch.setattr(sweep, "members", lambda *_: [sweep.Member(stranger.pid, 1, 1, 1, 0.0, marker_id)])
 
     sweep.signal_members(marker_id, (), signal.SIGKILL)
 
@@ -208,3 +209,71 @@ def test_commands_are_obeyed_in_order() -> None:
     assert groups == {2}
     assert sweep.obey([b"+3", b"q", b"+4"], groups) is False
     assert groups == {2, 3}
+    folders: set[bytes] = set()
+    assert sweep.obey([b"d/a b", b"d"], groups, folders) is True
+    assert folders == {b"/a b"}
+
+
+WIPED = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"], env={},
+    start_new_session=True)
+os.write(1, b"%d\\n" % child.pid)
+"""
+
+
+def wiped(start: Starter, marker: str | None, code: str = STAY) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process, and below it one in a session of its own with an empty environment."""
+    parent = start(marker, code=WIPED + code, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    return parent, int(parent.stdout.readline())
+
+
+def test_a_descendant_is_found_whatever_it_wiped(start: Starter, marker_id: str) -> None:
+    parent, child = wiped(start, marker_id)
+
+    assert pids(sweep.members(marker_id, ())) == pids(sweep.members(None, [parent.pid])) == {parent.pid, child}
+    sweep.signal_members(marker_id, (), signal.SIGKILL)
+
+
+def test_who_was_found_once_is_known_when_its_parent_is_gone(start: Starter, marker_id: str) -> None:
+    parent, child = wiped(start, marker_id)
+    kin: dict[int, float] = {}
+    sweep.members(marker_id, (), kin)
+    parent.kill()
+    parent.wait()
+
+    assert pids(sweep.members(marker_id, (), {child: 0.0})) == set()  # a stranger under that number
+    assert pids(sweep.members(marker_id, (), kin)) == {child}
+    assert sweep.signal_members(marker_id, (), signal.SIGKILL, kin) == [child]
+
+
+def test_a_guard_follows_children_while_their_parents_live(
+    start: Starter, marker_id: str, commands: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_HAS_PROC", True)
+    parent, child = wiped(start, None)
+    kin: dict[int, float] = {}
+
+    sweep.follow([parent.pid], kin)
+    assert list(kin) == [child]
+    parent.kill()
+    parent.wait()
+    sweep.follow([], kin)
+    assert list(kin) == [child]
+
+    assert sweep.end_all(marker_id, (), kin) == 1
+    sweep.follow([], kin)
+    assert kin == {}
+
+
+def test_a_folder_goes_unless_something_is_in_it(tmp_path: Path) -> None:
+    for name in ("empty", "used"):
+        (tmp_path / name / "round_0" / "0").mkdir(parents=True)
+    (tmp_path / "used" / "error.json").touch()
+
+    sweep.remove_empty(os.fsencode(tmp_path / "empty"))
+    sweep.remove_empty(os.fsencode(tmp_path / "used"))
+    sweep.remove_empty(os.fsencode(tmp_path / "gone"))
+
+    assert [path.name for path in tmp_path.rglob("*")] == ["used", "error.json"]
