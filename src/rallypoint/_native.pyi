@@ -1,10 +1,10 @@
 """The compiled twin as Python sees it."""
 
+from typing import TypeAlias
+
 from rallypoint.store.calls import Patience
 from rallypoint.store.native import Helper
 from rallypoint.types import Endpoint, Keys, Text
-
-from typing import TypeAlias
 
 RawEffect: TypeAlias = tuple[int] | tuple[int, bytes] | tuple[int, int, str]
 """``(peer,)`` a pause, ``(peer, bytes)`` a reply, ``(peer, position in CloseReason, detail)`` a close."""

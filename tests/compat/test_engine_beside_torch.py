@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from tests.support.torch_peers import torch_server
+from tests.support.twins import over_each_twin
 from tests.support.wire import VALIDATE, Wire
 
 from rallypoint.protocol.codec import Request, encode_request
 from rallypoint.protocol.spec import VERBS, Kind, Verb
+
+pytestmark = over_each_twin
 
 NAMES = [b"/a", b"/b", b"/c", b""]
 TEXTS = [

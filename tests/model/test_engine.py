@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from tests.support.engine_twin import EngineTwin
+from tests.support.twins import over_each_twin
 from tests.support.wire import VALIDATE, Connection, Wire
 
 from rallypoint.protocol.codec import Request, encode_request
@@ -227,11 +234,13 @@ class History:
         machine.the_books_are_right()
 
 
+@over_each_twin
 @pytest.mark.parametrize("seed", range(30))
 def test_a_long_history_of_waits_gives_the_same_bytes(seed: int) -> None:
     History(seed, VERBS_ABOUT_WAITING, (b"/a", b"/b")).play(EngineAgainstTwin(), 1000)
 
 
+@over_each_twin
 @pytest.mark.parametrize("seed", range(10))
 def test_a_long_history_of_one_queue_gives_the_same_bytes(seed: int) -> None:
     # More pops than pushes: peers wait only for a queue that is empty.
@@ -239,5 +248,8 @@ def test_a_long_history_of_one_queue_gives_the_same_bytes(seed: int) -> None:
     History(seed, verbs, (b"/q",)).play(EngineAgainstTwin(), 1000)
 
 
-TestEngineAgainstTwin = EngineAgainstTwin.TestCase
-TestEngineAgainstTwin.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+@over_each_twin
+def test_any_interleaving_gives_the_same_bytes() -> None:
+    run_state_machine_as_test(
+        EngineAgainstTwin, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
+    )

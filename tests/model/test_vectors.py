@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.twins import over_each_twin
 from tests.support.wire import VALIDATE, Wire
 
 from rallypoint.protocol.codec import encode_request
@@ -17,6 +18,8 @@ VECTORS: dict[str, dict[str, Any]] = {
     for line in (Path(__file__).parents[1] / "support" / "vectors.jsonl").read_text().splitlines()
     for vector in [json.loads(line)]
 }
+
+pytestmark = over_each_twin
 
 # Where torch's server does what no client can want, ours does this instead.
 OURS = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from tests.support.twins import make_engine
+
 from rallypoint.errors import ConnectionLostError
 from rallypoint.protocol.client import Call, Wait, WaitExpired, handshake
 from rallypoint.protocol.codec import encode_request
@@ -13,7 +15,6 @@ from rallypoint.server.engine import (
     Connected,
     Disconnected,
     Effect,
-    Engine,
     Event,
     Limits,
     Pause,
@@ -31,10 +32,13 @@ R = TypeVar("R")
 
 
 class Wire:
-    """An engine and its connections. Pauses are answered with ``Resumed`` at once, unless told otherwise."""
+    """An engine of the twin that the test runs over, and its connections.
+
+    Pauses are answered with ``Resumed`` at once, unless told otherwise.
+    """
 
     def __init__(self, limits: Limits | None = None, *, resumes: bool = True) -> None:
-        self.engine = Engine(limits or Limits())
+        self.engine = make_engine(limits)
         self.now = 0.0
         self.resumes = resumes
         self.connections: dict[int, Connection] = {}

@@ -6,8 +6,9 @@ Rules:
 - Every byte is looked at a bounded number of times, however the stream is cut: a list that comes one byte at a time
   costs the same for each byte. No field is parsed twice, save those of the segment in which a request
   begins.
-- A length over its limit is refused as soon as the length is complete; no memory is ever taken on the strength
-  of a claim.
+- A length over its limit is refused as soon as the length is complete, and so is one that makes the request too
+  long; no memory is ever taken on the strength of a claim. Which field is refused, and with which words, does not
+  depend on how the stream is cut.
 - The first request must be VALIDATE with the magic; a first byte that is not VALIDATE's is refused at once.
 - ``close`` lets go of everything at once. A suspended walk and its reader hold each other, so without it the memory of
   a half request would outlive its connection until the interpreter looks for cycles.
@@ -30,6 +31,7 @@ What this file does not know: which peer this is, what requests mean, what time 
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Final
 
 from rallypoint.protocol.codec import DECODERS, I64, U32, U64, Decoder, Request, RequestError, too_large
@@ -133,12 +135,14 @@ class RequestReader:
             self._pos = 0
             return None
         verb = data[at]
-        found = self._decoders[verb](verb, data, at + 1, end)
-        if found is not None:
+        try:
+            found = self._decoders[verb](verb, data, at + 1, end)
+        except RequestError as refusal:
+            if refusal.reason is not CloseReason.FIELD_TOO_LARGE:
+                raise
+            found = None  # the walk refuses it too, or an earlier field
+        if found is not None and found[0] - at <= self._request_size_max:
             self._pos, request = found
-            if self._pos - at > self._request_size_max:
-                self.held = self._pos - at
-                self._check_frame(Verb(verb), 0)
             if verb == 0:
                 self._open()
             return request
@@ -201,11 +205,13 @@ class RequestReader:
                 fields.append((yield from self._sized(verb, "value", VALUE_SIZE_MAX)))
             elif kind is Kind.I64:
                 fields.append(I64.unpack((yield I64.size))[0])
+                self._check_frame(verb, 0)
             elif kind is Kind.U32:
                 number = U32.unpack((yield U32.size))[0]
                 if verb is Verb.VALIDATE:
                     _check_magic(number)
                 fields.append(number)
+                self._check_frame(verb, 0)
             elif kind is Kind.KEYS:
                 fields.append((yield from self._keys(verb)))
             else:
@@ -224,6 +230,7 @@ class RequestReader:
         (count,) = U64.unpack((yield U64.size))
         if count > KEY_COUNT_MAX:
             raise too_large(verb, "list", count, KEY_COUNT_MAX)
+        self._check_frame(verb, 0)
         return int(count)
 
     def _keys(self, verb: Verb) -> Generator[int, bytes, list[bytes]]:
@@ -236,20 +243,21 @@ class RequestReader:
         return keys
 
     def _take_keys(self, verb: Verb, keys: list[bytes], count: int) -> None:
-        """Move the keys that lie whole in this segment to ``keys``: the walk is left to the one that is cut."""
+        """Move the keys that lie whole in this segment to ``keys``: the walk is left to one that is cut or refused."""
         data = self._data
         at = start = self._pos
         end = len(data)
+        end_max = start + self._request_size_max - self.held
         decode = DECODERS[Verb.GET]  # the layout of one item
-        while len(keys) < count:
-            found = decode(verb, data, at, end)
-            if found is None:
-                break
-            at, (_, key) = found
-            keys.append(key)
+        with suppress(RequestError):
+            while len(keys) < count:
+                found = decode(verb, data, at, end)
+                if found is None or found[0] > end_max:
+                    break
+                at, (_, key) = found
+                keys.append(key)
         self._pos = at
         self.held += at - start
-        self._check_frame(verb, 0)
 
     def _pairs(self, verb: Verb) -> Generator[int, bytes, list[tuple[bytes, bytes]]]:
         count = yield from self._count(verb)
@@ -267,16 +275,17 @@ class RequestReader:
         data = self._data
         at = start = self._pos
         end = len(data)
+        end_max = start + self._request_size_max - self.held
         decode = DECODERS[Verb.SET]  # the layout of one item
-        while len(pairs) < count:
-            found = decode(verb, data, at, end)
-            if found is None:
-                break
-            at, (_, key, value) = found
-            pairs.append((key, value))
+        with suppress(RequestError):
+            while len(pairs) < count:
+                found = decode(verb, data, at, end)
+                if found is None or found[0] > end_max:
+                    break
+                at, (_, key, value) = found
+                pairs.append((key, value))
         self._pos = at
         self.held += at - start
-        self._check_frame(verb, 0)
 
     def _check_frame(self, verb: Verb, more: int) -> None:
         if self.held + more > self._request_size_max:

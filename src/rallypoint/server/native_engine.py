@@ -6,7 +6,7 @@ A server does not need it: there the compiled reactor drives the compiled engine
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.vocabulary import (
@@ -84,7 +84,8 @@ def statistics_of(numbers: list[int]) -> Statistics:
     """Give statistics from the compiled twin's list of numbers: the fields in order, then the closed by reason."""
     last = len(numbers) - len(_REASONS)
     closed = {reason: count for reason, count in zip(_REASONS, numbers[last:], strict=True) if count}
-    return Statistics(*numbers[:last], closed)
+    fields: Any = (*numbers[:last], closed)
+    return Statistics(*fields)
 
 
 def _effect(raw: RawEffect) -> Effect:

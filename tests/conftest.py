@@ -1,0 +1,5 @@
+"""The fixtures that every test may use."""
+
+from tests.support.twins import each_twin
+
+__all__ = ["each_twin"]

@@ -1,0 +1,57 @@
+"""The engine's twins, Python and native, so that one test runs over both.
+
+A test that uses the fixture ``each_twin`` runs once over each: ``make_engine``, and with it every ``Wire``, takes the
+twin that the test runs over. Without the native twin there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import pytest
+
+from rallypoint import twin
+from rallypoint.server.engine import Engine
+from rallypoint.server.limits import Limits
+from rallypoint.server.native_engine import NativeEngine
+
+__all__ = ["TWINS", "AnyEngine", "each_twin", "make_engine", "over_each_twin", "python_twin_only", "running_over"]
+
+AnyEngine: TypeAlias = Engine | NativeEngine
+
+TWINS: Final[Mapping[str, Callable[[Limits], AnyEngine]]] = MappingProxyType(
+    {"python": Engine} | ({"native": NativeEngine} if twin.native() is not None else {})
+)
+
+over_each_twin = pytest.mark.usefixtures("each_twin")
+"""For a module or a test: run it over each twin."""
+
+python_twin_only = pytest.mark.parametrize("each_twin", ["python"], indirect=True)
+"""For a test about the Python twin's own objects, in a module that runs over each twin."""
+
+_running_over = ["python"]
+
+
+@contextmanager
+def running_over(name: str) -> Iterator[None]:
+    """Let ``make_engine`` give this twin."""
+    _running_over.append(name)
+    try:
+        yield
+    finally:
+        _running_over.pop()
+
+
+@pytest.fixture(params=TWINS)
+def each_twin(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run over each twin; give its name."""
+    with running_over(request.param):
+        yield request.param
+
+
+def make_engine(limits: Limits | None = None) -> AnyEngine:
+    """Give an engine of the twin that the test runs over."""
+    return TWINS[_running_over[-1]](limits or Limits())
