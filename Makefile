@@ -32,6 +32,10 @@ $(VENV)/.test: $(VENV)/.base
 	$(PIP) install --group test --group compat
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.base
+	$(PIP) install --group bench --group compat
+	@touch $@
+
 # Where it cannot be built this says why in one line, every time, and the Python twin serves.
 $(NATIVE): $(NATIVE_SOURCES) | $(VENV)/.base
 	@$(BIN)/python native/build.py --optional
@@ -90,8 +94,8 @@ scenarios: $(VENV)/.test $(NATIVE)  ## write the expected lines of tests/scenari
 	$(BIN)/python -m tests.support.scenarios --rewrite
 
 .PHONY: bench
-bench: $(VENV)/.test $(NATIVE)  ## latency and throughput beside torch, as ratios
-	$(BIN)/python benchmarks/store.py
+bench: $(VENV)/.bench $(NATIVE)  ## speed beside torch, Redis and a floor: benchmarks/RESULTS.md (BENCH=--quick: less of it)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: clean
 clean:  ## remove what the other targets made

@@ -20,17 +20,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.machine import CLIENT_CORE, SERVER_CORE, pin
-from benchmarks.peers import LEGACY, NATIVE, PURE, TORCH, MeasureError, environment, present, run_load, tie_to_parent
+from benchmarks.peers import NATIVE, PURE, TORCH, MeasureError, environment, present, run_load, tie_to_parent
 from benchmarks.progress import Effort, note
 from benchmarks.report import Figures
 
-__all__ = ["BARRIER_LONGEST", "BUSY", "IDLE", "LONGEST", "QUESTION", "run"]
+__all__ = ["BARRIER_LONGEST", "BUSY", "IDLE", "LONGEST", "QUESTION", "Host", "run"]
 
 QUESTION = "busy host"
 BUSY = "busy"
 IDLE = "asleep"
 MEMBERS = 64
 LIFE_S = 60
+ROUNDS_MAX = 5  # most of the time goes into starting the programs
 
 MEAN = "get, mean"
 P999 = "get, 999 of 1,000"
@@ -71,11 +72,11 @@ def host(make: str, state: str) -> None:
 
 
 def _embedded(make: str) -> Any:
-    if make in (TORCH, LEGACY):
+    if make == TORCH:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import torch.distributed as dist
-        return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=make == TORCH)
+        return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     from rallypoint import TCPStore
 
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, server="thread")
@@ -83,9 +84,9 @@ def _embedded(make: str) -> Any:
 
 def run(figures: Figures, effort: Effort, rng: random.Random) -> None:
     """Measure every host once a round, in an order that changes."""
-    makes = present((TORCH, NATIVE, PURE) if effort.is_quick else (TORCH, LEGACY, NATIVE, PURE))
+    makes = present((TORCH, NATIVE, PURE))
     hosts = [Host(make, state) for make in makes for state in (BUSY, IDLE)]
-    for turn in range(min(effort.rounds, 5)):
+    for turn in range(min(effort.rounds, ROUNDS_MAX)):
         for each in rng.sample(hosts, len(hosts)):
             try:
                 line = _measure(each, effort)

@@ -42,7 +42,7 @@ from benchmarks.peers import (
 from benchmarks.progress import Effort, note
 from benchmarks.report import Figures
 
-__all__ = ["ACROSS", "CALLS", "PAIRS", "PLACES", "QUESTION", "SAME_CORE", "Pair", "run"]
+__all__ = ["ACROSS", "CALLS", "MULTI", "PAIRS", "PLACES", "QUESTION", "SAME_CORE", "SPIN_US", "Pair", "run"]
 
 QUESTION = "calls"
 SAME_CORE = "same core"

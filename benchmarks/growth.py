@@ -17,10 +17,9 @@ from benchmarks.progress import Effort, note
 from benchmarks.report import Figures, Spread
 from benchmarks.servers import figure_of
 
-__all__ = ["CURVES", "PLOTS", "QUESTION", "Curve", "draw", "run"]
+__all__ = ["CURVES", "QUESTION", "Curve", "draw", "run"]
 
 QUESTION = "growth"
-PLOTS = Path(__file__).resolve().parent / "plots"
 COLOURS = {TORCH: "tab:orange", NATIVE: "tab:blue", PURE: "tab:green", FLOOR_PEER: "tab:gray"}
 
 CONNECTIONS = (64, 256, 1024, 4096, 16_000)
@@ -124,14 +123,14 @@ def _measure_one(
     figures.add(QUESTION, curve.workload(point), peer, curve.unit, turn, figure_of(line, curve.figure))
 
 
-def draw(figures: Figures) -> list[tuple[Curve, Path]]:
-    """Draw every curve that was measured; give the files."""
+def draw(figures: Figures, folder: Path) -> list[tuple[Curve, Path]]:
+    """Draw every curve that was measured into a folder; give the files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    PLOTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for curve in CURVES:
         plot, axes = plt.subplots(figsize=(6, 3.6), dpi=100)
@@ -147,7 +146,7 @@ def draw(figures: Figures) -> list[tuple[Curve, Path]]:
             axes.set(xscale="log", yscale="log", xlabel=curve.axis, ylabel=curve.unit, title=curve.title)
             axes.grid(visible=True, which="both", alpha=0.2)
             axes.legend()
-            path = PLOTS / f"{curve.name}.png"
+            path = folder / f"{curve.name}.png"
             plot.savefig(path, bbox_inches="tight", metadata={"Software": None})
             drawn.append((curve, path))
         plt.close(plot)

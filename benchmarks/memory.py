@@ -39,13 +39,13 @@ CONNECTION = "one idle connection"
 PEAK = "exchange of 512 x 1 KiB, peak"
 KEYS, KEYS_QUICK = 200_000, 50_000
 CONNECTIONS, CONNECTIONS_QUICK = 8_000, 2_000
-ROUNDS_MAX = 3  # memory hardly varies
+ROUNDS_MAX, ROUNDS_MAX_QUICK = 2, 1  # memory hardly varies
 
 
 def run(figures: Figures, effort: Effort, rng: random.Random) -> None:
     """Measure every make once a round."""
     peers = [peer for peer in present(ALL) if peer != FLOOR_PEER]
-    for turn in range(min(effort.rounds, ROUNDS_MAX)):
+    for turn in range(min(effort.rounds, ROUNDS_MAX_QUICK if effort.is_quick else ROUNDS_MAX)):
         for peer in rng.sample(peers, len(peers)):
             with tempfile.TemporaryDirectory() as folder:
                 _measure(peer, Path(folder), figures, effort, turn)

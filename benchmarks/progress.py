@@ -32,7 +32,7 @@ class Effort:
     is_quick: bool
 
 
-FULL = Effort(rounds=7, seconds=0.25, repeat=3, calls=3000, growth_rounds=3, is_quick=False)
+FULL = Effort(rounds=6, seconds=0.25, repeat=3, calls=3000, growth_rounds=2, is_quick=False)
 QUICK = Effort(rounds=3, seconds=0.1, repeat=1, calls=1000, growth_rounds=1, is_quick=True)
 
 

@@ -1,0 +1,74 @@
+"""Measure everything, hold it against the bars, write RESULTS.md.
+
+python -m benchmarks                       # all of it, about 12 minutes
+python -m benchmarks --quick               # about 2 minutes, wide spreads
+python -m benchmarks --only calls --rounds 3 --out /tmp/calls.md --json /tmp/calls.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import busy, calls, growth, memory, results, servers
+from benchmarks.bars import bars_of
+from benchmarks.build import build
+from benchmarks.machine import describe
+from benchmarks.peers import NATIVE, PURE, has_native
+from benchmarks.progress import FULL, QUICK, Effort, note
+from benchmarks.report import Figures, judge
+
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
+    "servers": servers.run,
+    "calls": calls.run,
+    "busy": busy.run,
+    "memory": memory.run,
+    "growth": growth.run,
+}
+
+
+def main() -> int:
+    """Give 1 if a bar is missed or was not measured, when asked to be strict."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, peers and points")
+    parser.add_argument("--only", action="append", choices=QUESTIONS, help="one question; may be repeated")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured")
+    parser.add_argument("--judge", choices=(NATIVE, PURE), help="the twin that the bars are for (default: the native)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the report goes (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write every single figure to this file")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the order of the measurements")
+    parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")
+    options = parser.parse_args()
+
+    effort = QUICK if options.quick else FULL
+    if options.rounds:
+        effort = replace(effort, rounds=options.rounds)
+    ours = options.judge or (NATIVE if has_native() else PURE)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    build()
+    start = time.monotonic()
+    figures, rng = Figures(), random.Random(options.seed)
+    for name in options.only or QUESTIONS:
+        note(f"{name}, {effort.rounds} rounds")
+        QUESTIONS[name](figures, effort, rng)
+    verdicts = [judge(bar, figures) for bar in bars_of(ours)]
+    results.write(options.out, figures, verdicts, ours, effort, time.monotonic() - start)
+    if options.json:
+        about = {"machine": dict(describe()), "seed": options.seed, "figures": list(figures.as_json())}
+        options.json.write_text(json.dumps(about, indent=1) + "\n")
+    print("\n".join(results.bars_table(verdicts)))
+    note(f"the report is in {options.out}")
+    return int(options.strict and not all(verdict.is_met for verdict in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What is promised: one bar a line, each a ratio in the same run or a plain limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks import busy, calls, memory, servers
+from benchmarks.calls import ACROSS, SAME_CORE, SPIN_US, Pair
+from benchmarks.peers import FLOOR_PEER, TORCH
+from benchmarks.report import Bar
+
+__all__ = ["bars_of"]
+
+IDLE_CONNECTION_B = 4096
+DELAY_US = 1000
+
+
+def bars_of(ours: str) -> list[Bar]:
+    """Give all bars for one of our twins."""
+    return [*_server_bars(ours), *_caller_bars(ours), *_other_bars(ours)]
+
+
+def _server_bars(ours: str) -> Iterator[Bar]:
+    for op in ("get", "set", "add", "check"):
+        workload = f"one client, same core, {op}"
+        yield Bar(f"{workload}: at most 0.88x torch", servers.QUESTION, workload, ours, 0.88, TORCH)
+        yield Bar(f"{workload}: at most 1.12x the floor", servers.QUESTION, workload, ours, 1.12, FLOOR_PEER)
+    for workload, limit in (("64 connections, 1 in flight, get", 1.15), ("64 connections, 32 in flight, get", 10)):
+        text = f"{workload}: at least {limit}x torch"
+        yield Bar(text, servers.QUESTION, workload, ours, limit, TORCH, is_floor=True)
+    exchange = "exchange of 512 x 1 KiB"
+    text = f"{exchange}: at least 2.3x as fast as torch, at most {1 / 2.3:.3f}x its time"
+    yield Bar(text, servers.QUESTION, exchange, ours, 1 / 2.3, TORCH)
+    for workload in ("barrier of 4,096, ADD + WAIT", "storm of 4,000 clients"):
+        yield Bar(f"{workload}: not slower than torch", servers.QUESTION, workload, ours, 1.0, TORCH)
+
+
+def _caller_bars(ours: str) -> Iterator[Bar]:
+    def bar(call: str, place: str, limit: float, via: str = "tcp", spin_us: int = 0) -> Bar:
+        pair = Pair(ours, ours, via, spin_us)
+        text = f"Python caller, {pair}, {call}, {place}: at most {limit}x torch on torch"
+        return Bar(text, calls.QUESTION, f"{call}, {place}", str(pair), limit, str(Pair(TORCH, TORCH)))
+
+    for call, limit in (("get", 0.45), ("add", 0.85), ("check", 0.85), (f"multi_get of {calls.MULTI}", 0.3)):
+        yield bar(call, SAME_CORE, limit)
+    yield bar("get", SAME_CORE, 0.3, via="unix")
+    yield bar("get", ACROSS, 0.15, spin_us=SPIN_US)
+
+
+def _other_bars(ours: str) -> Iterator[Bar]:
+    text = f"one idle connection: under {IDLE_CONNECTION_B} bytes"
+    yield Bar(text, memory.QUESTION, memory.CONNECTION, ours, IDLE_CONNECTION_B)
+    host = str(busy.Host(ours, busy.BUSY))
+    text = f"a busy main thread delays no reply by more than {DELAY_US} us"
+    yield Bar(text, busy.QUESTION, busy.LONGEST, host, DELAY_US)
