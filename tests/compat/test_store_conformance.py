@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.torch_peers import torch_server
 
 from rallypoint.store.tcp import TCPStore
 from rallypoint.testing import store_checks
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 TORCHS_FAULTS = {
     # Both servers count a key as arrived that was deleted again before the others came.

@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.torch_peers import TORCHS_CLIENT, meet, torch_dist, torch_server
 
 from rallypoint.errors import DistNetworkError, DistStoreError
 from rallypoint.store.tcp import TCPStore
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 HOST = "127.0.0.1"
 JOIN_S = 60

@@ -6,9 +6,12 @@ import re
 from datetime import timedelta
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.torch_peers import MEETINGS, meet, name_of, torch_dist
 
 from rallypoint.store.base import Store
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 
 @pytest.fixture(params=MEETINGS, ids=name_of)

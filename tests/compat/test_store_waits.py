@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.torch_peers import MEETINGS, OUR_CLIENT, TORCH_LEGACY, meet, name_of, torch_server
 
 from rallypoint.errors import StoreTimeoutError
 from rallypoint.store.tcp import TCPStore
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 JOIN_S = 60
 

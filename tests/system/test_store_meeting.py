@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.scripted_peer import ScriptedPeer
 
 from rallypoint.errors import BindError, ConnectTimeoutError, DistNetworkError, DistStoreError, WorkersMissingError
 from rallypoint.store.tcp import TCPStore
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 HOST = "127.0.0.1"
 JOIN_S = 60

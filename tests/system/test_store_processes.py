@@ -9,7 +9,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 
+from rallypoint import twin
 from rallypoint.errors import (
     ConnectionLostError,
     ConnectTimeoutError,
@@ -19,6 +21,8 @@ from rallypoint.errors import (
 )
 from rallypoint.store import connections
 from rallypoint.store.tcp import TCPStore
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 HOST = "127.0.0.1"
 JOIN_S = 60
@@ -175,6 +179,7 @@ def test_a_stopped_server_is_an_error_in_time_and_forgiven_when_it_goes_on(store
     other.set_timeout(0.1)
     pid = store._server._handle.pid
     os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
     try:
         with pytest.raises(ReplyTimeoutError, match=rf"^the server at {HOST}:{store.port} did not answer within 0\.2"):
             other.get("k")
@@ -193,9 +198,10 @@ def test_a_killed_server_is_an_error_at_once(store, other):
             client.get("k")
 
 
-def test_the_server_is_a_process_of_its_own_by_default(monkeypatch):
+def test_the_server_needs_a_process_of_its_own_only_without_the_native_twin(monkeypatch):
     monkeypatch.delenv("RALLYPOINT_SERVER", raising=False)
     with TCPStore(HOST, 0, is_master=True, wait_for_workers=False) as store:
-        assert not [thread for thread in threading.enumerate() if str(store.port) in thread.name]
+        is_thread = any(str(store.port) in thread.name for thread in threading.enumerate())
+        assert is_thread == (twin.native() is not None)
         store.set("k", "v")
         assert store.get("k") == b"v"

@@ -35,6 +35,9 @@ __all__ = ["PROOF_S_MAX", "connect", "spin_time_us"]
 PROOF_S_MAX = 1.0
 """How long the server may take to prove that it is the same at both ends, in seconds; else TCP it is."""
 
+ROOT = 0
+"""The user whose processes everybody trusts."""
+
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -113,7 +116,7 @@ def _call_locally(port: int) -> socket.socket | None:
         sock.setblocking(False)  # a full backlog is no reason to wait
         sock.connect(local_name(port))
         _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid in (os.geteuid(), 0):
+        if uid in (os.geteuid(), ROOT):
             return sock
     except OSError:
         pass

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.scripted_peer import ScriptedPeer
 
 from rallypoint.errors import (
@@ -16,12 +17,15 @@ from rallypoint.errors import (
     QueueEmptyError,
     RemoteProtocolError,
     ReplyTimeoutError,
+    StoreTimeoutError,
 )
-from rallypoint.protocol import client
 from rallypoint.protocol.spec import Verb
 from rallypoint.store import connections as module
-from rallypoint.store.connections import IDLE_SIDES_MAX, Connections, connect
+from rallypoint.store import native
+from rallypoint.store.connections import IDLE_SIDES_MAX, connect
 from rallypoint.types import Endpoint
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 JOIN_S = 60
 LONG_S = 300.0
@@ -43,11 +47,10 @@ def pool():
 
 @pytest.fixture
 def line(peer, pool):
-    """The connections under test, and the server's end of the main one."""
-    endpoint = Endpoint("127.0.0.1", peer.port)
-    connecting = pool.submit(connect, endpoint, LONG_S)
+    """A client, whose connections are under test, and the server's end of the main one."""
+    connecting = pool.submit(native.make_client, Endpoint("127.0.0.1", peer.port), LONG_S)
     main = peer.accept()
-    connections = Connections(endpoint, connecting.result(JOIN_S))
+    connections = connecting.result(JOIN_S)
     yield connections, main
     connections.close("the test is over")
 
@@ -58,17 +61,13 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "REPLY_GRACE_S", 0.05)
 
 
-def run(connections, call, *arguments, timeout_s=LONG_S, **options):
-    return connections.run(lambda _: call(*arguments), timeout_s, **options)
-
-
-def post(connections, call, *arguments, timeout_s=LONG_S):
-    connections.post(lambda _: call(*arguments), timeout_s)
+def run(connections, call, *arguments, timeout_s=LONG_S):
+    return getattr(connections, call)(*arguments, float(timeout_s))
 
 
 def add_one(connections, main, pool):
     """Prove that the main connection is in use and in step."""
-    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    adding = pool.submit(run, connections, "add", b"n", 1)
     main.expect((Verb.ADD, b"/n", 1))
     main.reply(ONE)
     assert adding.result(JOIN_S) == 1
@@ -76,7 +75,7 @@ def add_one(connections, main, pool):
 
 def begin_wait(connections, main, pool, **options):
     """Have a thread wait for a key on the main connection; give its future."""
-    waiting = pool.submit(functools.partial(run, connections, client.wait, [b"/late"], **options))
+    waiting = pool.submit(functools.partial(run, connections, "wait", [b"late"], **options))
     main.expect((Verb.CHECK, [b"/late"]))
     main.reply(b"\x01")
     main.expect((Verb.WAIT, [b"/late"]))
@@ -90,16 +89,15 @@ def test_calls_follow_each_other_on_one_connection(line, peer, pool):
     assert not peer.has_callers()
 
 
-@pytest.mark.parametrize("write", [run, post])
-def test_a_write_on_the_main_connection_is_not_waited_for(line, write):
+def test_a_write_on_the_main_connection_is_not_waited_for(line):
     connections, main = line
-    write(connections, client.set_value, b"/k", b"v")
+    run(connections, "set", b"k", b"v")
     main.expect((Verb.SET, b"/k", b"v"))
 
 
 def test_nothing_to_post_sends_nothing(line, peer, pool):
     connections, main = line
-    post(connections, client.multi_set, [])
+    run(connections, "multi_set", [], [])
     add_one(connections, main, pool)
     assert not peer.has_callers()
 
@@ -107,7 +105,7 @@ def test_nothing_to_post_sends_nothing(line, peer, pool):
 def test_a_post_that_cannot_be_made_leaves_the_connection_in_use(line, peer, pool):
     connections, main = line
     with pytest.raises(LocalProtocolError):
-        post(connections, client.set_value, bytes(10_000), b"v")
+        run(connections, "set", bytes(10_000), b"v")
     add_one(connections, main, pool)
     assert not peer.has_callers()
 
@@ -117,11 +115,11 @@ def test_a_post_to_a_server_that_takes_nothing_is_an_error_and_the_next_call_con
 
     def fill() -> None:
         for _ in range(1000):
-            post(connections, client.set_value, b"/k", bytes(8 << 20), timeout_s=0)
+            run(connections, "set", b"k", bytes(8 << 20), timeout_s=0)
 
     with pytest.raises(ReplyTimeoutError, match="did not take a request"):
         fill()
-    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    adding = pool.submit(run, connections, "add", b"n", 1)
     second = peer.accept()
     second.expect((Verb.ADD, b"/n", 1))
     second.reply(ONE)
@@ -134,19 +132,19 @@ def test_a_post_to_a_connection_closed_by_the_server_ends_the_store(line):
 
     def write_on() -> None:
         for _ in range(1000):
-            post(connections, client.set_value, b"/k", bytes(1 << 20))
+            run(connections, "set", b"k", bytes(1 << 20))
 
     with pytest.raises(ConnectionLostError):
         write_on()
     with pytest.raises(ConnectionLostError):
-        run(connections, client.add, b"/n", 1)
+        run(connections, "add", b"n", 1)
 
 
 def test_a_second_threads_short_call_waits_its_turn(line, peer, pool):
     connections, main = line
-    first = pool.submit(run, connections, client.add, b"/a", 1)
+    first = pool.submit(run, connections, "add", b"a", 1)
     main.expect((Verb.ADD, b"/a", 1))
-    second = pool.submit(run, connections, client.add, b"/b", 1)
+    second = pool.submit(run, connections, "add", b"b", 1)
     assert not second.done()
     main.reply(ONE)
     assert first.result(JOIN_S) == 1
@@ -159,7 +157,7 @@ def test_a_second_threads_short_call_waits_its_turn(line, peer, pool):
 def test_a_thread_that_waits_holds_up_nobody(line, peer, pool):
     connections, main = line
     waiting = begin_wait(connections, main, pool)
-    checking = pool.submit(run, connections, client.check, [b"/k"])
+    checking = pool.submit(run, connections, "check", [b"k"])
     side = peer.accept()
     side.expect((Verb.CHECK, [b"/k"]))
     side.reply(b"\x00")
@@ -171,9 +169,9 @@ def test_a_thread_that_waits_holds_up_nobody(line, peer, pool):
 
 def test_a_call_that_came_before_the_wait_began_turns_to_a_side_connection(line, peer, pool):
     connections, main = line
-    waiting = pool.submit(run, connections, client.wait, [b"/late"])
+    waiting = pool.submit(run, connections, "wait", [b"late"])
     main.expect((Verb.CHECK, [b"/late"]))
-    checking = pool.submit(run, connections, client.check, [b"/k"])
+    checking = pool.submit(run, connections, "check", [b"k"])
     main.reply(b"\x01")
     main.expect((Verb.WAIT, [b"/late"]))
     side = peer.accept()
@@ -184,11 +182,10 @@ def test_a_call_that_came_before_the_wait_began_turns_to_a_side_connection(line,
     waiting.result(JOIN_S)
 
 
-@pytest.mark.parametrize("write", [run, post])
-def test_a_write_beside_a_wait_is_acknowledged_before_the_call_returns(line, peer, pool, write):
+def test_a_write_beside_a_wait_is_acknowledged_before_the_call_returns(line, peer, pool):
     connections, main = line
     begin_wait(connections, main, pool)
-    setting = pool.submit(write, connections, client.set_value, b"/k", b"v")
+    setting = pool.submit(run, connections, "set", b"k", b"v")
     side = peer.accept()
     side.expect((Verb.SET, b"/k", b"v"))
     assert not setting.done()
@@ -203,7 +200,7 @@ def test_side_connections_are_used_again_and_their_number_is_bounded(line, peer,
     sides = []
     calls = []
     for number in range(IDLE_SIDES_MAX + 2):
-        calls.append(pool.submit(run, connections, client.check, [b"/%d" % number]))
+        calls.append(pool.submit(run, connections, "check", [b"%d" % number]))
         sides.append(peer.accept())
         sides[-1].expect((Verb.CHECK, [b"/%d" % number]))
     for side, call in zip(sides, calls, strict=True):
@@ -211,7 +208,7 @@ def test_side_connections_are_used_again_and_their_number_is_bounded(line, peer,
         assert call.result(JOIN_S)
     for side in sides[IDLE_SIDES_MAX:]:
         side.expect_end()
-    again = pool.submit(run, connections, client.check, [b"/again"])
+    again = pool.submit(run, connections, "check", [b"again"])
     sides[IDLE_SIDES_MAX - 1].expect((Verb.CHECK, [b"/again"]))
     sides[IDLE_SIDES_MAX - 1].reply(b"\x00")
     assert again.result(JOIN_S)
@@ -222,8 +219,8 @@ def test_side_connections_are_used_again_and_their_number_is_bounded(line, peer,
 
 def test_a_call_that_settles_has_earlier_writes_acknowledged_first(line, pool):
     connections, main = line
-    run(connections, client.set_value, b"/k", b"v")
-    meeting = pool.submit(functools.partial(run, connections, client.barrier, b"/b", 2, settles=True))
+    run(connections, "set", b"k", b"v")
+    meeting = pool.submit(functools.partial(run, connections, "barrier", b"b", 2))
     main.expect((Verb.SET, b"/k", b"v"))
     main.pong()
     main.expect((Verb.BARRIER, b"/b", 2))
@@ -234,7 +231,7 @@ def test_a_call_that_settles_has_earlier_writes_acknowledged_first(line, pool):
 def test_a_call_that_settles_asks_nothing_where_nothing_was_written(line, pool):
     connections, main = line
     add_one(connections, main, pool)
-    meeting = pool.submit(functools.partial(run, connections, client.barrier, b"/b", 2, settles=True))
+    meeting = pool.submit(functools.partial(run, connections, "barrier", b"b", 2))
     main.expect((Verb.BARRIER, b"/b", 2))
     main.reply(b"\x00")
     meeting.result(JOIN_S)
@@ -247,9 +244,9 @@ def test_a_wait_whose_time_is_up_leaves_the_connection_in_use(line, peer, pool):
     main.reply(b"\x01")
     main.expect((Verb.CHECK, [b"/late"]))
     main.reply(b"\x01")
-    with pytest.raises(client.WaitExpired) as caught:
+    with pytest.raises(StoreTimeoutError) as caught:
         waiting.result(JOIN_S)
-    assert caught.value.missing == (b"/late",)
+    assert caught.value.missing == ("late",)
     add_one(connections, main, pool)
     assert not peer.has_callers()
 
@@ -257,14 +254,14 @@ def test_a_wait_whose_time_is_up_leaves_the_connection_in_use(line, peer, pool):
 def test_a_refusal_before_anything_was_sent_leaves_the_connection_in_use(line, peer, pool):
     connections, main = line
     with pytest.raises(LocalProtocolError):
-        run(connections, client.add, b"/n", 1 << 63)
+        run(connections, "add", b"n", 1 << 63)
     add_one(connections, main, pool)
     assert not peer.has_callers()
 
 
 def test_an_empty_queue_leaves_the_connection_in_use(line, peer, pool):
     connections, main = line
-    popping = pool.submit(connections.run, lambda _: client.queue_pop(b"/q", is_blocking=False), LONG_S)
+    popping = pool.submit(run, connections, "queue_pop", b"q", False)
     main.expect((Verb.QUEUE_POP, b"/q"))
     main.reply(bytes(8))
     with pytest.raises(QueueEmptyError):
@@ -276,11 +273,10 @@ def test_an_empty_queue_leaves_the_connection_in_use(line, peer, pool):
 def test_a_silent_server_is_an_error_and_the_next_call_connects_anew(line, peer, pool, impatient):
     connections, main = line
     with pytest.raises(ReplyTimeoutError, match="did not answer within"):
-        run(connections, client.check, [b"/k"], timeout_s=0)
+        run(connections, "check", [b"k"], timeout_s=0)
     main.expect((Verb.CHECK, [b"/k"]))
     main.expect_end()
-    assert not connections.main.is_in_step
-    checking = pool.submit(run, connections, client.check, [b"/k"])
+    checking = pool.submit(run, connections, "check", [b"k"])
     second = peer.accept()
     second.expect((Verb.CHECK, [b"/k"]))
     second.reply(b"\x00")
@@ -289,9 +285,9 @@ def test_a_silent_server_is_an_error_and_the_next_call_connects_anew(line, peer,
 
 def test_a_thread_behind_a_call_that_is_not_answered_has_its_turn_when_that_ends(line, peer, pool, impatient):
     connections, main = line
-    first = pool.submit(functools.partial(run, connections, client.add, b"/a", 1, timeout_s=0))
+    first = pool.submit(functools.partial(run, connections, "add", b"a", 1, timeout_s=0))
     main.expect((Verb.ADD, b"/a", 1))
-    second = pool.submit(run, connections, client.add, b"/b", 1)
+    second = pool.submit(run, connections, "add", b"b", 1)
     with pytest.raises(ReplyTimeoutError):
         first.result(JOIN_S)
     anew = peer.accept()
@@ -302,13 +298,13 @@ def test_a_thread_behind_a_call_that_is_not_answered_has_its_turn_when_that_ends
 
 def test_a_reply_without_meaning_costs_the_connection(line, peer, pool):
     connections, main = line
-    checking = pool.submit(run, connections, client.check, [b"/k"])
+    checking = pool.submit(run, connections, "check", [b"k"])
     main.expect((Verb.CHECK, [b"/k"]))
     main.reply(b"\x07")
     with pytest.raises(RemoteProtocolError):
         checking.result(JOIN_S)
     main.expect_end()
-    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    adding = pool.submit(run, connections, "add", b"n", 1)
     second = peer.accept()
     second.expect((Verb.ADD, b"/n", 1))
     second.reply(ONE)
@@ -317,35 +313,35 @@ def test_a_reply_without_meaning_costs_the_connection(line, peer, pool):
 
 def test_a_connection_closed_by_the_server_ends_this_call_and_all_later_ones(line, peer, pool):
     connections, main = line
-    adding = pool.submit(run, connections, client.add, b"/n", 1)
+    adding = pool.submit(run, connections, "add", b"n", 1)
     main.expect((Verb.ADD, b"/n", 1))
     main.close()
     with pytest.raises(ConnectionLostError, match="Connection was likely closed"):
         adding.result(JOIN_S)
     for _ in range(2):
         with pytest.raises(ConnectionLostError, match="Connection was likely closed"):
-            run(connections, client.add, b"/n", 1)
+            run(connections, "add", b"n", 1)
     assert not peer.has_callers()
 
 
 def test_a_side_connection_closed_by_the_server_ends_the_store_too(line, peer, pool):
     connections, main = line
     waiting = begin_wait(connections, main, pool)
-    checking = pool.submit(run, connections, client.check, [b"/k"])
+    checking = pool.submit(run, connections, "check", [b"k"])
     side = peer.accept()
     side.expect((Verb.CHECK, [b"/k"]))
     side.close()
     with pytest.raises(ConnectionLostError):
         checking.result(JOIN_S)
     with pytest.raises(ConnectionLostError):
-        run(connections, client.check, [b"/k"])
+        run(connections, "check", [b"k"])
     main.reply(b"\x00")
     waiting.result(JOIN_S)
 
 
 def test_the_legacy_server_is_recognised_and_then_asked_carefully(line, peer, pool):
     connections, main = line
-    getting = pool.submit(connections.run, lambda is_careful: client.get(b"/k", is_careful=is_careful), LONG_S)
+    getting = pool.submit(run, connections, "get", "k")
     main.expect((Verb.CHECK, [b"/k"]), (Verb.GET, b"/k"))
     main.reply(b"\x01")
     main.close()
@@ -355,7 +351,12 @@ def test_the_legacy_server_is_recognised_and_then_asked_carefully(line, peer, po
     second.expect((Verb.GET, b"/k"))
     second.reply(ONE + b"v")
     assert getting.result(JOIN_S) == b"v"
-    assert connections.is_careful
+    again = pool.submit(run, connections, "get", "k")
+    second.expect((Verb.CHECK, [b"/k"]))
+    second.reply(b"\x00")
+    second.expect((Verb.GET, b"/k"))
+    second.reply(ONE + b"w")
+    assert again.result(JOIN_S) == b"w"
 
 
 def test_closing_ends_the_waits_of_other_threads_and_says_why(line, pool):
@@ -365,7 +366,7 @@ def test_closing_ends_the_waits_of_other_threads_and_says_why(line, pool):
     with pytest.raises(ConnectionLostError, match=r"^the store is closed$"):
         waiting.result(JOIN_S)
     with pytest.raises(ConnectionLostError, match=r"^the store is closed$"):
-        run(connections, client.check, [b"/k"])
+        run(connections, "check", [b"k"])
     main.expect_end()
 
 
@@ -382,10 +383,10 @@ def test_ctrl_c_ends_a_wait_at_once_and_the_next_call_connects_anew(line, peer, 
     assert threading.current_thread() is threading.main_thread()
     interrupting = pool.submit(interrupt_when_waiting, main, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run(connections, client.wait, [b"/late"])
+        run(connections, "wait", [b"late"])
     interrupting.result(JOIN_S)
     main.expect_end()
-    checking = pool.submit(run, connections, client.check, [b"/k"])
+    checking = pool.submit(run, connections, "check", [b"k"])
     second = peer.accept()
     second.expect((Verb.CHECK, [b"/k"]))
     second.reply(b"\x00")
@@ -403,10 +404,10 @@ def test_a_signal_handler_may_use_the_store_that_its_thread_waits_on(line, peer,
         side.reply(b"\x00")
         main.reply(b"\x00")
 
-    before = signal.signal(signal.SIGUSR1, lambda *_: answers.append(run(connections, client.check, [b"/k"])))
+    before = signal.signal(signal.SIGUSR1, lambda *_: answers.append(run(connections, "check", [b"k"])))
     try:
         playing = pool.submit(play)
-        run(connections, client.wait, [b"/late"])
+        run(connections, "wait", [b"late"])
         playing.result(JOIN_S)
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.scripted_peer import ScriptedPeer
 
 from rallypoint.errors import (
@@ -22,6 +23,8 @@ from rallypoint.errors import (
 from rallypoint.protocol.spec import Verb
 from rallypoint.store.tcp import TCPStore
 from rallypoint.testing import store_checks
+
+pytestmark = pytest.mark.usefixtures("each_client")
 
 HOST = "127.0.0.1"
 JOIN_S = 60
