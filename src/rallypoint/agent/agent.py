@@ -51,6 +51,7 @@ from rallypoint.agent.moves import (
 from rallypoint.agent.orders import place_of, program_of, take_places
 from rallypoint.agent.places import NodeWorkers
 from rallypoint.agent.process import WorkerCommand, WorkerExit, WorkerProcesses
+from rallypoint.agent.reporter import Reporter
 from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerPlace, WorkerSpec, WorkerState
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -114,7 +115,7 @@ class Agent:
         clock: what time is measured on.
 
     Raises:
-        ValueError: if ``grace_s`` is below 0, or the start method unknown.
+        ValueError: if ``grace_s`` is below 0, or the start method or the spec's ``event_log_handler`` is unknown.
         Exception: what ``pickle`` raises for a function or arguments that cannot travel to a process of their own.
         NotADirectoryError: if the log folder is something else than a folder.
 
@@ -154,6 +155,7 @@ class Agent:
                 success_wait_s=math.inf if knows_success(spec.rdzv_handler) else FOREIGN_SUCCESS_WAIT_S,
             )
         )
+        self._reporter = Reporter(self._group, clock.now())
         self._inbox = Inbox()
         self._folders = folders_for(spec.rdzv_handler.get_run_id(), logs)
         self._guard: Guard | None = None
@@ -186,6 +188,13 @@ class Agent:
         Raises:
             AgentError: if the process that guards the workers cannot be started.
         """
+        try:
+            return self._run()
+        except BaseException as error:
+            self._reporter.broke(error, self._clock.now())
+            raise
+
+    def _run(self) -> RunResult:
         with ExitStack() as stack:
             stack.enter_context(taken_signals(self._signals, self._take_signal))
             stack.callback(self._close_logs)
@@ -202,7 +211,9 @@ class Agent:
             self._step(Begun())
             while self._end is None:
                 self._turn()
-        return self._result(self._end)
+        result = self._result(self._end)
+        self._reporter.ended(result, self._clock.now())
+        return result
 
     # --- events in -----------------------------------------------------------------------------------------
 
@@ -247,6 +258,7 @@ class Agent:
             self._signal = event.number
         self._tell(event, decision, has_changed=decision.state is not before)
         self._group.state = _WORKER_STATES[decision.state]
+        self._reporter.became(self._group.state, self._machine.restarts_used)
         for effect in decision.effects:
             self._carry_out(effect)
 
@@ -265,6 +277,7 @@ class Agent:
         match effect:
             case Rendezvous():
                 self._round_token += 1
+                self._reporter.joining(self._clock.now())
                 self._membership.join()
             case StartWorkers():
                 self._start(effect)
@@ -287,6 +300,7 @@ class Agent:
         self._failures, self._values = {}, {}
         assert self._membership.joined is not None, "workers start in a round"
         take_places(self._group, self._membership.joined)
+        self._reporter.joined(self._clock.now())
         try:
             self._logs = self._folders.open_round(
                 effect.round, {w.local_rank: w.global_rank for w in self._group.workers}, self._spec.role
@@ -300,6 +314,7 @@ class Agent:
             return
         for worker in self._group.workers:
             worker.id = self._processes.pids[worker.local_rank]
+        self._reporter.started(self._clock.now(), effect.restarts_used)
         self._inbox.wake = self._processes.wake
         self._step(Started(self._processes.pids))
 

@@ -60,7 +60,9 @@ class Member:
         marker: its marker's value, empty if something else was proof enough.
     """
 
-    def __init__(self, pid: int, parent: int, group: int, session: int, start: float, marker: str = "") -> None:
+    def __init__(  # noqa: PLR0917 - made in two places of this file
+        self, pid: int, parent: int, group: int, session: int, start: float, marker: str = ""
+    ) -> None:
         self.pid = pid
         self.parent = parent
         self.group = group

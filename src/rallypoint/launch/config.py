@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from rallypoint.agent.logs import LogOptions
 from rallypoint.agent.logspecs import LogsSpecs
 from rallypoint.agent.signals import parse_signals
 from rallypoint.events import emit
+from rallypoint.observe.metrics import MetricsConfig, check_metrics
+from rallypoint.observe.records import get_logging_handler
 from rallypoint.rendezvous.handler import RendezvousParameters
 
 __all__ = ["GRACE_ENV", "ConfigError", "LaunchConfig"]
@@ -50,8 +53,14 @@ class LaunchConfig:
         monitor_interval: seconds between looks at a rendezvous that cannot tell its news by itself, above 0.
         start_method: how the processes of a function are made: ``spawn``, ``forkserver`` or ``fork``.
         log_line_prefix_template: stands before each line of tee'd output; ``None``: as ``logs_specs`` says.
+        metrics_cfg: where metrics go: ``handler`` is ``console`` or ``null``; nothing else in it counts.
         local_addr: the address under which other nodes reach this one; ``None``: found out.
+        event_log_handler: where the records of the run go, see ``rallypoint.observe.records``.
+        numa_options: must be ``None``; there is no NUMA binding.
         signals_to_handle: the signals that end the run on this node, names split by commas.
+        duplicate_stdout_filters: must be ``None`` or empty; there are no log filters.
+        duplicate_stderr_filters: as ``duplicate_stdout_filters``.
+        virtual_local_rank: must be ``False``; every worker sees all devices of its node.
         shutdown_timeout: seconds that workers have to end before SIGKILL, wherever they are stopped, 0 or more;
             ``None``: TORCH_ELASTIC_SHUTDOWN_TIMEOUT, or 30.
 
@@ -73,8 +82,14 @@ class LaunchConfig:
     monitor_interval: float = 0.1
     start_method: str = "spawn"
     log_line_prefix_template: str | None = None
+    metrics_cfg: dict[str, str] = field(default_factory=dict)
     local_addr: str | None = None
+    event_log_handler: str = "null"
+    numa_options: None = None
     signals_to_handle: str = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    duplicate_stdout_filters: Sequence[str] | None = None
+    duplicate_stderr_filters: Sequence[str] | None = None
+    virtual_local_rank: bool = False
     shutdown_timeout: float | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +110,7 @@ class LaunchConfig:
             raise ConfigError(
                 f"{', '.join(taken)} cannot be set by the rendezvous options; there are options of their own"
             )
+        self._check_observers()
         self.shutdown_timeout = self._read_grace()
         if not self.run_id:
             self.run_id = uuid.uuid4().hex
@@ -103,6 +119,16 @@ class LaunchConfig:
             parse_signals(self.signals_to_handle)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def _check_observers(self) -> None:
+        for name in ("numa_options", "duplicate_stdout_filters", "duplicate_stderr_filters", "virtual_local_rank"):
+            if getattr(self, name):
+                raise ConfigError(f"{name} cannot be set: rallypoint does not have it")
+        try:
+            get_logging_handler(self.event_log_handler)
+            check_metrics(MetricsConfig(self.metrics_cfg))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(error.args[0]) from error
 
     def _read_grace(self) -> float:
         source, text = "shutdown_timeout", str(self.shutdown_timeout)

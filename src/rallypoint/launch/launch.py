@@ -21,6 +21,7 @@ from rallypoint.errors import AgentError, DistError, SignalException
 from rallypoint.events import emit
 from rallypoint.launch.config import ConfigError, LaunchConfig
 from rallypoint.launch.env import base_environment, worker_environment
+from rallypoint.observe.metrics import MetricsConfig, initialize_metrics
 
 if TYPE_CHECKING:
     from rallypoint.rendezvous.handler import RendezvousHandler
@@ -87,6 +88,7 @@ def run_agent(config: LaunchConfig, command: Command) -> RunResult:
         DistError: if the rendezvous backend cannot be reached, or the agent cannot work.
     """
     signals = parse_signals(config.signals_to_handle)
+    initialize_metrics(MetricsConfig(config.metrics_cfg))
     try:
         with taken_signals(signals, _raise_signal):
             handler = create_handler(config)
@@ -115,6 +117,7 @@ def _agent(config: LaunchConfig, command: Command, handler: RendezvousHandler, s
         args=tuple(arguments),
         max_restarts=config.max_restarts,
         monitor_interval=config.monitor_interval,
+        event_log_handler=config.event_log_handler,
     )
     base = base_environment({**os.environ, SIGNALS_ENV: config.signals_to_handle}, config.nproc_per_node)
 

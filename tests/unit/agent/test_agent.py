@@ -247,3 +247,25 @@ def test_the_signal_handlers_of_before_are_back_after_the_run() -> None:
 def test_a_negative_grace_is_refused() -> None:
     with pytest.raises(ValueError, match="workers get 0 seconds or more"):
         agent(ScriptedHandler(), "exit 0", grace_s=-1.0)
+
+
+def test_a_run_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("rallypoint.observe.records.is_heard", lambda _: True)
+    monkeypatch.setattr("rallypoint.observe.records.record", lambda event, _: seen.append(event.name.split(".")[-1]))
+
+    agent(ScriptedHandler(round_info(0), round_info(1)), '[ "$ROUND" = 1 ]', workers=1, max_restarts=1).run()
+
+    once = ["RENDEZVOUS", "ASSIGN_WORKER_RANKS", "START"]
+    assert seen == [*once, *once, "SUCCEEDED", "SUCCEEDED"]
+
+
+def test_an_error_of_the_agent_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("rallypoint.observe.records.is_heard", lambda _: True)
+    monkeypatch.setattr("rallypoint.observe.records.record", lambda event, _: seen.append(event.name.split(".")[-1]))
+    monkeypatch.setattr("rallypoint.agent.agent.Guard.start", lambda: 1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        agent(ScriptedHandler(), "exit 0").run()
+    assert seen == ["FAILED"]
