@@ -221,10 +221,12 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **optio
     from rallypoint.launch.config import ConfigError
     from rallypoint.launch.launch import launch
     from rallypoint.observe.log import logged
+    from rallypoint.twin import native
 
     # Below, a signal raises an exception, and an exception inside an import can be lost: so import all of it here.
     for module in _NEEDED_LATER:
         importlib.import_module(module)
+    native()
     with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):
         command = _command(ctx, program, arguments, options)
         check_log_dir(options["log_dir"])
