@@ -127,56 +127,53 @@ PyObject *decode_multi_get(Call &call, const Request &request) {
     const char *data = call.peek(1);
     if (data == nullptr || *data != kReady) return nullptr;
     uint64_t count = request.count();
-    PyObject *values = PyList_New(0);
+    Ref values(PyList_New(0));
     for (uint64_t index = 0; values && index < count; ++index) {
-        PyObject *value = peek_value(call, &end);
-        if (value == nullptr || PyList_Append(values, value) < 0) Py_CLEAR(values);
-        Py_XDECREF(value);
+        Ref value(peek_value(call, &end));
+        if (!value || PyList_Append(values, value) < 0) return nullptr;
     }
     if (values) call.take(end);
-    return values;
+    return values.give_away();
 }
 
-constexpr Kind kSet = {"set_value", 3, encode_write<Verb::SET>, decode_nothing, false};
-constexpr Kind kGet = {"get", 2, encode_get, decode_get, true};
-constexpr Kind kAdd = {"add", 3, encode_add, decode_number, false};
-constexpr Kind kCompareSet = {"compare_set", 4, encode_compare_set, decode_stored, false};
-constexpr Kind kCheck = {"check", 2, encode_check, decode_check, false};
-constexpr Kind kWait = {"wait", 2, encode_check, decode_wait, false};
-constexpr Kind kAppend = {"append", 3, encode_write<Verb::APPEND>, decode_nothing, false};
-constexpr Kind kMultiGet = {"multi_get", 2, encode_multi_get, decode_multi_get, true};
-constexpr Kind kMultiSet = {"multi_set", 3, encode_multi_set, decode_nothing, false};
-constexpr Kind kQueuePush = {"queue_push", 3, encode_write<Verb::QUEUE_PUSH>, decode_nothing, false};
-constexpr Kind kQueuePop = {"queue_pop", 3, nullptr, nullptr, false};
-constexpr Kind kQueueLen = {"queue_len", 2, nullptr, nullptr, false};
-constexpr Kind kDeleteKey = {"delete_key", 2, nullptr, nullptr, false};
-constexpr Kind kNumKeys = {"num_keys", 1, nullptr, nullptr, false};
-constexpr Kind kListKeys = {"list_keys", 1, nullptr, nullptr, false};
-constexpr Kind kCountWorkers = {"count_workers", 2, nullptr, nullptr, false};
-constexpr Kind kBarrier = {"barrier", 3, nullptr, nullptr, false};
+#define RALLYPOINT_CALLS(CALL)                                                 \
+    CALL(set, "set_value", 3, encode_write<Verb::SET>, decode_nothing, false)  \
+    CALL(get, "get", 2, encode_get, decode_get, true)                          \
+    CALL(add, "add", 3, encode_add, decode_number, false)                      \
+    CALL(compare_set, "compare_set", 4, encode_compare_set, decode_stored, false) \
+    CALL(check, "check", 2, encode_check, decode_check, false)                 \
+    CALL(wait, "wait", 2, encode_check, decode_wait, false)                    \
+    CALL(append, "append", 3, encode_write<Verb::APPEND>, decode_nothing, false) \
+    CALL(multi_get, "multi_get", 2, encode_multi_get, decode_multi_get, true)  \
+    CALL(multi_set, "multi_set", 3, encode_multi_set, decode_nothing, false)   \
+    CALL(queue_push, "queue_push", 3, encode_write<Verb::QUEUE_PUSH>, decode_nothing, false) \
+    CALL(queue_pop, "queue_pop", 3, nullptr, nullptr, false)                   \
+    CALL(queue_len, "queue_len", 2, nullptr, nullptr, false)                   \
+    CALL(delete_key, "delete_key", 2, nullptr, nullptr, false)                 \
+    CALL(num_keys, "num_keys", 1, nullptr, nullptr, false)                     \
+    CALL(list_keys, "list_keys", 1, nullptr, nullptr, false)                   \
+    CALL(count_workers, "count_workers", 2, nullptr, nullptr, false)           \
+    CALL(barrier, "barrier", 3, nullptr, nullptr, false)
+
+#define KIND(name, ...) constexpr Kind kind_of_##name = {__VA_ARGS__};
+RALLYPOINT_CALLS(KIND)
 
 // --- a call from begin to end ----------------------------------------------------------------------------
 
 // The plan of a call, from the user's arguments; nullptr with a Python error set.
 PyObject *make_plan(Client &client, const Kind &kind, Arguments given) {
-    PyObject *plans = PyObject_GetAttrString(client.helper, "plans");
-    PyObject *make = plans ? PyObject_GetAttrString(plans, kind.plan) : nullptr;
-    PyObject *arguments = make ? PyTuple_New(kind.count - 1) : nullptr;
+    Ref plans(PyObject_GetAttrString(client.helper, "plans"));
+    Ref make(plans ? PyObject_GetAttrString(plans, kind.plan) : nullptr);
+    Ref arguments(make ? PyTuple_New(kind.count - 1) : nullptr);
     for (Py_ssize_t index = 0; arguments && index < kind.count - 1; ++index) {
         PyTuple_SetItem(arguments, index, Py_NewRef(given[index]));
     }
-    PyObject *plan = arguments ? PyObject_CallObject(make, arguments) : nullptr;
-    Py_XDECREF(arguments);
-    Py_XDECREF(make);
-    Py_XDECREF(plans);
-    return plan;
+    return arguments ? PyObject_CallObject(make, arguments) : nullptr;
 }
 
 PyObject *follow(Call &call, PyObject *plan, bool was_begun) {
-    PyObject *steps = PyObject_CallMethod(plan, "begin", "(O)", call.client.is_careful ? Py_True : Py_False);
-    PyObject *result = steps ? call.drive(steps, was_begun) : nullptr;
-    Py_XDECREF(steps);
-    return result;
+    Ref steps(PyObject_CallMethod(plan, "begin", "(O)", call.client.is_careful ? Py_True : Py_False));
+    return steps ? call.drive(steps, was_begun) : nullptr;
 }
 
 // The usual course; nullptr without an error if it is not.
@@ -190,24 +187,16 @@ PyObject *try_usual(Call &call, const Kind &kind, const Request &request) {
 
 // The time was up: put the error that the user sees in the place of the plan's.
 void explain(Client &client, PyObject *plan, Patience &patience) {
-    PyObject *type, *expired, *trace;
-    PyErr_Fetch(&type, &expired, &trace);
-    PyErr_NormalizeException(&type, &expired, &trace);
-    PyObject *endpoint = PyObject_GetAttrString(client.helper, "endpoint");
-    if (endpoint) {
-        raise_error(plan, "explain", "(OddO)", expired, patience.timeout_s(), patience.waited_s(), endpoint);
-    }
-    Py_XDECREF(endpoint);
-    Py_XDECREF(type);
-    Py_XDECREF(expired);
-    Py_XDECREF(trace);
+    TakenError expired;
+    Ref endpoint(PyObject_GetAttrString(client.helper, "endpoint"));
+    if (!endpoint) return;
+    raise_error(plan, "explain", "(OddO)", expired.error, patience.timeout_s(), patience.waited_s(),
+                static_cast<PyObject *>(endpoint));
 }
 
 bool settles(PyObject *plan) {
-    PyObject *answer = plan ? PyObject_GetAttrString(plan, "settles") : nullptr;
-    bool is_true = answer == Py_True;
-    Py_XDECREF(answer);
-    return is_true;
+    Ref answer(plan ? PyObject_GetAttrString(plan, "settles") : nullptr);
+    return answer == Py_True;
 }
 
 PyObject *run(Client &client, const Kind &kind, Arguments given) {
@@ -262,23 +251,8 @@ PyObject *close(PyObject *self, PyObject *reason) {
 PyObject *is_waiting(PyObject *self, void *) { return PyBool_FromLong(client_of(self).waiter != nullptr); }
 
 PyMethodDef methods[] = {
-    {"set", method<kSet>(), METH_FASTCALL, nullptr},
-    {"get", method<kGet>(), METH_FASTCALL, nullptr},
-    {"add", method<kAdd>(), METH_FASTCALL, nullptr},
-    {"count_workers", method<kCountWorkers>(), METH_FASTCALL, nullptr},
-    {"compare_set", method<kCompareSet>(), METH_FASTCALL, nullptr},
-    {"check", method<kCheck>(), METH_FASTCALL, nullptr},
-    {"wait", method<kWait>(), METH_FASTCALL, nullptr},
-    {"delete_key", method<kDeleteKey>(), METH_FASTCALL, nullptr},
-    {"num_keys", method<kNumKeys>(), METH_FASTCALL, nullptr},
-    {"list_keys", method<kListKeys>(), METH_FASTCALL, nullptr},
-    {"append", method<kAppend>(), METH_FASTCALL, nullptr},
-    {"multi_get", method<kMultiGet>(), METH_FASTCALL, nullptr},
-    {"multi_set", method<kMultiSet>(), METH_FASTCALL, nullptr},
-    {"queue_push", method<kQueuePush>(), METH_FASTCALL, nullptr},
-    {"queue_pop", method<kQueuePop>(), METH_FASTCALL, nullptr},
-    {"queue_len", method<kQueueLen>(), METH_FASTCALL, nullptr},
-    {"barrier", method<kBarrier>(), METH_FASTCALL, nullptr},
+#define METHOD(name, ...) {#name, method<kind_of_##name>(), METH_FASTCALL, nullptr},
+    RALLYPOINT_CALLS(METHOD)
     {"ends", ends, METH_NOARGS, nullptr},
     {"close", close, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -1,8 +1,6 @@
 // Twin of store/connections.py: see client.hpp.
 #include "client.hpp"
 
-#include <stdarg.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <new>
@@ -30,7 +28,7 @@ void Client::begin(PyObject *new_helper, long pid, unsigned new_spin_us, bool ca
     generation = forks;
     spin_us = new_spin_us;
     is_careful = careful;
-    pthread_mutex_init(&queue_lock, nullptr);
+    turn = PyThread_allocate_lock();
     new (&main) Connection;
 }
 
@@ -53,84 +51,38 @@ bool Client::connect(Connection &connection, Patience &patience) {
     connection.stream.close(true);
     double left_s;
     if (!patience.left(true, &left_s)) return false;
-    PyObject *number = PyObject_CallMethod(helper, "connect", "(d)", left_s);
-    if (number == nullptr) return false;
+    Ref number(PyObject_CallMethod(helper, "connect", "(d)", left_s));
+    if (!number) return false;
     connection.stream.open(int(PyLong_AsLong(number)), spin_us, helper);
-    Py_DECREF(number);
     connection.is_in_step = connection.is_acknowledged = true;
     return check();  // it may have been closed meanwhile by another thread
 }
 
 bool Client::take_turn() {
-    if (!is_held) {
-        is_held = true;
-        holder = pthread_self();
-        return true;
-    }
-    Ticket ticket = {};
-    ticket.thread = pthread_self();
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&ticket.is_called_now, &attributes);
-    pthread_condattr_destroy(&attributes);
-    bool is_ours = false;
-    for (bool goes_on = true; goes_on && !is_ours;) {
-        Ticket **last = &queue;
-        while (*last) last = &(*last)->next;
-        *last = &ticket;
-        timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += long(kWaitSliceS * 1e9);
-        if (until.tv_nsec >= 1000000000) ++until.tv_sec, until.tv_nsec -= 1000000000;
+    while (!PyThread_acquire_lock(turn, NOWAIT_LOCK)) {
         PyThreadState *state = PyEval_SaveThread();
-        pthread_mutex_lock(&queue_lock);
-        int error = 0;
-        while (!ticket.is_called && !error) error = pthread_cond_timedwait(&ticket.is_called_now, &queue_lock, &until);
-        pthread_mutex_unlock(&queue_lock);
+        bool is_taken = PyThread_acquire_lock_timed(turn, (long long)(kWaitSliceS * 1e6), 1) == PY_LOCK_ACQUIRED;
         PyEval_RestoreThread(state);
-        if ((is_ours = ticket.is_called)) break;
-        // A handler may use the store: it must not queue behind a ticket that its own thread holds.
-        for (last = &queue; *last != &ticket;) last = &(*last)->next;
-        *last = ticket.next;
-        ticket.next = nullptr;
-        goes_on = PyErr_CheckSignals() == 0;
-        if (goes_on && !is_held) {
-            is_held = is_ours = true;
-            holder = ticket.thread;
-        }
+        if (is_taken) break;
+        if (PyErr_CheckSignals() < 0) return false;
     }
-    pthread_cond_destroy(&ticket.is_called_now);
-    return is_ours;
+    holder = pthread_self();
+    return is_held = true;
 }
 
 void Client::give_turn() {
-    Ticket *ticket = queue;
-    if (ticket == nullptr) {
-        is_held = false;
-        return;
-    }
-    queue = ticket->next;
-    holder = ticket->thread;
-    pthread_mutex_lock(&queue_lock);
-    ticket->is_called = true;
-    pthread_cond_signal(&ticket->is_called_now);
-    pthread_mutex_unlock(&queue_lock);
+    is_held = false;
+    PyThread_release_lock(turn);
 }
 
 void Client::note_loss() {
     if (!PyErr_ExceptionMatches(lost_error)) return;
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    PyErr_NormalizeException(&type, &error, &trace);
+    TakenError taken;
     if (end) {
-        raise_error(helper, "ended", "(OO)", end, error);
-        Py_XDECREF(type);
-        Py_XDECREF(error);
-        Py_XDECREF(trace);
+        raise_error(helper, "ended", "(OO)", end, taken.error);
     } else {
-        end = PyObject_Str(error);
-        PyErr_Restore(type, error, trace);
+        end = PyObject_Str(taken.error);
+        taken.put_back();
     }
 }
 
@@ -156,7 +108,7 @@ void Client::free_all() {
         side->~Connection();
         free(side);
     }
-    pthread_mutex_destroy(&queue_lock);
+    PyThread_free_lock(turn);
     PyObject *objects[] = {helper, lost_error, expired_error, legacy_error, in_step_errors, end};
     for (PyObject *object : objects) Py_XDECREF(object);
 }
@@ -257,11 +209,9 @@ bool Call::fails() {
 }
 
 bool Call::acknowledge() {
-    PyObject *steps = PyObject_CallMethod(client.helper, "ping", nullptr);
-    PyObject *result = steps ? drive(steps, false) : nullptr;
-    Py_XDECREF(steps);
-    Py_XDECREF(result);
-    return result != nullptr;
+    Ref steps(PyObject_CallMethod(client.helper, "ping", nullptr));
+    Ref result(steps ? drive(steps, false) : nullptr);
+    return result;
 }
 
 bool Call::send(const char *data, size_t size) {
@@ -287,21 +237,14 @@ namespace {
 
 // Throw the error that is set into a call; otherwise as PyIter_Send.
 PySendResult throw_into(PyObject *steps, PyObject **step) {
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    PyErr_NormalizeException(&type, &error, &trace);
-    *step = PyObject_CallMethod(steps, "throw", "(O)", error);
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(trace);
+    {
+        TakenError taken;
+        *step = PyObject_CallMethod(steps, "throw", "(O)", taken.error);
+    }
     if (*step) return PYGEN_NEXT;
     if (!PyErr_ExceptionMatches(PyExc_StopIteration)) return PYGEN_ERROR;
-    PyErr_Fetch(&type, &error, &trace);
-    PyErr_NormalizeException(&type, &error, &trace);
-    *step = PyObject_GetAttrString(error, "value");
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(trace);
+    TakenError end;
+    *step = PyObject_GetAttrString(end.error, "value");
     return PYGEN_RETURN;
 }
 
@@ -309,14 +252,14 @@ PySendResult throw_into(PyObject *steps, PyObject **step) {
 
 PyObject *Call::drive(PyObject *steps, bool was_begun) {
     bool is_sent = was_begun;
-    PyObject *answer = Py_NewRef(Py_None), *step;
+    PyObject *answer = Py_NewRef(Py_None), *next;
     while (true) {
-        PySendResult state = answer ? PyIter_Send(steps, answer, &step) : throw_into(steps, &step);
+        PySendResult state = answer ? PyIter_Send(steps, answer, &next) : throw_into(steps, &next);
         Py_XDECREF(answer);
-        if (state == PYGEN_RETURN) return step;
+        if (state == PYGEN_RETURN) return next;
         if (state == PYGEN_ERROR) return nullptr;
+        Ref step(next);
         answer = obey(step, &is_sent);
-        Py_DECREF(step);
         if (answer) continue;
         // What is lost or late is for the call to judge; anything else ends it.
         if (!PyErr_ExceptionMatches(client.lost_error) && !PyErr_ExceptionMatches(client.expired_error)) return nullptr;
@@ -352,21 +295,18 @@ PyObject *Call::read_wait(size_t size) {
 
 PyObject *Call::read_chunk(size_t size) {
     Stream &stream = connection_->stream;
-    PyObject *bytes = PyBytes_FromStringAndSize(nullptr, Py_ssize_t(size));
-    if (bytes == nullptr) return nullptr;
+    Ref bytes(PyBytes_FromStringAndSize(nullptr, Py_ssize_t(size)));
+    if (!bytes) return nullptr;
     char *target = PyBytes_AsString(bytes);
     size_t filled = stream.available() < size ? stream.available() : size;
     memcpy(target, stream.front(), filled);
     take(filled);
     while (filled < size) {
         size_t received = 0;
-        if (stream.receive_some(target + filled, size - filled, &received, patience) != Outcome::OK) {
-            Py_DECREF(bytes);
-            return nullptr;
-        }
+        if (stream.receive_some(target + filled, size - filled, &received, patience) != Outcome::OK) return nullptr;
         filled += received;
     }
-    return bytes;
+    return bytes.give_away();
 }
 
 PyObject *Call::read_bytes(size_t size) {

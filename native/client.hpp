@@ -2,12 +2,12 @@
 // written there; here is how they are kept.
 //
 // All state is guarded by the interpreter's lock: it changes only while that is held, and a thread that gives it back
-// to wait has said before what it is doing. Whoever takes a turn at the main connection is named in `holder`; the
-// others queue for it in order of arrival, and are handed the turn.
+// to wait has said before what it is doing.
 #pragma once
 
 #include <pthread.h>
 
+#include "python.hpp"
 #include "request.hpp"
 #include "stream.hpp"
 
@@ -24,14 +24,6 @@ struct Connection {
     Connection *next = nullptr;
 };
 
-// A thread in the queue for the main connection; lives on its stack.
-struct Ticket {
-    pthread_cond_t is_called_now;
-    pthread_t thread;
-    bool is_called;
-    Ticket *next;
-};
-
 struct Client {
     PyObject_HEAD
     PyObject *helper;     // store/native.py's Helper
@@ -41,10 +33,9 @@ struct Client {
     unsigned generation;  // of the process that made it
     unsigned spin_us;
     bool is_careful;  // the server is torch's legacy one, which must not be asked for missing keys
-    bool is_held;
+    bool is_held;  // the turn at the main connection, by the thread `holder`
     pthread_t holder;
-    pthread_mutex_t queue_lock;  // guards `is_called` of the tickets, for which threads sleep without the other lock
-    Ticket *queue;
+    PyThread_type_lock turn;
     Connection main;
     Connection *sides;  // idle ones in front, the last used first
     Call *waiter;       // the call that waits on the main connection

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "python.hpp"
 #include "value.hpp"
 
 namespace rallypoint {
@@ -20,23 +21,19 @@ constexpr size_t kSmallSize = 16384;  // a request up to this size is sent witho
 Outcome raise_error(PyObject *helper, const char *method, const char *format, ...) {
     va_list list;
     va_start(list, format);
-    PyObject *arguments = Py_VaBuildValue(format, list);
+    Ref arguments(Py_VaBuildValue(format, list));
     va_end(list);
-    PyObject *make = arguments ? PyObject_GetAttrString(helper, method) : nullptr;
-    PyObject *error = make ? PyObject_CallObject(make, arguments) : nullptr;
+    Ref make(arguments ? PyObject_GetAttrString(helper, method) : nullptr);
+    Ref error(make ? PyObject_CallObject(make, arguments) : nullptr);
     if (error) PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error)), error);
-    Py_XDECREF(error);
-    Py_XDECREF(make);
-    Py_XDECREF(arguments);
     return Outcome::FAILED;
 }
 
 double Patience::timeout_s() {
     if (timeout_s_ >= 0) return timeout_s_;
-    PyObject *seconds = PyFloat_Check(source_) ? Py_NewRef(source_) : PyObject_GetAttrString(source_, "_timeout_s");
-    if (seconds == nullptr) return -1;
+    Ref seconds(PyFloat_Check(source_) ? Py_NewRef(source_) : PyObject_GetAttrString(source_, "_timeout_s"));
+    if (!seconds) return -1;
     double timeout_s = PyFloat_AsDouble(seconds);
-    Py_DECREF(seconds);
     if (PyErr_Occurred()) return -1;
     return timeout_s_ = timeout_s > 0 ? timeout_s : 0;
 }
@@ -45,13 +42,9 @@ bool Patience::left(bool is_owed, double *seconds) {
     double allowed_s = timeout_s();
     if (allowed_s < 0) return false;
     if (is_owed) {
-        if (grace_s_ < 0) {
-            PyObject *grace = PyObject_CallMethod(helper_, "grace_s", nullptr);
-            if (grace == nullptr) return false;
-            grace_s_ = PyFloat_AsDouble(grace);
-            Py_DECREF(grace);
-        }
-        allowed_s += grace_s_;
+        Ref grace(PyObject_CallMethod(helper_, "grace_s", nullptr));
+        if (!grace) return false;
+        allowed_s += PyFloat_AsDouble(grace);
     }
     double left_s = allowed_s - waited_s();
     *seconds = left_s > 0 ? left_s : 0;

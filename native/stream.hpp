@@ -41,7 +41,6 @@ class Patience {
   private:
     double started_;
     double timeout_s_ = -1;
-    double grace_s_ = -1;
     PyObject *source_;  // both borrowed from the call
     PyObject *helper_;
 };

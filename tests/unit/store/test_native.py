@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import sys
 import tracemalloc
@@ -235,6 +236,7 @@ def test_calls_and_errors_without_number_keep_no_memory(make, pool, name):
     references = [sys.getrefcount(thing) for thing in (keys, keys[0], client)]
     tracemalloc.start()
     call(MANY)
+    gc.collect()
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert [sys.getrefcount(thing) for thing in (keys, keys[0], client)] == references
