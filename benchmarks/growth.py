@@ -123,6 +123,13 @@ def _measure_one(
     figures.add(QUESTION, curve.workload(point), peer, curve.unit, turn, figure_of(line, curve.figure))
 
 
+def _short(number: int) -> str:
+    for scale, name in ((1 << 20, "Mi"), (1 << 10, "Ki"), (1_000_000, "M"), (1_000, "k")):
+        if number >= scale and number % scale == 0:
+            return f"{number // scale}{name}"
+    return str(number)
+
+
 def draw(figures: Figures, folder: Path) -> list[tuple[Curve, Path]]:
     """Draw every curve that was measured into a folder; give the files."""
     import matplotlib as mpl
@@ -144,7 +151,9 @@ def draw(figures: Figures, folder: Path) -> list[tuple[Curve, Path]]:
                 axes.fill_between(points, lowest, highest, alpha=0.15, color=colour)
         if axes.lines:
             axes.set(xscale="log", yscale="log", xlabel=curve.axis, ylabel=curve.unit, title=curve.title)
-            axes.grid(visible=True, which="both", alpha=0.2)
+            axes.set_xticks(curve.points, [_short(point) for point in curve.points])
+            axes.minorticks_off()
+            axes.grid(visible=True, alpha=0.3)
             axes.legend()
             path = folder / f"{curve.name}.png"
             plot.savefig(path, bbox_inches="tight", metadata={"Software": None})
