@@ -6,7 +6,6 @@
 namespace {
 
 using rallypoint::Connection;
-using rallypoint::Notice;
 using rallypoint::Reactor;
 
 struct Object {
@@ -17,13 +16,6 @@ struct Object {
 Reactor &reactor_of(PyObject *self) { return *reinterpret_cast<Object *>(self)->reactor; }
 
 PyObject *fail_with_errno() { return PyErr_SetFromErrno(PyExc_OSError); }
-
-// Append and give up the item, which may be null with an error set.
-bool append(PyObject *list, PyObject *item) {
-    const bool is_appended = item != nullptr && PyList_Append(list, item) == 0;
-    Py_XDECREF(item);
-    return is_appended;
-}
 
 // Give the descriptors in a tuple; null with an error set. The caller frees them.
 int *read_descriptors(PyObject *tuple, Py_ssize_t count) {
@@ -105,22 +97,13 @@ PyObject *join(PyObject *self, PyObject *) {
 }
 
 PyObject *take_notices(PyObject *self, PyObject *) {
-    uint64_t left_out = 0;
-    Notice *notice = reactor_of(self).notices().take(&left_out);
-    PyObject *list = PyList_New(0);
-    bool is_whole = list != nullptr;
-    while (notice != nullptr) {
-        if (is_whole) {
-            PyObject *text = PyUnicode_DecodeUTF8(notice->text, static_cast<Py_ssize_t>(strlen(notice->text)), "replace");
-            is_whole = text != nullptr && append(list, Py_BuildValue("(iN)", notice->reason, text));
-        }
-        Notice *next = notice->next;
-        free(notice);
-        notice = next;
-    }
-    if (is_whole) return Py_BuildValue("(KN)", static_cast<unsigned long long>(left_out), list);
-    Py_XDECREF(list);
-    return nullptr;
+    size_t size;
+    uint64_t left_out;
+    char *lines = reactor_of(self).notices().take(&size, &left_out);
+    PyObject *taken = Py_BuildValue("(Ky#)", static_cast<unsigned long long>(left_out), size ? lines : "",
+                                    static_cast<Py_ssize_t>(size));
+    free(lines);
+    return taken;
 }
 
 PyObject *fileno(PyObject *self, PyObject *) { return PyLong_FromLong(reactor_of(self).notices().fd()); }
@@ -129,59 +112,47 @@ PyObject *has_ended(PyObject *self, PyObject *) { return PyBool_FromLong(reactor
 
 PyObject *is_listening(PyObject *self, PyObject *) { return PyBool_FromLong(reactor_of(self).is_listening()); }
 
-struct Seen {
-    int fd;
-    bool is_blocked, is_choked, is_closing;
-    size_t output_size;
-};
+// Give the numbers as a list, and free them.
+PyObject *as_list(uint64_t *numbers, size_t count) {
+    PyObject *list = PyList_New(static_cast<Py_ssize_t>(count));
+    for (size_t i = 0; i < count && list != nullptr; ++i) {
+        PyObject *number = PyLong_FromUnsignedLongLong(numbers[i]);
+        if (number == nullptr || PyList_SetItem(list, static_cast<Py_ssize_t>(i), number) != 0) Py_CLEAR(list);
+    }
+    free(numbers);
+    return list;
+}
 
-// Copy what there is to see, without the interpreter lock; the caller frees it.
-Seen *look(Reactor &reactor, size_t *count) {
+// Copy the engine's numbers; the caller frees them.
+uint64_t *count_all(Reactor &reactor, size_t *count) {
+    const rallypoint::Statistics seen = Reactor::Visit(reactor).engine().statistics();
+    *count = sizeof seen / sizeof(uint64_t);
+    return static_cast<uint64_t *>(memcpy(rallypoint::take_memory(sizeof seen), &seen, sizeof seen));
+}
+
+// Copy three numbers of each connection; the caller frees them.
+uint64_t *list_all(Reactor &reactor, size_t *count) {
     Reactor::Visit visit(reactor);
     *count = 0;
-    for (const Connection *each = visit.first(); each != nullptr; each = each->all.next) ++*count;
-    Seen *seen = static_cast<Seen *>(rallypoint::take_memory(sizeof(Seen) * *count));
-    Seen *next = seen;
+    for (const Connection *each = visit.first(); each != nullptr; each = each->all.next) *count += 3;
+    uint64_t *numbers = static_cast<uint64_t *>(rallypoint::take_memory(sizeof(uint64_t) * *count));
+    uint64_t *next = numbers;
     for (const Connection *each = visit.first(); each != nullptr; each = each->all.next) {
-        *next++ = Seen{each->fd, each->is_blocked, each->is_choked, each->is_closing, each->output.size()};
+        *next++ = static_cast<uint64_t>(each->fd);
+        *next++ = each->output.size();
+        *next++ = each->is_blocked;
     }
-    return seen;
+    return numbers;
 }
 
-PyObject *connections(PyObject *self, PyObject *) {
-    Seen *seen;
+template <uint64_t *look(Reactor &, size_t *)>
+PyObject *visit(PyObject *self, PyObject *) {
+    uint64_t *numbers;
     size_t count;
     Py_BEGIN_ALLOW_THREADS
-    seen = look(reactor_of(self), &count);
+    numbers = look(reactor_of(self), &count);
     Py_END_ALLOW_THREADS
-    PyObject *list = PyList_New(0);
-    bool is_whole = list != nullptr;
-    for (size_t i = 0; i < count && is_whole; ++i) {
-        const Seen &each = seen[i];
-        is_whole = append(list, Py_BuildValue("(inNNN)", each.fd, static_cast<Py_ssize_t>(each.output_size),
-                                              PyBool_FromLong(each.is_blocked), PyBool_FromLong(each.is_choked),
-                                              PyBool_FromLong(each.is_closing)));
-    }
-    free(seen);
-    if (is_whole) return list;
-    Py_XDECREF(list);
-    return nullptr;
-}
-
-PyObject *statistics(PyObject *self, PyObject *) {
-    rallypoint::Statistics seen;
-    Py_BEGIN_ALLOW_THREADS
-    seen = Reactor::Visit(reactor_of(self)).engine().statistics();
-    Py_END_ALLOW_THREADS
-    const uint64_t numbers[] = {seen.connections, seen.validated, seen.paused, seen.keys, seen.queues,
-                                seen.stored_size, seen.waiting, seen.input_held, seen.requests};
-    PyObject *list = PyList_New(0);
-    bool is_whole = list != nullptr;
-    for (uint64_t number : numbers) is_whole = is_whole && append(list, PyLong_FromUnsignedLongLong(number));
-    for (uint64_t number : seen.closed) is_whole = is_whole && append(list, PyLong_FromUnsignedLongLong(number));
-    if (is_whole) return list;
-    Py_XDECREF(list);
-    return nullptr;
+    return as_list(numbers, count);
 }
 
 PyMethodDef methods[] = {
@@ -192,8 +163,8 @@ PyMethodDef methods[] = {
     {"take_notices", take_notices, METH_NOARGS, nullptr},
     {"has_ended", has_ended, METH_NOARGS, nullptr},
     {"is_listening", is_listening, METH_NOARGS, nullptr},
-    {"connections", connections, METH_NOARGS, nullptr},
-    {"statistics", statistics, METH_NOARGS, nullptr},
+    {"connections", visit<list_all>, METH_NOARGS, nullptr},
+    {"statistics", visit<count_all>, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -12,27 +12,15 @@
 
 namespace rallypoint {
 
-constexpr size_t NOTICES_MAX = 1000;  // lines kept for an owner that does not come; more are counted only
+constexpr size_t NOTICES_SIZE_MAX = 128 * 1024;  // kept for an owner that does not come; later ones are counted only
 
-struct Notice {
-    Notice *next;
-    int reason;  // a CloseReason, -1 for none
-    char text[1];
-};
-
-// Threads: any, but `close` and `forget` when nobody else is there.
+// Threads: any, but `close` when nobody else is there.
 class Notices {
   public:
     Notices() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
     ~Notices() {
         close();
-        uint64_t left_out;
-        Notice *notice = take(&left_out);
-        while (notice != nullptr) {
-            Notice *next = notice->next;
-            free(notice);
-            notice = next;
-        }
+        free(lines_);
         pthread_mutex_destroy(&mutex_);
     }
     Notices(const Notices &) = delete;
@@ -47,31 +35,39 @@ class Notices {
         if (write(fd_, &one, sizeof one) < 0) return;  // full: it is readable already
     }
 
-    [[gnu::format(printf, 3, 4)]] void put(int reason, const char *format, ...) {
-        va_list words, again;
+    // Put a line: a CloseReason's position, or -1, a space and the words.
+    [[gnu::format(printf, 3, 4), gnu::nonnull(3)]] void put(int reason, const char *format, ...) {
+        char line[1024];
+        const int start = snprintf(line, sizeof line, "%d ", reason);
+        va_list words;
         va_start(words, format);
-        va_copy(again, words);
-        const int size = vsnprintf(nullptr, 0, format, words);
-        Notice *notice = static_cast<Notice *>(take_memory(sizeof(Notice) + static_cast<size_t>(size)));
-        vsnprintf(notice->text, static_cast<size_t>(size) + 1, format, again);
-        va_end(again);
+        vsnprintf(line + start, sizeof line - static_cast<size_t>(start), format, words);
         va_end(words);
-        notice->next = nullptr;
-        notice->reason = reason;
-        add(notice);
+        const size_t size = strlen(line) + 1;
+        pthread_mutex_lock(&mutex_);
+        if (size_ + size > NOTICES_SIZE_MAX) {
+            ++left_out_;
+        } else {
+            lines_ = static_cast<char *>(resize_memory(lines_, size_ + size));
+            memcpy(lines_ + size_, line, size);
+            size_ += size;
+        }
+        pthread_mutex_unlock(&mutex_);
+        wake();
     }
 
-    // Take all lines, oldest first; the caller frees each. Tells how many were left out before them.
-    Notice *take(uint64_t *left_out) {
+    // Take all lines, oldest first, a zero byte behind each; the caller frees them. Tells how many were left out.
+    char *take(size_t *size, uint64_t *left_out) {
         uint64_t times;
         if (fd_ >= 0 && read(fd_, &times, sizeof times) < 0) times = 0;  // nobody has called; look all the same
         pthread_mutex_lock(&mutex_);
-        Notice *notices = first_;
+        char *lines = lines_;
+        *size = size_;
         *left_out = left_out_;
-        first_ = last_ = nullptr;
-        count_ = left_out_ = 0;
+        lines_ = nullptr;
+        size_ = left_out_ = 0;
         pthread_mutex_unlock(&mutex_);
-        return notices;
+        return lines;
     }
 
     void close() {
@@ -80,25 +76,10 @@ class Notices {
     }
 
   private:
-    void add(Notice *notice) {
-        pthread_mutex_lock(&mutex_);
-        if (count_ >= NOTICES_MAX) {
-            ++left_out_;
-            pthread_mutex_unlock(&mutex_);
-            free(notice);
-            return;
-        }
-        (last_ != nullptr ? last_->next : first_) = notice;
-        last_ = notice;
-        ++count_;
-        pthread_mutex_unlock(&mutex_);
-        wake();
-    }
-
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-    Notice *first_ = nullptr;
-    Notice *last_ = nullptr;
-    uint64_t count_ = 0, left_out_ = 0;
+    char *lines_ = nullptr;
+    size_t size_ = 0;
+    uint64_t left_out_ = 0;
     int fd_;
 };
 

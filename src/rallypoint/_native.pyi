@@ -74,12 +74,12 @@ class Reactor:
     def fileno(self) -> int:
         """Give the descriptor that can be read when there are notices, or when the answers below have changed."""
 
-    def take_notices(self) -> tuple[int, list[tuple[int, str]]]:
+    def take_notices(self) -> tuple[int, bytes]:
         """Give what was refused since the last call.
 
         Returns:
-            How many were left out because nobody took them, and the others: the position of the reason in
-            ``CloseReason``, or -1, and one line.
+            How many were left out because nobody took them, and the others, a zero byte behind each: the position of
+            the reason in ``CloseReason``, or -1, a space and one line.
         """
 
     def has_ended(self) -> bool:
@@ -91,8 +91,8 @@ class Reactor:
     def statistics(self) -> list[int]:
         """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""
 
-    def connections(self) -> list[tuple[int, int, bool, bool, bool]]:
-        """Give each connection: descriptor, bytes that it is owed, is it blocked, not read because of that, closing."""
+    def connections(self) -> list[int]:
+        """Give three numbers for each connection: its descriptor, the bytes that it is owed, whether it is blocked."""
 
 class Client:
     """The twin of ``store.calls.PythonClient``: the same calls, on connections of its own."""

@@ -131,7 +131,8 @@ class RunningLoop:
 
     def connections(self) -> list[SeenConnection]:
         if isinstance(self.loop, NativeLoop):
-            return [SeenConnection(*facts[1:3]) for facts in self.loop._reactor.connections()]
+            numbers = self.loop._reactor.connections()
+            return [SeenConnection(size, bool(flag)) for size, flag in zip(numbers[1::3], numbers[2::3], strict=True)]
         return [SeenConnection(each.output_size, each.is_blocked) for each in list(self.loop._connections.values())]
 
     def is_any_blocked(self) -> bool:

@@ -147,12 +147,9 @@ class NativeLoop:
 
     def statistics(self) -> Statistics:
         """Give the engine's numbers. Threads: any. Cost: the number of peers."""
-        from rallypoint.server.vocabulary import CloseReason, Statistics
+        from rallypoint.server.native_engine import statistics_of  # for those who look only
 
-        numbers = self._reactor.statistics()
-        last = len(numbers) - len(CloseReason)
-        closed = {reason: count for reason, count in zip(CloseReason, numbers[last:], strict=True) if count}
-        return Statistics(*numbers[:last], closed)
+        return statistics_of(self._reactor.statistics())
 
     # --- the ear -----------------------------------------------------------------------------------------
 
@@ -176,12 +173,13 @@ class NativeLoop:
 
     def _heed(self) -> None:
         """Log what the reactor has refused; remove the files of listeners that it has closed."""
-        left_out, notices = self._reactor.take_notices()
+        left_out, lines = self._reactor.take_notices()
         self._refusals.leave_out(left_out)
-        for reason, message in notices:
+        for line in lines.decode(errors="replace").split("\0")[:-1]:
+            reason, _, message = line.partition(" ")
             self._refusals.note(message, monotonic())
-            if reason >= 0:
-                emit("server.refused", message, reason=_reason_name(reason))
+            if int(reason) >= 0:
+                emit("server.refused", message, reason=_reason_name(int(reason)))
         if self._paths and not self._reactor.is_listening():
             for path in self._paths:
                 remove_stale_file(path)

@@ -1,0 +1,275 @@
+"""What is the native loop's own; what it has in common with the Python one is in ``test_loop``."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, make_twin, running_loop, use_twin
+
+from rallypoint.net.address import listen, listen_unix
+from rallypoint.protocol.codec import encode_request
+from rallypoint.protocol.spec import Verb
+from rallypoint.server import native as module
+from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.loop import ServerLoop
+from rallypoint.server.native import NativeLoop, make_loop
+
+NATIVE = [twin for twin in LOOP_TWINS if twin == "native"]
+
+
+@pytest.fixture(params=NATIVE)
+def server(request):
+    with running_loop(twin=request.param) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("twin", "kind"), [(twin, NativeLoop if twin == "native" else ServerLoop) for twin in LOOP_TWINS]
+)
+def test_the_twin_that_runs_serves(monkeypatch, twin, kind):
+    use_twin(twin, monkeypatch)
+    loop = make_loop(DEFAULT_LIMITS, listen("127.0.0.1", 0), spin_us=1)
+    assert isinstance(loop, kind)
+    loop.abandon()
+
+
+def test_without_the_compiled_module_there_is_no_native_loop(monkeypatch):
+    monkeypatch.setattr(module, "native", lambda: None)
+    with pytest.raises(AssertionError, match="not there"):
+        NativeLoop()
+
+
+@pytest.mark.parametrize("twin", LOOP_TWINS)
+def test_a_spinning_server_serves_and_ends(monkeypatch, twin):
+    use_twin(twin, monkeypatch)
+    (listener,) = listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    loop = make_loop(DEFAULT_LIMITS, [listener], spin_us=1000)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    with contextlib.closing(RawClient(address)) as client:
+        assert all(client.ping(number) for number in range(100))
+    loop.stop(0.0)
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+def test_listeners_stay_the_callers_when_no_descriptor_is_left(twin, monkeypatch):
+    (listener,) = listen("127.0.0.1", 0)
+
+    class Full:
+        @staticmethod
+        def Reactor(*args):  # noqa: N802 - the module's own name
+            raise OSError(24, "none left")
+
+    monkeypatch.setattr(module, "native", lambda: Full)
+    with listener, pytest.raises(OSError, match="none left"):
+        make_twin(twin, Limits(), [listener])
+    assert listener.fileno() == -1  # by this test
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+def test_a_server_serves_from_its_start_before_anybody_listens_to_it(twin):
+    (listener,) = listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    loop = make_twin(twin, Limits(), [listener])
+    loop.start()
+    loop.start()
+    with contextlib.closing(RawClient(address)) as client:
+        assert client.ping()
+        loop.stop(0.0)
+        loop.run()
+        assert client.read_end() == b""
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+def test_a_server_that_nobody_refers_to_any_more_ends(twin):
+    (listener,) = listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    loop = make_twin(twin, Limits(), [listener])
+    loop.start()
+    with contextlib.closing(RawClient(address)) as client:
+        assert client.ping()
+        del loop
+        gc.collect()
+        assert client.read_end() == b""
+    with pytest.raises(ConnectionRefusedError):
+        RawClient(address)
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+def test_nothing_stays_open_after_the_end(twin, tmp_path):
+    before = open_descriptors()
+    for _ in range(3):
+        with running_loop(twin=twin, listeners=[*listen("localhost", 0), listen_unix(str(tmp_path / "a"))]) as running:
+            assert running.client().ping()
+    assert open_descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals_that_nobody_takes_are_counted_beyond_a_bound(server):
+    class SlowLog:
+        is_asleep = threading.Event()
+        may_go_on = threading.Event()
+        lines = 0
+        left_out = 0
+
+        def note(self, message, now):
+            self.is_asleep.set()
+            assert self.may_go_on.wait(PATIENCE_S)
+            self.lines += 1
+
+        def leave_out(self, count):
+            self.left_out += count
+
+    log = server.loop._refusals = SlowLog()
+    refuse(server)
+    assert log.is_asleep.wait(PATIENCE_S)
+    for _ in range(2000):
+        refuse(server)
+    log.may_go_on.set()
+    server.stop(PATIENCE_S)
+    assert log.left_out > 0
+    assert log.lines + log.left_out == 2001
+
+
+def refuse(server):
+    with contextlib.closing(RawClient(server.address, validates=False)) as client:
+        client.send(b"\x63")
+        assert client.read_end() == b""
+
+
+def test_the_numbers_can_be_seen_while_it_serves(server):
+    client = server.client()
+    client.ask(Verb.SET, b"/k", b"v")
+    assert client.ping()
+    refuse(server)
+    seen = server.statistics()
+    assert (seen.connections, seen.validated, seen.keys, seen.requests) == (1, 1, 1, 3)
+    assert {reason.name: count for reason, count in seen.closed.items()} == {"BAD_HANDSHAKE": 1}
+
+
+def test_looking_is_not_kept_waiting_by_peers_that_ask_without_end(server):
+    client, waiter = server.client(), server.client()
+    client.send(encode_request(Verb.PING, 1) * 200_000)
+    waiter.ask(Verb.WAIT, [b"/never"])
+    assert waiter.sock.fileno() >= 0
+    for _ in range(200):
+        assert server.statistics().connections >= 0
+    assert client.read(4 * 200_000) == struct.pack("<I", 1) * 200_000
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of any fork beside threads
+def test_a_forked_child_has_no_server_and_the_parents_goes_on(twin):
+    with running_loop(twin=twin) as running:
+        busy = running.client()
+        stop = threading.Event()
+
+        def ask_without_end():
+            while not stop.is_set():
+                assert busy.ping()
+
+        thread = threading.Thread(target=ask_without_end)
+        thread.start()
+        try:
+            for _ in range(20):
+                assert exit_code_of_child(running.loop, running.address) == 0
+        finally:
+            stop.set()
+            thread.join(PATIENCE_S)
+        idle = running.client()
+        assert idle.ping()
+
+
+def exit_code_of_child(loop, address):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            loop.stop(0.0)
+            loop.abandon()
+            code = 2 if any("eventpoll" in name for name in open_descriptors().values()) else 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def open_descriptors():
+    names = {}
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            names[file.name] = str(file.readlink())
+    return names
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_listeners_of_a_forked_child_do_not_outlive_the_server(twin):
+    ours, theirs = socket.socketpair()
+    with ours, running_loop(twin=twin) as running:
+        address = running.address
+        assert running.client().ping()
+        pid = os.fork()
+        if pid == 0:
+            theirs.send(b"x")
+            ours.close()
+            theirs.recv(1)
+            os._exit(0)
+        theirs.close()
+        ours.settimeout(PATIENCE_S)
+        ours.recv(1)  # it has run so far, and lives until the other end is closed
+        running.stop(0.0)
+        with pytest.raises(ConnectionRefusedError):
+            RawClient(address)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+def test_signals_are_left_to_the_programs_own_threads(twin):
+    with running_loop(twin=twin):
+        names = {}
+        for task in Path("/proc/self/task").iterdir():
+            lines = (task / "status").read_text().splitlines()
+            facts = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            names[facts["Name"]] = int(facts["SigBlk"], 16)
+        assert names["rallypoint"] & 1 << signal.SIGTERM - 1
+        assert names["rallypoint"] & 1 << signal.SIGINT - 1
+
+
+@pytest.mark.parametrize("twin", NATIVE)
+def test_heavy_peers_do_not_keep_a_light_one_waiting_for_all_of_them(twin):
+    with running_loop(twin=twin) as running:
+        light, *heavy = (running.client() for _ in range(9))
+        for client in heavy:
+            client.sock.setblocking(False)
+        chunk = encode_request(Verb.MULTI_SET, [(b"/%d" % number, bytes(50)) for number in range(20_000)])
+        sent = dict.fromkeys(heavy, 0)
+        for number in range(50):
+            for client in heavy:
+                with contextlib.suppress(BlockingIOError):
+                    sent[client] += client.sock.send(memoryview(chunk * 2)[sent[client] % len(chunk) :])
+            before = running.statistics().requests
+            assert light.ping(number)
+            assert running.statistics().requests - before < 100
+
+
+def test_a_local_peer_is_served_under_an_abstract_name(server):
+    name = b"\0rallypoint/test/%d" % os.getpid()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    listener.listen()
+    with running_loop(twin="native", listeners=[listener]) as running:
+        running.address = name.decode()
+        assert running.client().ping()
+        refuse(running)
+        assert running.wait_for_line(lambda line: "0x63" in line).startswith("closed a local peer: ")
