@@ -13,24 +13,25 @@ using rallypoint::Engine;
 using rallypoint::Limits;
 using rallypoint::Peer;
 
+// As the caller numbers them.
+enum Event { CONNECTED, RECEIVED, RESUMED, DISCONNECTED, TICKED };
+
 struct Member : Peer {
+    Member *next = nullptr;
     Member *next_owing = nullptr;
-    Member *next_closed = nullptr;
+    bool is_gone = false;
 };
 
-// Drives an engine for one Python object: collects what a step causes.
+// Drives an engine for one Python object: collects what a step causes. Its peers are few, so they are in a list.
 class Steps final : public rallypoint::Driver {
   public:
-    Steps(const Limits &limits, const uint64_t *key) : engine(limits, *this, key[0], key[1]), peers_(PyDict_New()) {}
+    Steps(const Limits &limits, const uint64_t *key) : engine(limits, *this, key[0], key[1]) {}
     ~Steps() {
-        PyObject *id, *pointer;
-        for (Py_ssize_t at = 0; PyDict_Next(peers_, &at, &id, &pointer);) {
-            engine.disconnect(*static_cast<Member *>(PyLong_AsVoidPtr(pointer)));
+        for (Member *each = members_; each != nullptr; each = each->next) {
+            each->is_gone = true;
+            engine.disconnect(*each);
         }
-        for (Py_ssize_t at = 0; PyDict_Next(peers_, &at, &id, &pointer);) {
-            destroy(static_cast<Member *>(PyLong_AsVoidPtr(pointer)));
-        }
-        Py_DECREF(peers_);
+        drop_gone();
         Py_XDECREF(others_);
     }
 
@@ -38,61 +39,52 @@ class Steps final : public rallypoint::Driver {
         *last_owing_ = static_cast<Member *>(&peer);
         last_owing_ = &static_cast<Member *>(&peer)->next_owing;
     }
-    void paused(Peer &peer) override { note(Py_BuildValue("(L)", static_cast<long long>(peer.id))); }
+    void paused(Peer &peer) override { add(others_, Py_BuildValue("(L)", static_cast<long long>(peer.id))); }
     void closed(Peer &peer, int reason, const char *detail) override {
-        note(Py_BuildValue("(Lis)", static_cast<long long>(peer.id), reason, detail));
-        Member *member = static_cast<Member *>(&peer);
-        member->next_closed = closed_;
-        closed_ = member;
+        static_cast<Member &>(peer).is_gone = true;
+        add(others_, Py_BuildValue("(Lis)", static_cast<long long>(peer.id), reason, detail));
     }
 
-    // Give a new peer; null with an error set.
-    Member *add(long long id) {
-        PyObject *key = PyLong_FromLongLong(id);
-        if (key != nullptr && PyDict_GetItemWithError(peers_, key) != nullptr) {
-            PyErr_Format(PyExc_AssertionError, "peer %lld connected twice", id);
+    void step(Event event, Member *member, const char *data, size_t size, double now) {
+        if (event == TICKED) {
+            engine.tick(now);
+        } else if (member == nullptr) {
+            return;
+        } else if (event == RECEIVED) {
+            // In memory of its own, so that a checked build sees who reads behind it, or later.
+            char *copy = static_cast<char *>(rallypoint::take_memory(size));
+            memcpy(copy, data, size);
+            engine.receive(*member, copy, size);
+            free(copy);
+        } else if (event == RESUMED) {
+            engine.resume(*member);
+        } else if (event == CONNECTED) {
+            engine.connect(*member, now);
+        } else {
+            member->is_gone = true;
+            engine.disconnect(*member);
         }
-        Member *member = nullptr;
-        if (!PyErr_Occurred()) {
-            member = new (rallypoint::take_memory(sizeof(Member))) Member;
-            member->id = id;
-            PyObject *pointer = PyLong_FromVoidPtr(member);
-            if (pointer == nullptr || PyDict_SetItem(peers_, key, pointer) < 0) {
-                destroy(member);
-                member = nullptr;
-            }
-            Py_XDECREF(pointer);
-        }
-        Py_XDECREF(key);
+    }
+
+    Member *find(int64_t id) const {
+        Member *member = members_;
+        while (member != nullptr && member->id != id) member = member->next;
         return member;
     }
-
-    // Null, perhaps with an error set, if there is none.
-    Member *find(long long id) const {
-        PyObject *key = PyLong_FromLongLong(id);
-        PyObject *pointer = key == nullptr ? nullptr : PyDict_GetItemWithError(peers_, key);
-        Py_XDECREF(key);
-        return pointer == nullptr ? nullptr : static_cast<Member *>(PyLong_AsVoidPtr(pointer));
+    Member *make(int64_t id) {
+        Member *member = new (rallypoint::take_memory(sizeof(Member))) Member;
+        member->id = id;
+        member->next = members_;
+        return members_ = member;
     }
 
-    void remove(Member *member) {
-        PyObject *key = PyLong_FromLongLong(member->id);
-        if (key == nullptr || PyDict_DelItem(peers_, key) < 0) PyErr_Clear();
-        Py_XDECREF(key);
-        destroy(member);
-    }
-
-    // Give what the step caused: replies, then the rest.
+    // Give what the step caused: replies, then the rest; null with an error set.
     PyObject *take() {
         *last_owing_ = nullptr;
         PyObject *effects = PyList_New(0);
         for (Member *each = owing_; each != nullptr; each = each->next_owing) {
-            PyObject *data = take_output(*each);
-            PyObject *reply = data == nullptr ? nullptr : Py_BuildValue("(LN)", static_cast<long long>(each->id), data);
-            if (reply != nullptr && effects != nullptr) PyList_Append(effects, reply);
-            Py_XDECREF(reply);
+            add(effects, Py_BuildValue("(LN)", static_cast<long long>(each->id), take_output(*each)));
         }
-        owing_ = nullptr;
         last_owing_ = &owing_;
         if (others_ != nullptr && effects != nullptr) {
             const Py_ssize_t end = PyList_Size(effects);
@@ -100,11 +92,7 @@ class Steps final : public rallypoint::Driver {
         }
         Py_XDECREF(others_);
         others_ = nullptr;
-        while (closed_ != nullptr) {
-            Member *next = closed_->next_closed;
-            remove(closed_);
-            closed_ = next;
-        }
+        drop_gone();
         if (PyErr_Occurred()) Py_XDECREF(effects), effects = nullptr;
         return effects;
     }
@@ -112,9 +100,17 @@ class Steps final : public rallypoint::Driver {
     Engine engine;
 
   private:
-    static void destroy(Member *member) {
-        member->~Member();
-        free(member);
+    void drop_gone() {
+        for (Member **at = &members_; *at != nullptr;) {
+            Member *member = *at;
+            if (!member->is_gone) {
+                at = &member->next;
+                continue;
+            }
+            *at = member->next;
+            member->~Member();
+            free(member);
+        }
     }
 
     static PyObject *take_output(Member &member) {
@@ -130,17 +126,17 @@ class Steps final : public rallypoint::Driver {
         return data;
     }
 
-    void note(PyObject *effect) {
-        if (others_ == nullptr) others_ = PyList_New(0);
-        if (others_ != nullptr && effect != nullptr) PyList_Append(others_, effect);
-        Py_XDECREF(effect);
+    // Append to a list, which is made if there is none; what failed leaves an error set.
+    static void add(PyObject *&list, PyObject *item) {
+        if (list == nullptr) list = PyList_New(0);
+        if (list != nullptr && item != nullptr) PyList_Append(list, item);
+        Py_XDECREF(item);
     }
 
-    PyObject *peers_;             // number -> Member
+    Member *members_ = nullptr;
     PyObject *others_ = nullptr;  // pauses and closes of this step
     Member *owing_ = nullptr;
     Member **last_owing_ = &owing_;
-    Member *closed_ = nullptr;
 };
 
 struct Object {
@@ -151,20 +147,14 @@ struct Object {
 Steps &steps_of(PyObject *self) { return *reinterpret_cast<Object *>(self)->steps; }
 
 PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
-    Limits limits;
     unsigned long long numbers[7];
     uint64_t key[2];
-    if (!PyArg_ParseTuple(arguments, "(dKKKKKKK)", &limits.handshake_timeout_s, &numbers[0], &numbers[1], &numbers[2],
-                          &numbers[3], &numbers[4], &numbers[5], &numbers[6])) {
+    double seconds;
+    if (!PyArg_ParseTuple(arguments, "(dKKKKKKK)", &seconds, &numbers[0], &numbers[1], &numbers[2], &numbers[3],
+                          &numbers[4], &numbers[5], &numbers[6])) {
         return nullptr;
     }
-    limits.connections_max = numbers[0];
-    limits.input_size_max = numbers[1];
-    limits.input_total_max = numbers[2];
-    limits.output_size_max = numbers[3];
-    limits.waited_names_max = numbers[4];
-    limits.value_stored_size_max = numbers[5];
-    limits.stored_size_max = numbers[6];
+    const Limits limits = {seconds, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
     if (getrandom(key, sizeof(key), 0) != sizeof(key)) return PyErr_SetFromErrno(PyExc_OSError);
     PyObject *self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self != nullptr) {
@@ -184,52 +174,21 @@ void destroy(PyObject *self) {
     Py_DECREF(type);
 }
 
-PyObject *connected(PyObject *self, PyObject *arguments) {
-    long long id;
-    double now;
-    if (!PyArg_ParseTuple(arguments, "Ld", &id, &now)) return nullptr;
-    Member *member = steps_of(self).add(id);
-    if (member == nullptr) return nullptr;
-    steps_of(self).engine.connect(*member, now);
-    return steps_of(self).take();
-}
-
-PyObject *received(PyObject *self, PyObject *arguments) {
+PyObject *step(PyObject *self, PyObject *arguments) {
+    int event;
     long long id;
     const char *data;
     Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "Ly#", &id, &data, &size)) return nullptr;
-    Member *member = steps_of(self).find(id);
-    if (member != nullptr) {
-        // In memory of its own, so that a checked build sees who reads behind it, or later.
-        char *copy = static_cast<char *>(rallypoint::take_memory(static_cast<size_t>(size)));
-        memcpy(copy, data, static_cast<size_t>(size));
-        steps_of(self).engine.receive(*member, copy, static_cast<size_t>(size));
-        free(copy);
+    double now;
+    if (!PyArg_ParseTuple(arguments, "iLy#d", &event, &id, &data, &size, &now)) return nullptr;
+    Steps &steps = steps_of(self);
+    Member *member = event == TICKED ? nullptr : steps.find(id);
+    if (event == CONNECTED) {
+        if (member != nullptr) return PyErr_Format(PyExc_AssertionError, "peer %lld connected twice", id);
+        member = steps.make(id);
     }
-    return steps_of(self).take();
-}
-
-PyObject *resumed(PyObject *self, PyObject *id) {
-    Member *member = steps_of(self).find(PyLong_AsLongLong(id));
-    if (member != nullptr) steps_of(self).engine.resume(*member);
-    return steps_of(self).take();
-}
-
-PyObject *disconnected(PyObject *self, PyObject *id) {
-    Member *member = steps_of(self).find(PyLong_AsLongLong(id));
-    if (member != nullptr) {
-        steps_of(self).engine.disconnect(*member);
-        steps_of(self).remove(member);
-    }
-    return steps_of(self).take();
-}
-
-PyObject *ticked(PyObject *self, PyObject *now) {
-    const double seconds = PyFloat_AsDouble(now);
-    if (PyErr_Occurred()) return nullptr;
-    steps_of(self).engine.tick(seconds);
-    return steps_of(self).take();
+    steps.step(static_cast<Event>(event), member, data, static_cast<size_t>(size), now);
+    return steps.take();
 }
 
 PyObject *next_deadline(PyObject *self, PyObject *) {
@@ -252,11 +211,7 @@ PyObject *statistics(PyObject *self, PyObject *) {
 }
 
 PyMethodDef methods[] = {
-    {"connected", connected, METH_VARARGS, nullptr},
-    {"received", received, METH_VARARGS, nullptr},
-    {"resumed", resumed, METH_O, nullptr},
-    {"disconnected", disconnected, METH_O, nullptr},
-    {"ticked", ticked, METH_O, nullptr},
+    {"step", step, METH_VARARGS, nullptr},
     {"next_deadline", next_deadline, METH_NOARGS, nullptr},
     {"statistics", statistics, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

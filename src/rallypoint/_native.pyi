@@ -10,7 +10,7 @@ RawEffect: TypeAlias = tuple[int] | tuple[int, bytes] | tuple[int, int, str]
 """``(peer,)`` a pause, ``(peer, bytes)`` a reply, ``(peer, position in CloseReason, detail)`` a close."""
 
 class Engine:
-    """One server's state without sockets; each method is a step and gives what it causes.
+    """One server's state without sockets.
 
     Args:
         limits: the fields of ``Limits``, in their order.
@@ -20,17 +20,13 @@ class Engine:
     """
 
     def __new__(cls, limits: tuple[float, int, int, int, int, int, int, int], /) -> Engine: ...
-    def connected(self, peer: int, now: float, /) -> list[RawEffect]:
-        """Take a new peer.
+    def step(self, event: int, peer: int, data: bytes, now: float, /) -> list[RawEffect]:
+        """Take an event: 0 connected, 1 received, 2 resumed, 3 disconnected, 4 ticked.
 
         Raises:
-            AssertionError: if there is one of that number.
+            AssertionError: if a peer of that number is connected already.
         """
 
-    def received(self, peer: int, data: bytes, /) -> list[RawEffect]: ...
-    def resumed(self, peer: int, /) -> list[RawEffect]: ...
-    def disconnected(self, peer: int, /) -> list[RawEffect]: ...
-    def ticked(self, now: float, /) -> list[RawEffect]: ...
     def next_deadline(self) -> float | None: ...
     def statistics(self) -> list[int]:
         """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""

@@ -21,6 +21,7 @@ from rallypoint.server.vocabulary import (
     Reply,
     Resumed,
     Statistics,
+    Ticked,
 )
 from rallypoint.twin import choice
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeEngine", "statistics_of"]
 
+_EVENTS = (Connected, Received, Resumed, Disconnected, Ticked)  # in the order of their numbers
 _REASONS = tuple(CloseReason)
 _NUMBER_MAX = (1 << 63) - 1
 
@@ -54,7 +56,9 @@ class NativeEngine:
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event; give what must be done. Replies of one peer come as one, pauses and closes after replies."""
-        return [_effect(raw) for raw in self._step(event, now)]
+        peer = -1 if isinstance(event, Ticked) else event.peer
+        data = event.data if isinstance(event, Received) else b""
+        return [_effect(raw) for raw in self._engine.step(_EVENTS.index(type(event)), peer, data, now)]
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
@@ -64,20 +68,6 @@ class NativeEngine:
     def statistics(self) -> Statistics:
         """Give the numbers. Cost: the number of peers."""
         return statistics_of(self._engine.statistics())
-
-    def _step(self, event: Event, now: float) -> list[RawEffect]:
-        effects: list[RawEffect]
-        if isinstance(event, Received):
-            effects = self._engine.received(event.peer, event.data)
-        elif isinstance(event, Connected):
-            effects = self._engine.connected(event.peer, now)
-        elif isinstance(event, Disconnected):
-            effects = self._engine.disconnected(event.peer)
-        elif isinstance(event, Resumed):
-            effects = self._engine.resumed(event.peer)
-        else:
-            effects = self._engine.ticked(now)
-        return effects
 
 
 def statistics_of(numbers: list[int]) -> Statistics:
