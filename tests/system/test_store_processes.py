@@ -62,6 +62,52 @@ def test_what_one_thread_wrote_another_sees_while_a_third_waits(store, pool):
     waiting.result(JOIN_S)
 
 
+def mix_calls(store, name, turns):
+    """Every kind of call in random order, beside others who do the same."""
+    chance = random.Random(name)
+    for turn in range(turns):
+        kind = chance.randrange(7)
+        if kind == 0:
+            store.set(f"{name} {turn}", str(turn))
+            assert store.get(f"{name} {turn}") == str(turn).encode()
+        elif kind == 1:
+            store.add("all", 1)
+            store.add(name, 1)
+        elif kind == 2:
+            with pytest.raises(StoreTimeoutError):
+                store.wait(["all", "never"], 0.001)
+        elif kind == 3:
+            store.multi_set([f"{name} a", f"{name} b"], ["1" * 20_000, "2"])
+            assert store.multi_get([f"{name} a", f"{name} b"]) == [b"1" * 20_000, b"2"]
+        elif kind == 4:
+            store.queue_push("queue", name)
+            assert store.queue_pop("queue")
+        elif kind == 5:
+            store.barrier(f"{name} barrier {turn}", 1)
+        else:
+            assert store.compare_set(f"{name} once", "", "x") == b"x"
+            assert store.check([f"{name} once"])
+
+
+def test_many_threads_mix_their_calls_on_one_store_under_signals(store, pool):
+    waiting = pool.submit(store.get, "late")
+    before = signal.signal(signal.SIGALRM, lambda *_: store.check(["all"]))
+    signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+    try:
+        mixing = [pool.submit(mix_calls, store, f"thread {number}", 100) for number in range(5)]
+        mix_calls(store, "main thread", 100)
+        for future in mixing:
+            future.result(JOIN_S)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    names = ["main thread", *(f"thread {number}" for number in range(5))]
+    assert store.add("all", 0) == sum(store.add(name, 0) for name in names) > 0
+    assert store.queue_len("queue") == 0
+    store.set("late", "v")
+    assert waiting.result(JOIN_S) == b"v"
+
+
 def test_ctrl_c_ends_a_wait_and_the_store_goes_on(store, other):
     store.set("k", "v")
 

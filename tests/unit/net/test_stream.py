@@ -58,6 +58,35 @@ def test_what_is_sent_arrives_and_what_comes_back_is_cut_as_asked(ends):
     assert stream.receive_exactly(8, soon()) == b"defghijk"
 
 
+def test_a_stream_that_spins_sleeps_in_the_end(ends):
+    stream, peer = ends
+    stream.spin_us = 50
+    peer.sendall(b"there")
+    assert stream.receive_exactly(5, soon()) == b"there"
+    timer = threading.Timer(0.02, peer.sendall, [b"late"])
+    timer.start()
+    assert stream.receive_exactly(4, soon()) == b"late"
+    timer.join()
+
+
+def test_a_detached_stream_is_closed_and_its_connection_is_not(ends):
+    stream, peer = ends
+    fd = stream.detach()
+    assert stream.fileno() == -1
+    stream.close()
+    with socket.socket(fileno=fd) as sock:
+        sock.sendall(b"still here")
+        assert peer.recv(100) == b"still here"
+
+
+def test_a_stream_may_be_shown_with_other_ends_than_its_sockets():
+    ours, theirs = socket.socketpair()
+    with theirs:
+        stream = Stream(ours, SOMEWHERE, ends=(Endpoint("::1", 1), Endpoint("::1", 2)))
+        assert (stream.local, stream.peer) == (Endpoint("::1", 1), Endpoint("::1", 2))
+        stream.close()
+
+
 def test_one_reply_in_parts_costs_one_system_call(ends):
     stream, peer = ends
     peer.sendall(b"\x00" + struct.pack("<Q", 5) + b"value")

@@ -374,6 +374,26 @@ def test_it_behaves_as_a_store(check):
     check.run(lambda: TCPStore(HOST, 0, is_master=True, wait_for_workers=False, server="thread"))
 
 
+def test_a_store_may_spin_and_so_do_its_clones(make, pool):
+    store = make(spin_us=200)
+    store.set("k", "v")
+    assert store.clone().get("k") == b"v"
+    getting = pool.submit(store.get, "late")
+    store.set("late", "v")
+    assert getting.result(JOIN_S) == b"v"
+    with pytest.raises(ValueError, match="spin_us must be from 0 to 1000 microseconds, not 2000"):
+        make(spin_us=2000)
+
+
+def test_a_class_that_forgets_our_constructor_is_told():
+    class Forgetful(TCPStore):
+        def __init__(self):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"call super\(\)\.__init__\(\) first"):
+        Forgetful().get("k")
+
+
 def test_a_host_must_have_a_name_that_others_can_resolve(make):
     with pytest.raises(DistNetworkError, match=r"client socket has timed out after \d+ms.*no-such-host\.invalid"):
         make("no-such-host.invalid", 0, is_master=True, timeout=0.3)
