@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import weakref
@@ -35,7 +33,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import rallypoint
 from rallypoint.clock import SYSTEM_CLOCK, Deadline
@@ -47,6 +45,9 @@ from rallypoint.server.descriptors import above_standard, standard_error
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.native import Loop, NativeLoop, make_loop
 from rallypoint.types import Endpoint
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["CLOSE_S", "START_S", "ServerHandle", "ServerMode", "serve", "start_server"]
 
@@ -271,6 +272,9 @@ def _start_process(
 def _spawn(
     control_fd: int, listeners: Sequence[socket.socket], limits: Limits, spin_us: int
 ) -> subprocess.Popen[bytes]:
+    import json  # with the next one: a server in a thread starts without them
+    import subprocess
+
     if not sys.executable or getattr(sys, "frozen", False):
         raise DistStoreError("no Python interpreter to run a server process with is known: run the server in a thread")
     defaults = asdict(DEFAULT_LIMITS)
@@ -318,17 +322,21 @@ def _await_ready(process: subprocess.Popen[bytes], control: socket.socket) -> No
 
 
 def _why_not_started(process: subprocess.Popen[bytes], said: bytes) -> str:
+    from subprocess import TimeoutExpired
+
     if said.startswith(FAILED):
         return f"the server process {process.pid} did not start: {said[1:].decode(errors='replace')}"
     try:
         code = process.wait(_SLICE_S)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return f"the server process {process.pid} did not serve within {START_S:g} s"
     return f"the server process {process.pid} ended with exit code {code} before it served"
 
 
 def _end_process(process: subprocess.Popen[bytes], control: socket.socket) -> None:
     """Ask the child to end, make it end, and reap it."""
+    from subprocess import TimeoutExpired
+
     deadline = Deadline(CLOSE_S)
     control.settimeout(_SLICE_S)
     with contextlib.suppress(ConnectionError):  # it ends already
@@ -343,11 +351,11 @@ def _end_process(process: subprocess.Popen[bytes], control: socket.socket) -> No
             break
     try:
         process.wait(max(_SLICE_S, deadline.remaining_s()))
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         process.kill()
     try:
         process.wait(_REAP_S)
-    except subprocess.TimeoutExpired as error:
+    except TimeoutExpired as error:
         raise DistStoreError(
             f"the server process {process.pid} was killed, and has not ended {_REAP_S:g} s later"
         ) from error

@@ -236,7 +236,8 @@ def test_listeners_of_a_forked_child_do_not_outlive_the_server(twin):
 
 @pytest.mark.parametrize("twin", NATIVE)
 def test_signals_are_left_to_the_programs_own_threads(twin):
-    with running_loop(twin=twin):
+    with running_loop(twin=twin) as running:
+        assert running.client().ping()  # the thread has got as far as that
         names = {}
         for task in Path("/proc/self/task").iterdir():
             lines = (task / "status").read_text().splitlines()
