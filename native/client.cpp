@@ -33,7 +33,7 @@ void Client::begin(PyObject *new_helper, long pid, unsigned new_spin_us, bool ca
 }
 
 bool Client::find_errors() {
-    return (lost_error = PyObject_GetAttrString(helper, "lost_error")) &&
+    return turn && (lost_error = PyObject_GetAttrString(helper, "lost_error")) &&
            (expired_error = PyObject_GetAttrString(helper, "expired_error")) &&
            (legacy_error = PyObject_GetAttrString(helper, "legacy_error")) &&
            (in_step_errors = PyObject_GetAttrString(helper, "in_step_errors"));
@@ -48,7 +48,7 @@ bool Client::check() {
 }
 
 bool Client::connect(Connection &connection, Patience &patience) {
-    connection.stream.close(true);
+    connection.stream.close(!is_forked());
     double left_s;
     if (!patience.left(true, &left_s)) return false;
     Ref number(PyObject_CallMethod(helper, "connect", "(d)", left_s));
@@ -101,11 +101,9 @@ void Client::close(PyObject *reason) {
 
 void Client::free_all() {
     main.stream.close(!is_forked());
-    main.~Connection();
     while (Connection *side = sides) {
         sides = side->next;
         side->stream.close(!is_forked());
-        side->~Connection();
         free(side);
     }
     PyThread_free_lock(turn);
@@ -168,8 +166,7 @@ void Call::end_beside() {
         connection_->next = client.sides;
         client.sides = connection_;
     } else {
-        connection_->stream.close(true);
-        connection_->~Connection();
+        connection_->stream.close(!client.is_forked());
         free(connection_);
     }
 }
@@ -179,7 +176,7 @@ Call::~Call() {
     if (connection_ == &client.main) {
         if (!connection_->is_in_step || client.end) {
             connection_->is_in_step = false;
-            connection_->stream.close(true);
+            connection_->stream.close(!client.is_forked());
         }
         connection_->is_busy = false;
     } else if (connection_) {

@@ -26,14 +26,14 @@ struct Connection {
 
 struct Client {
     PyObject_HEAD
-    PyObject *helper;     // store/native.py's Helper
+    PyObject *helper;  // store/native.py's Helper
     PyObject *lost_error, *expired_error, *legacy_error, *in_step_errors;  // Python's classes
-    PyObject *end;        // why no call is possible any more; nullptr while they are
+    PyObject *end;  // why no call is possible any more; nullptr while they are
     long owner_pid;
     unsigned generation;  // of the process that made it
     unsigned spin_us;
     bool is_careful;  // the server is torch's legacy one, which must not be asked for missing keys
-    bool is_held;  // the turn at the main connection, by the thread `holder`
+    bool is_held;     // the turn at the main connection, by the thread `holder`
     pthread_t holder;
     PyThread_type_lock turn;
     Connection main;

@@ -11,6 +11,8 @@
 
 namespace rallypoint {
 
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied to the wire as they are");
+
 class Request {
   public:
     Request() = default;

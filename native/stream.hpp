@@ -47,8 +47,7 @@ class Patience {
 
 class Stream {
   public:
-    Stream() = default;
-    ~Stream() { close(false); }
+    Stream() = default;  // its user closes it: nothing happens at the end of its life
     Stream(const Stream &) = delete;
     Stream &operator=(const Stream &) = delete;
 
