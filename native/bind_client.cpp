@@ -29,6 +29,16 @@ template <Verb kVerb> bool encode_write(Request &request, Arguments given) {
     return request.key(given[0]) && request.value(given[1]);
 }
 
+template <Verb kVerb> bool encode_key(Request &request, Arguments given) {
+    request.begin(kVerb);
+    return request.key(given[0]);
+}
+
+bool encode_num_keys(Request &request, Arguments) {
+    request.begin(Verb::GETNUMKEYS);
+    return true;
+}
+
 bool encode_get(Request &request, Arguments given) {
     request.begin(Verb::CHECK);
     request.number(1);
@@ -68,13 +78,30 @@ bool encode_compare_set(Request &request, Arguments given) {
 
 PyObject *decode_nothing(Call &, const Request &) { return Py_NewRef(Py_None); }
 
+// A number, looked at; false if there is none, with a Python error set.
+bool peek_number(Call &call, long long *number) {
+    const char *data = call.peek(sizeof(*number));
+    if (data) memcpy(number, data, sizeof(*number));
+    return data;
+}
+
 PyObject *decode_number(Call &call, const Request &) {
     long long number;
-    const char *data = call.peek(sizeof(number));
-    if (data == nullptr) return nullptr;
-    memcpy(&number, data, sizeof(number));
+    if (!peek_number(call, &number)) return nullptr;
     call.take(sizeof(number));
     return PyLong_FromLongLong(number);
+}
+
+PyObject *decode_count(Call &call, const Request &request) {
+    long long number;
+    return peek_number(call, &number) && number >= 0 ? decode_number(call, request) : nullptr;
+}
+
+PyObject *decode_deleted(Call &call, const Request &) {
+    long long number;
+    if (!peek_number(call, &number) || (number != 0 && number != 1)) return nullptr;
+    call.take(sizeof(number));
+    return PyBool_FromLong(long(number));
 }
 
 PyObject *decode_check(Call &call, const Request &) {
@@ -122,6 +149,15 @@ PyObject *decode_get(Call &call, const Request &) {
     return value;
 }
 
+PyObject *decode_popped(Call &call, const Request &) {
+    long long length;
+    size_t end = sizeof(length);
+    if (!peek_number(call, &length) || length <= 0) return nullptr;
+    PyObject *value = peek_value(call, &end);
+    if (value) call.take(end);
+    return value;
+}
+
 PyObject *decode_multi_get(Call &call, const Request &request) {
     size_t end = 1;
     const char *data = call.peek(1);
@@ -147,10 +183,10 @@ PyObject *decode_multi_get(Call &call, const Request &request) {
     CALL(multi_get, "multi_get", 2, encode_multi_get, decode_multi_get, true)  \
     CALL(multi_set, "multi_set", 3, encode_multi_set, decode_nothing, false)   \
     CALL(queue_push, "queue_push", 3, encode_write<Verb::QUEUE_PUSH>, decode_nothing, false) \
-    CALL(queue_pop, "queue_pop", 3, nullptr, nullptr, false)                   \
-    CALL(queue_len, "queue_len", 2, nullptr, nullptr, false)                   \
-    CALL(delete_key, "delete_key", 2, nullptr, nullptr, false)                 \
-    CALL(num_keys, "num_keys", 1, nullptr, nullptr, false)                     \
+    CALL(queue_pop, "queue_pop", 3, encode_key<Verb::QUEUE_POP>, decode_popped, false) \
+    CALL(queue_len, "queue_len", 2, encode_key<Verb::QUEUE_LEN>, decode_count, false) \
+    CALL(delete_key, "delete_key", 2, encode_key<Verb::DELETE_KEY>, decode_deleted, false) \
+    CALL(num_keys, "num_keys", 1, encode_num_keys, decode_count, false)     \
     CALL(list_keys, "list_keys", 1, nullptr, nullptr, false)                   \
     CALL(count_workers, "count_workers", 2, nullptr, nullptr, false)           \
     CALL(barrier, "barrier", 3, nullptr, nullptr, false)
