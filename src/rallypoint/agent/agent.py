@@ -13,13 +13,14 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import FrameType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from rallypoint.agent.calls import read_values
 from rallypoint.agent.failure import ProcessFailure
-from rallypoint.agent.functions import check_call, read_value
 from rallypoint.agent.group import GroupRules, WorkerGroupMachine
 from rallypoint.agent.guard import Guard
 from rallypoint.agent.inbox import Inbox
@@ -51,12 +52,16 @@ from rallypoint.agent.moves import (
 from rallypoint.agent.orders import place_of, program_of, take_places
 from rallypoint.agent.places import NodeWorkers
 from rallypoint.agent.process import WorkerCommand, WorkerExit, WorkerProcesses
-from rallypoint.agent.reporter import Reporter
+from rallypoint.agent.reporter import WORKER_STATES, Reporter
 from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerPlace, WorkerSpec, WorkerState
+from rallypoint.agent.watchdog import Watchdog
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 from rallypoint.errors import AgentError
 from rallypoint.events import emit
+
+if TYPE_CHECKING:
+    from rallypoint.agent.health import HealthCheckServer
 
 __all__ = ["GRACE_S", "Agent", "Environment"]
 
@@ -80,19 +85,6 @@ Environment: TypeAlias = Callable[[WorkerPlace], Mapping[str, str]]
 
 _log = logging.getLogger("rallypoint.agent")
 
-_WORKER_STATES = {
-    GroupState.INIT: WorkerState.INIT,
-    GroupState.RENDEZVOUS: WorkerState.INIT,
-    GroupState.STARTING: WorkerState.INIT,
-    GroupState.HEALTHY: WorkerState.HEALTHY,
-    GroupState.STOPPING: WorkerState.STOPPED,
-    GroupState.SUCCEEDED_WAITING: WorkerState.SUCCEEDED,
-    GroupState.STOPPED: WorkerState.STOPPED,
-    GroupState.FAILED: WorkerState.FAILED,
-    GroupState.SUCCEEDED: WorkerState.SUCCEEDED,
-}
-"""torch's word for each state."""
-
 _NOTES: Mapping[type, str] = {
     StoreLost: "agent.store_lost",
     StoreBack: "agent.store_back",
@@ -112,6 +104,7 @@ class Agent:
         store_patience_s: seconds without an answer from the rendezvous until the node gives up.
         signals: the signals that ask this agent to end. One that is ignored when ``run`` begins stays ignored.
         start_method: how the process of a function is made: ``spawn``, ``forkserver`` or ``fork``.
+        health_check_server: started and stopped with the run; ``None``: as the environment says.
         clock: what time is measured on.
 
     Raises:
@@ -132,12 +125,15 @@ class Agent:
         store_patience_s: float = 30.0,
         signals: tuple[int, ...] = DEFAULT_SIGNALS,
         start_method: str = "spawn",
+        health_check_server: HealthCheckServer | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if grace_s < 0:
             raise ValueError(f"grace_s is {grace_s:g}; workers get 0 seconds or more to end")
         call = program_of(spec, start_method)[1]
         if call is not None:
+            from rallypoint.agent.functions import check_call  # not for commands: it loads multiprocessing
+
             check_call(call)
         self._spec = spec
         self._start_method = start_method
@@ -156,6 +152,14 @@ class Agent:
             )
         )
         self._reporter = Reporter(self._group, clock.now())
+        self._health = health_check_server
+        self._turned_at = int(time.time())
+        self._watchdog = Watchdog(
+            os.environ,
+            spec.rdzv_handler.get_run_id(),
+            lambda: [worker.id for worker in self._group.workers if worker.id is not None],
+            lambda what, text: self._reporter.note(what, text, clock.now()),
+        )
         self._inbox = Inbox()
         self._folders = folders_for(spec.rdzv_handler.get_run_id(), logs)
         self._guard: Guard | None = None
@@ -198,6 +202,11 @@ class Agent:
         with ExitStack() as stack:
             stack.enter_context(taken_signals(self._signals, self._take_signal))
             stack.callback(self._close_logs)
+            if self._health is not None or os.environ.get("TORCHELASTIC_HEALTH_CHECK_PORT"):
+                from rallypoint.agent.health import served_health  # a web server takes long to load
+
+                stack.enter_context(served_health(self._health, os.environ, self._alive_at))
+            stack.enter_context(self._watchdog)
             self._guard = stack.enter_context(Guard.start())
             self._membership = Membership(
                 self._spec.rdzv_handler,
@@ -215,6 +224,9 @@ class Agent:
         self._reporter.ended(result, self._clock.now())
         return result
 
+    def _alive_at(self) -> int:
+        return min(self._turned_at, self._watchdog.looked_at or self._turned_at)
+
     # --- events in -----------------------------------------------------------------------------------------
 
     def _take_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -223,6 +235,7 @@ class Agent:
 
     def _turn(self) -> None:
         """Wait for something to happen, and deal with all of it."""
+        self._turned_at = int(time.time())
         pause_s = min(TICK_S, max(0.0, self._machine.next_deadline() - self._clock.now()))
         event = self._inbox.get(0.0, self._round_token)
         if event is None and self._machine.state is GroupState.HEALTHY and self._processes is not None:
@@ -244,7 +257,9 @@ class Agent:
                 error_file = str(self._logs[exited.local_rank].error_file)
                 failure = ProcessFailure(exited.local_rank, exited.pid, exited.returncode, error_file)
                 self._failures[rank] = failure
-                detail = failure.message if failure.traceback is not None else ""
+                detail = failure.message if failure.traceback is not None else self._watchdog.reason(exited.pid)
+                if failure.traceback is None and detail:
+                    failure.message = f"{failure.message}: {detail}"
             elif self._processes is not None:
                 self._values[rank] = self._processes.value(exited.local_rank)
             events.append(WorkerExited(exited.local_rank, exited.returncode, detail))
@@ -257,7 +272,7 @@ class Agent:
         if isinstance(event, SignalReceived) and self._signal is None:
             self._signal = event.number
         self._tell(event, decision, has_changed=decision.state is not before)
-        self._group.state = _WORKER_STATES[decision.state]
+        self._group.state = WORKER_STATES[decision.state]
         self._reporter.became(self._group.state, self._machine.restarts_used)
         for effect in decision.effects:
             self._carry_out(effect)
@@ -328,7 +343,8 @@ class Agent:
             error_file=str(logs.error_file),
         )
         argv, call = program_of(self._spec, self._start_method)
-        return WorkerCommand(local_rank, argv, self._environment(place), logs.stdout, logs.stderr, call)
+        env = {**self._environment(place), **self._watchdog.env}
+        return WorkerCommand(local_rank, argv, env, logs.stdout, logs.stderr, call)
 
     def _stop(self, effect: StopWorkers) -> None:
         processes = self._processes
@@ -370,11 +386,11 @@ class Agent:
         self._folders.close(clean=self._end is not None and self._end.state is not GroupState.FAILED)
 
     def _result(self, end: Finish) -> RunResult:
-        state = _WORKER_STATES[end.state]
+        state = WORKER_STATES[end.state]
         ranks = [worker.global_rank for worker in self._group.workers if worker.global_rank >= 0]
         return RunResult(
             state,
-            {rank: read_value(self._values.get(rank, b"")) for rank in ranks} if state is WorkerState.SUCCEEDED else {},
+            read_values(self._values, ranks) if state is WorkerState.SUCCEEDED else {},
             self._failures if state is WorkerState.FAILED else {},
             end.exit_code,
             self._why,

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from rallypoint.agent.calls import FunctionCall, read_values
 from rallypoint.agent.failure import ERROR_FILE_ENV, ProcessFailure
-from rallypoint.agent.functions import FunctionCall, check_call, read_value
+from rallypoint.agent.functions import check_call
 from rallypoint.agent.guard import Guard
 from rallypoint.agent.logs import WorkerLogs
 from rallypoint.agent.logspecs import DefaultLogsSpecs, LogsDest, LogsSpecs, outputs_of
@@ -198,7 +199,7 @@ class PContext:
             _, pid, returncode = self._exits[rank]
             failures[rank] = ProcessFailure(rank, pid, returncode, str(self._logs[rank].error_file))
             failures[rank].stderr_tail = processes.tail(rank)
-        values = {} if failed else {rank: read_value(processes.value(rank)) for rank in self.envs}
+        values = {} if failed else read_values({rank: processes.value(rank) for rank in self.envs}, self.envs)
         return RunProcsResult(values, failures, dict(self._dest.stdouts), dict(self._dest.stderrs))
 
 

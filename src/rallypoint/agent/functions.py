@@ -20,7 +20,6 @@ server are not the agent's, so it could neither learn their exit codes by itself
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import multiprocessing
 import os
@@ -33,52 +32,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import context, reduction, resource_tracker, spawn
 from typing import Any
 
+from rallypoint.agent.calls import FunctionCall
 from rallypoint.agent.failure import record
 from rallypoint.errors import AgentError
 
-__all__ = ["START_METHODS", "FunctionCall", "FunctionProcess", "check_call", "read_value", "start_call"]
-
-START_METHODS = ("spawn", "forkserver", "fork")
-"""How a process for a function may be made."""
-
-
-@dataclass(frozen=True)
-class FunctionCall:
-    """A call that is to be made in a process of its own.
-
-    Attributes:
-        function: what is called; unless it is forked, something that ``pickle`` finds by its name.
-        args: its arguments.
-        start_method: one of :data:`START_METHODS`.
-
-    Raises:
-        ValueError: if the start method is none of them.
-    """
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    start_method: str = "spawn"
-
-    def __post_init__(self) -> None:
-        if self.start_method not in START_METHODS:
-            raise ValueError(f"start_method is {self.start_method!r}; it must be one of {', '.join(START_METHODS)}")
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        function = self.function
-        while isinstance(function, functools.partial):
-            function = function.func
-        return getattr(function, "__qualname__", type(function).__qualname__)
-
-    @property
-    def is_forked(self) -> bool:
-        """Tell whether its process is a copy of this one."""
-        return self.start_method == "fork"
+__all__ = ["FunctionProcess", "check_call", "read_value", "start_call"]
 
 
 def check_call(call: FunctionCall) -> None:

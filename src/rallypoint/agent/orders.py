@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rallypoint.agent.functions import FunctionCall
+from rallypoint.agent.calls import FunctionCall
 from rallypoint.agent.spec import WorkerGroup, WorkerPlace, WorkerSpec
 
 if TYPE_CHECKING:

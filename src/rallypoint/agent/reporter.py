@@ -27,6 +27,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from rallypoint.agent.moves import GroupState
 from rallypoint.agent.spec import RunResult, Worker, WorkerGroup, WorkerState
 from rallypoint.observe import records
 from rallypoint.observe.metrics import put_metric
@@ -35,7 +36,20 @@ from rallypoint.observe.records import Event, EventSource
 if TYPE_CHECKING:
     from rallypoint.agent.spec import WorkerSpec
 
-__all__ = ["Reporter"]
+__all__ = ["WORKER_STATES", "Reporter"]
+
+WORKER_STATES = {
+    GroupState.INIT: WorkerState.INIT,
+    GroupState.RENDEZVOUS: WorkerState.INIT,
+    GroupState.STARTING: WorkerState.INIT,
+    GroupState.HEALTHY: WorkerState.HEALTHY,
+    GroupState.STOPPING: WorkerState.STOPPED,
+    GroupState.SUCCEEDED_WAITING: WorkerState.SUCCEEDED,
+    GroupState.STOPPED: WorkerState.STOPPED,
+    GroupState.FAILED: WorkerState.FAILED,
+    GroupState.SUCCEEDED: WorkerState.SUCCEEDED,
+}
+"""torch's word for each state."""
 
 
 class Reporter:

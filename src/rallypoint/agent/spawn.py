@@ -21,7 +21,8 @@ from rallypoint.errors import AgentError, WorkerStartError
 from rallypoint.server.descriptors import is_standard_stream
 
 if TYPE_CHECKING:
-    from rallypoint.agent.functions import FunctionCall, FunctionProcess
+    from rallypoint.agent.calls import FunctionCall
+    from rallypoint.agent.functions import FunctionProcess
 
 __all__ = ["WorkerCommand", "WorkerProcess", "check_commands", "keep_exit_codes", "spawn_all"]
 

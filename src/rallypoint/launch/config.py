@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rallypoint.agent.agent import GRACE_S
-from rallypoint.agent.functions import START_METHODS
+from rallypoint.agent.calls import START_METHODS
 from rallypoint.agent.logs import LogOptions
 from rallypoint.agent.logspecs import LogsSpecs
 from rallypoint.agent.signals import parse_signals

@@ -10,8 +10,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rallypoint.agent.agent import Agent
+from rallypoint.agent.calls import FunctionCall
 from rallypoint.agent.failure import ChildFailedError
-from rallypoint.agent.functions import FunctionCall
 from rallypoint.agent.membership import explain
 from rallypoint.agent.moves import describe_signal
 from rallypoint.agent.signals import SIGNALS_ENV, parse_signals, taken_signals
@@ -24,6 +24,7 @@ from rallypoint.launch.env import base_environment, worker_environment
 from rallypoint.observe.metrics import MetricsConfig, initialize_metrics
 
 if TYPE_CHECKING:
+    from rallypoint.agent.health import HealthCheckServer
     from rallypoint.rendezvous.handler import RendezvousHandler
 
 __all__ = ["Command", "elastic_launch", "launch", "launch_agent", "name_of", "run_agent"]
@@ -73,12 +74,15 @@ def create_handler(config: LaunchConfig) -> RendezvousHandler:
         raise ConfigError(str(error)) from error
 
 
-def run_agent(config: LaunchConfig, command: Command) -> RunResult:
+def run_agent(
+    config: LaunchConfig, command: Command, health_check_server: HealthCheckServer | None = None
+) -> RunResult:
     """Run the workers of this node until the run ends here.
 
     Args:
         config: how.
         command: the program, or the function, and its arguments, passed on as they are.
+        health_check_server: started and stopped with the run; ``None``: as the environment says.
 
     Returns:
         How it ended; a signal is an end like any other.
@@ -94,7 +98,7 @@ def run_agent(config: LaunchConfig, command: Command) -> RunResult:
             handler = create_handler(config)
             agent: Agent | None = None
             try:
-                agent = _agent(config, command, handler, signals)
+                agent = _agent(config, command, handler, signals, health_check_server)
                 return agent.run()
             finally:
                 _shut_down(handler, agent.farewell if agent is not None else None)
@@ -107,7 +111,13 @@ def _raise_signal(number: int, _frame: FrameType | None) -> None:
     raise _SignalTaken(number)
 
 
-def _agent(config: LaunchConfig, command: Command, handler: RendezvousHandler, signals: tuple[int, ...]) -> Agent:
+def _agent(
+    config: LaunchConfig,
+    command: Command,
+    handler: RendezvousHandler,
+    signals: tuple[int, ...],
+    health_check_server: HealthCheckServer | None,
+) -> Agent:
     program, *arguments = command
     spec = WorkerSpec(
         role=config.role,
@@ -132,6 +142,7 @@ def _agent(config: LaunchConfig, command: Command, handler: RendezvousHandler, s
             grace_s=config.grace_s,
             signals=signals,
             start_method=config.start_method,
+            health_check_server=health_check_server,
         )
     except NotADirectoryError as error:
         raise ConfigError(str(error)) from error
@@ -201,24 +212,34 @@ class elastic_launch:  # noqa: N801 - torch's name
     Args:
         config: how.
         entrypoint: the program, or the function.
+        health_check_server: started and stopped with the run; ``None``: as the environment says.
 
     Raises:
         ConfigError: (a ValueError) if there is no entrypoint.
     """
 
-    def __init__(self, config: LaunchConfig, entrypoint: Callable[..., Any] | str | None) -> None:
+    def __init__(
+        self,
+        config: LaunchConfig,
+        entrypoint: Callable[..., Any] | str | None,
+        health_check_server: HealthCheckServer | None = None,
+    ) -> None:
         if not entrypoint:
             raise ConfigError("elastic_launch needs the path of a program to run, or a function")
         self._config = config
         self._entrypoint = entrypoint
+        self._health_check_server = health_check_server
 
     def __call__(self, *args: Any) -> dict[int, Any]:
         """Run the workers with these arguments until the run ends; see ``launch_agent``."""
-        return launch_agent(self._config, self._entrypoint, list(args))
+        return launch_agent(self._config, self._entrypoint, list(args), self._health_check_server)
 
 
 def launch_agent(
-    config: LaunchConfig, entrypoint: Callable[..., Any] | str | None, args: Sequence[Any]
+    config: LaunchConfig,
+    entrypoint: Callable[..., Any] | str | None,
+    args: Sequence[Any],
+    health_check_server: HealthCheckServer | None = None,
 ) -> dict[int, Any]:
     """Run the workers of this node until the run ends.
 
@@ -226,6 +247,7 @@ def launch_agent(
         config: how.
         entrypoint: the program, or the function.
         args: its arguments. A program's are turned into text.
+        health_check_server: started and stopped with the run; ``None``: as the environment says.
 
     Returns:
         What the function returned, for each global rank of this node; ``None`` for each if it is a program.
@@ -240,7 +262,7 @@ def launch_agent(
         raise ConfigError("launch_agent needs the path of a program to run, or a function")
     arguments = [str(argument) for argument in args] if isinstance(entrypoint, str) else args
     command = [entrypoint, *arguments]
-    result = run_agent(config, command)
+    result = run_agent(config, command, health_check_server)
     if result.failures:
         raise ChildFailedError(name_of(command), result.failures)
     if result.signal_number is not None:

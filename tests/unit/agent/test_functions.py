@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import json
 import multiprocessing
 import os
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 
 from rallypoint.agent import functions
-from rallypoint.agent.functions import FunctionCall, FunctionProcess, check_call, read_value, start_call
+from rallypoint.agent.calls import FunctionCall
+from rallypoint.agent.functions import FunctionProcess, check_call, read_value, start_call
 from rallypoint.errors import AgentError
 
 METHODS = ("spawn", "forkserver", "fork")
@@ -206,17 +206,6 @@ def test_without_memory_files_a_temporary_file_serves(monkeypatch: pytest.Monkey
     monkeypatch.delattr(os, "memfd_create", raising=False)
 
     assert outcome(many, 3) == (0, [0, 1, 2])
-
-
-def test_a_call_is_named_after_its_function() -> None:
-    assert FunctionCall(fail).name == "fail"
-    assert FunctionCall(functools.partial(fail, "x")).name == "fail"
-    assert FunctionCall(FunctionCall).name == "FunctionCall"
-
-
-def test_an_unknown_start_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="'thread'; it must be one of spawn, forkserver, fork"):
-        FunctionCall(fail, start_method="thread")
 
 
 def test_a_forked_child_that_others_reaped_has_ended() -> None:
