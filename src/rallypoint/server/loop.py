@@ -231,7 +231,7 @@ class ServerLoop:
             dirty = self._dirty
             self._dirty = []
             for connection in dirty:
-                if connection.fd in self._connections:
+                if self._connections.get(connection.fd) is connection:  # a newcomer may have a lost one's number
                     self._flush(connection, now)
 
     def _flush(self, connection: Connection, now: float) -> None:
@@ -338,7 +338,8 @@ class ServerLoop:
             self._apply(self._step(Disconnected(connection.fd), now))
 
     def _close(self, connection: Connection) -> None:
-        if self._connections.pop(connection.fd, None) is not None:
+        if self._connections.get(connection.fd) is connection:
+            del self._connections[connection.fd]
             self._turns.discard(connection)
             self._poller.unregister(connection.fd)
             connection.sock.close()

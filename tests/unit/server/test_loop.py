@@ -213,6 +213,31 @@ def test_a_paused_peer_that_vanishes_is_forgotten(twin):
             assert other.ping()
 
 
+def test_a_newcomer_with_the_number_of_a_lost_peer_is_not_taken_for_it():
+    (listener,) = listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    loop = ServerLoop(Engine(), [listener])
+    loop._resume_accepting()
+    with contextlib.ExitStack() as stack:
+        stack.callback(loop._close_all)
+        client = stack.enter_context(socket.create_connection(address))
+        while not loop._connections:
+            loop._wake_up(0.1)
+        (lost,) = loop._connections.values()
+        lost.slow_steps = 0
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        newcomer = stack.enter_context(socket.create_connection(address))
+        newcomer.sendall(encode_request(Verb.VALIDATE, MAGIC) + encode_request(Verb.PING, 5))
+        loop._dirty.append(lost)  # as if it could be written too
+        while not loop._connections or lost in loop._connections.values():
+            loop._wake_up(0.1)
+        assert lost.fd in loop._connections
+        while loop._turns or not loop._engine.statistics().requests:
+            loop._wake_up(0.1)
+        assert newcomer.recv(4) == struct.pack("<I", 5)
+
+
 def test_a_slow_reader_of_a_released_wait_gets_it_behind_its_other_replies(server):
     slow, other = server.client(), server.client()
     slow.ask(Verb.SET, b"/big", bytes(8 * 1024 * 1024))
