@@ -229,6 +229,7 @@ def test_a_newcomer_with_the_number_of_a_lost_peer_is_not_taken_for_it():
         client.close()
         newcomer = stack.enter_context(socket.create_connection(address))
         newcomer.sendall(encode_request(Verb.VALIDATE, MAGIC) + encode_request(Verb.PING, 5))
+        lost.output.append(b"x")
         loop._dirty.append(lost)  # as if it could be written too
         while not loop._connections or lost in loop._connections.values():
             loop._wake_up(0.1)
