@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 
-__all__ = ["derive_module_name", "get_logger"]
+__all__ = ["derive_module_name", "get_log_level", "get_logger"]
 
 LOG_LEVEL_ENV = "LOGLEVEL"
 
@@ -24,6 +24,11 @@ def get_logger(name: str | None = None) -> logging.Logger:
     level = logging.getLevelName(os.environ.get(LOG_LEVEL_ENV, "WARNING").upper())
     logger.setLevel(level if isinstance(level, int) else logging.WARNING)
     return logger
+
+
+def get_log_level() -> str:
+    """Give the level that torch's elastic loggers have where nobody sets one."""
+    return "WARNING"
 
 
 def derive_module_name(depth: int = 1) -> str | None:

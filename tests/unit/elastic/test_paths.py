@@ -21,8 +21,12 @@ MODULES = sorted(
 IMPORTED_BY_USERS = {
     "elastic.utils.distributed": ["create_c10d_store", "get_free_port", "get_socket_with_port"],
     "elastic.utils.store": ["barrier", "get_all", "store_timeout", "synchronize"],
-    "elastic.utils": ["get_env_variable_or_raise"],
-    "elastic.utils.api": ["get_env_variable_or_raise", "get_socket_with_port"],
+    "elastic.utils": ["get_env_variable_or_raise", "macros"],
+    "elastic.utils.api": ["get_env_variable_or_raise", "get_socket_with_port", "macros"],
+    "elastic.utils.data": ["CyclingIterator", "ElasticDistributedSampler"],
+    "elastic.utils.data.cycling_iterator": ["CyclingIterator"],
+    "elastic.utils.data.elastic_distributed_sampler": ["ElasticDistributedSampler"],
+    "elastic.utils.log_level": ["get_log_level"],
     "elastic.utils.logging": ["_derive_module_name", "get_logger"],
     "elastic.rendezvous": [
         "RendezvousClosedError",

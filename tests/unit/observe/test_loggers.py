@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from rallypoint.observe.loggers import derive_module_name, get_logger
+from rallypoint.observe.loggers import derive_module_name, get_log_level, get_logger
 
 
 def test_a_logger_is_named_after_the_module_that_asks() -> None:
@@ -40,3 +40,7 @@ def test_the_direct_caller_is_one_call_back() -> None:
 
 def test_there_is_nobody_beyond_the_first_call() -> None:
     assert derive_module_name(depth=100_000) is None
+
+
+def test_the_usual_level_is_warning() -> None:
+    assert get_log_level() == "WARNING"
