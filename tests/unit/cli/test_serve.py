@@ -62,10 +62,11 @@ def test_the_ready_json_of_a_socket_file_has_its_path(served, tmp_path):
 
 def test_limits_and_the_exit_code_are_passed_on(served):
     served["exit_code"] = 143
-    result = run("--port", "0", "--connections-max", "5", "--drain-s", "0.5")
+    result = run("--port", "0", "--connections-max", "5", "--drain-s", "0.5", "--spin-us", "50")
     assert result.exit_code == 143
     assert served["limits"].connections_max == 5
     assert served["drain_s"] == 0.5
+    assert served["spin_us"] == 50
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_limits_and_the_exit_code_are_passed_on(served):
         (["--port", "http"], "http"),
         (["--connections-max", "0"], "connections-max"),
         (["--drain-s", "-1"], "drain-s"),
+        (["--spin-us", "1001"], "spin-us"),
         (["--bind", ""], "names no address"),
         (["--bind", "unix:"], "unix:PATH"),
         (["--bind", "127.0.0.1:3000"], "give the port with --port"),

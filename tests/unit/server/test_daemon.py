@@ -14,6 +14,7 @@ from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 
 from rallypoint.errors import DistStoreError
 from rallypoint.net.address import listen, listen_unix
+from rallypoint.net.unix import has_local_names, local_name
 from rallypoint.protocol.spec import Verb
 from rallypoint.server import daemon
 from rallypoint.server.daemon import serve, start_server
@@ -206,3 +207,37 @@ def test_a_second_signal_ends_a_drain_with_its_number():
     assert serve([listener], on_ready=thread.start, drain_s=3600.0) == 128 + signal.SIGINT
     thread.join(PATIENCE_S)
     client[0].close()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_offers_itself_to_its_own_machine_under_a_local_name(started, mode, monkeypatch):
+    monkeypatch.delenv("RALLYPOINT_UNIX", raising=False)
+    handle = started(listen("localhost", 0), mode)
+    name = local_name(handle.port).decode()
+    assert pings(name) == has_local_names()
+    handle.close()
+    with pytest.raises(OSError):
+        RawClient(name)
+
+
+def test_the_local_name_can_be_turned_off_and_a_taken_one_is_no_error(started, monkeypatch):
+    monkeypatch.setenv("RALLYPOINT_UNIX", "0")
+    handle = started(listen("127.0.0.1", 0), "thread")
+    with pytest.raises(OSError):
+        RawClient(local_name(handle.port).decode())
+    monkeypatch.delenv("RALLYPOINT_UNIX")
+    first = started(listen("127.0.0.1", 0), "thread")
+    second = started(listen("127.0.0.2", first.port), "thread")
+    first_client, local_client = client_of(first), RawClient(local_name(second.port).decode())
+    first_client.ask(Verb.SET, b"/k", b"the first one's")
+    assert first_client.ping()
+    assert local_client.get(b"/k") == b"the first one's"
+    first_client.close()
+    local_client.close()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_may_spin(mode):
+    handle = start_server(listen("127.0.0.1", 0), mode, spin_us=100)
+    assert pings(("127.0.0.1", handle.port))
+    handle.close()

@@ -37,3 +37,11 @@ def test_lines_go_to_the_servers_log(caplog):
     with caplog.at_level(logging.WARNING, "rallypoint.server"):
         log_line("refused")
     assert caplog.record_tuples == [("rallypoint.server", logging.WARNING, "refused")]
+
+
+def test_refusals_without_a_line_of_their_own_are_counted_too():
+    lines = []
+    refusals = RefusalLog(lines.append, 0.0)
+    refusals.leave_out(7)
+    refusals.note("refused", 0.0)
+    assert lines == ["refused (7 refusals before this one were not logged)"]
