@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import socket
 import struct
 import sys
+import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.support.client_twins import CLIENTS
 from tests.support.scripted_peer import ScriptedPeer
 
@@ -159,6 +164,84 @@ def test_one_call_has_one_course_and_one_outcome(make, pool, name, cut, call, ar
         calling.result(JOIN_S)
     if isinstance(caught.value, RemoteProtocolError):
         server.expect_end()
+
+
+class Babbler:
+    """A server that answers the first segment of each connection with the same bytes, whatever it was, and no more."""
+
+    def __init__(self):
+        self.words = b""
+        self.peer = ScriptedPeer()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while True:
+            conversation = self.peer.accept(shakes_hands=False)
+            if not conversation.sock.recv(1, socket.MSG_PEEK):
+                return
+            conversation.shake_hands()
+            with contextlib.suppress(OSError):
+                conversation.sock.recv(1 << 16)
+                conversation.reply(self.words)
+                conversation.sock.shutdown(socket.SHUT_WR)
+                while conversation.sock.recv(1 << 16):
+                    pass
+            conversation.close()
+
+    def stop(self):
+        socket.create_connection(("127.0.0.1", self.peer.port)).close()
+        self.thread.join(JOIN_S)
+        self.peer.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def babbler():
+    server = Babbler()
+    yield server
+    server.stop()
+
+
+def outcome_of(name, port, call, arguments):
+    """Make one call of a new client; give what became of it."""
+    module = twin.native() if name == "native" else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "twin", SimpleNamespace(native=lambda: module))
+        client = make_client(Endpoint("127.0.0.1", port), LONG_S)
+    try:
+        return getattr(client, call)(*arguments, LONG_S)
+    except DistError as error:
+        return type(error), str(error)
+    finally:
+        client.close("the test is over")
+
+
+WORDS = [b"\0", b"\1", b"\2", u64(0), u64(1), u64(2), i64(-1), u64(1 << 40), b"v", b"wxyz", bytes(7), bytes(20_000)]
+CALLS = [
+    ("get", ("k",)),
+    ("multi_get", (["a", "b"],)),
+    ("check", (["k"],)),
+    ("wait", (["k"],)),
+    ("add", ("n", 1)),
+    ("compare_set", ("k", "a", "b")),
+    ("delete_key", ("k",)),
+    ("num_keys", ()),
+    ("list_keys", ()),
+    ("queue_len", ("q",)),
+    ("queue_pop", ("q", False)),
+    ("queue_pop", ("q", True)),
+    ("barrier", ("b", 2)),
+]
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(call=st.sampled_from(CALLS), words=st.lists(st.sampled_from(WORDS), max_size=6).map(b"".join))
+def test_whatever_a_server_says_both_twins_take_it_alike(babbler, call, words):
+    babbler.words = words
+    outcomes = [outcome_of(name, babbler.peer.port, *call) for name in CLIENTS]
+    assert outcomes.count(outcomes[0]) == len(outcomes)
 
 
 REFUSED = [
