@@ -131,8 +131,14 @@ IMPORTED_BY_USERS = {
         "record",
     ],
     "elastic.multiprocessing.errors.handlers": ["get_error_handler"],
-    "elastic.agent.server": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
-    "elastic.agent.server.api": ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
+    "elastic.agent.server.local_elastic_agent": [
+        "LocalElasticAgent",
+        "TORCHELASTIC_ENABLE_FILE_TIMER",
+        "TORCHELASTIC_HEALTH_CHECK_PORT",
+        "TORCHELASTIC_TIMER_FILE",
+    ],
+    "elastic.agent.server": ["ElasticAgent", "RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
+    "elastic.agent.server.api": ["ElasticAgent", "RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"],
     "elastic.agent.server.health_check_server": ["HealthCheckServer", "create_healthcheck_server"],
     "elastic.timer": [
         "FileTimerClient",

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from rallypoint.agent.spec import RunResult, Worker, WorkerGroup, WorkerSpec, WorkerState
+from rallypoint.agent.spec import (
+    RunResult,
+    Worker,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
+from rallypoint.launch.local_agent import (
+    ElasticAgent,
+)
 
-__all__ = ["RunResult", "Worker", "WorkerGroup", "WorkerSpec", "WorkerState"]
+__all__ = [
+    "ElasticAgent",
+    "RunResult",
+    "Worker",
+    "WorkerGroup",
+    "WorkerSpec",
+    "WorkerState",
+]
