@@ -233,7 +233,8 @@ void Reactor::serve_turn(Connection &connection) {
         read(connection);
     }
     measure(connection);
-    flush_dirty();  // it belongs to the turn: much output is much work
+    flush_dirty();  // it belongs to the slice, much output is much work, but not to the next one's step
+    measured_at_ = clock_now();
 }
 
 // Read once and take one step; gives the bytes read.
