@@ -54,7 +54,7 @@ class TCPStore(Store):
         use_libuv: what ``libuvBackend`` tells; false refuses queues, as torch's legacy backend does, and asks
             the server carefully enough for that backend.
         server: where an own server runs, ``"process"`` or ``"thread"``; ``None`` is what ``RALLYPOINT_SERVER`` says,
-            else a process.
+            else a thread with the native twin, a process without it.
         spin_us: look for a reply for so many microseconds, 1000 at most, before sleeping: quick between processors
             that have nothing else to do. ``None`` is what ``RALLYPOINT_SPIN_US`` says, else 0.
 
