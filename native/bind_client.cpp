@@ -172,23 +172,23 @@ PyObject *decode_multi_get(Call &call, const Request &request) {
     return values.give_away();
 }
 
-#define RALLYPOINT_CALLS(CALL)                                                 \
-    CALL(set, "set_value", 3, encode_write<Verb::SET>, decode_nothing, false)  \
-    CALL(get, "get", 2, encode_get, decode_get, true)                          \
-    CALL(add, "add", 3, encode_add, decode_number, false)                      \
-    CALL(compare_set, "compare_set", 4, encode_compare_set, decode_stored, false) \
-    CALL(check, "check", 2, encode_check, decode_check, false)                 \
-    CALL(wait, "wait", 2, encode_check, decode_wait, false)                    \
-    CALL(append, "append", 3, encode_write<Verb::APPEND>, decode_nothing, false) \
-    CALL(multi_get, "multi_get", 2, encode_multi_get, decode_multi_get, true)  \
-    CALL(multi_set, "multi_set", 3, encode_multi_set, decode_nothing, false)   \
-    CALL(queue_push, "queue_push", 3, encode_write<Verb::QUEUE_PUSH>, decode_nothing, false) \
-    CALL(queue_pop, "queue_pop", 3, encode_key<Verb::QUEUE_POP>, decode_popped, false) \
-    CALL(queue_len, "queue_len", 2, encode_key<Verb::QUEUE_LEN>, decode_count, false) \
-    CALL(delete_key, "delete_key", 2, encode_key<Verb::DELETE_KEY>, decode_deleted, false) \
-    CALL(num_keys, "num_keys", 1, encode_num_keys, decode_count, false)     \
-    CALL(list_keys, "list_keys", 1, nullptr, nullptr, false)                   \
-    CALL(count_workers, "count_workers", 2, nullptr, nullptr, false)           \
+#define RALLYPOINT_CALLS(CALL)                                                              \
+    CALL(set, "set_value", 3, encode_write<Verb::SET>, decode_nothing, false)               \
+    CALL(get, "get", 2, encode_get, decode_get, true)                                       \
+    CALL(add, "add", 3, encode_add, decode_number, false)                                   \
+    CALL(compare_set, "compare_set", 4, encode_compare_set, decode_stored, false)           \
+    CALL(check, "check", 2, encode_check, decode_check, false)                              \
+    CALL(wait, "wait", 2, encode_check, decode_wait, false)                                 \
+    CALL(append, "append", 3, encode_write<Verb::APPEND>, decode_nothing, false)            \
+    CALL(multi_get, "multi_get", 2, encode_multi_get, decode_multi_get, true)               \
+    CALL(multi_set, "multi_set", 3, encode_multi_set, decode_nothing, false)                \
+    CALL(queue_push, "queue_push", 3, encode_write<Verb::QUEUE_PUSH>, decode_nothing, false)\
+    CALL(queue_pop, "queue_pop", 3, encode_key<Verb::QUEUE_POP>, decode_popped, false)      \
+    CALL(queue_len, "queue_len", 2, encode_key<Verb::QUEUE_LEN>, decode_count, false)       \
+    CALL(delete_key, "delete_key", 2, encode_key<Verb::DELETE_KEY>, decode_deleted, false)  \
+    CALL(num_keys, "num_keys", 1, encode_num_keys, decode_count, false)                     \
+    CALL(list_keys, "list_keys", 1, nullptr, nullptr, false)                                \
+    CALL(count_workers, "count_workers", 2, nullptr, nullptr, false)                        \
     CALL(barrier, "barrier", 3, nullptr, nullptr, false)
 
 #define KIND(name, ...) constexpr Kind kind_of_##name = {__VA_ARGS__};
