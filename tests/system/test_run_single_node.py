@@ -218,6 +218,21 @@ def test_a_killed_launcher_leaves_no_empty_folder(tmp_path: Path) -> None:
         until("the folder for error files is gone", lambda: not list(tmp_path.glob("rallypoint_errors_*")))
 
 
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_script_run_as_a_function_is_a_worker_like_any_other(tmp_path: Path, method: str) -> None:
+    options = ("--run-path", f"--start-method={method}", "--nproc-per-node=2")
+    with Run(tmp_path, *options, write_script(tmp_path, "report()"), "a", "$b") as run:
+        assert run.wait() == 0
+        assert sorted((report["RANK"], report["arguments"]) for report in run.reports()) == [
+            ("0", '["a", "$b"]'),
+            ("1", '["a", "$b"]'),
+        ]
+    with Run(tmp_path, *options, write_script(tmp_path, "raise ValueError('boom')"), name="failing") as run:
+        assert run.wait() == 1
+    assert "work.py failed" in run.stderr
+    assert "ValueError: boom" in run.stderr
+
+
 def test_tee_writes_files_and_whole_prefixed_lines(tmp_path: Path) -> None:
     work = write_script(tmp_path, 'print("line of", os.environ["RANK"])', 'print("to stderr", file=sys.stderr)')
 

@@ -161,7 +161,7 @@ class Agent:
             lambda what, text: self._reporter.note(what, text, clock.now()),
         )
         self._inbox = Inbox()
-        self._folders = folders_for(spec.rdzv_handler.get_run_id(), logs)
+        self._folders = folders_for(spec, logs)
         self._guard: Guard | None = None
         self._membership: Membership | None = None
         self._processes: WorkerProcesses | None = None

@@ -66,6 +66,8 @@ class PContext:
         logs_specs: where the output goes.
         log_line_prefixes: what stands before each line of a tee'd stream; ``None``: ``[<name><local rank>]:``.
         start_method: how the process of a function is made.
+        duplicate_stdout_filters: see :func:`start_processes`.
+        duplicate_stderr_filters: see :func:`start_processes`.
 
     Raises:
         RuntimeError: if the local ranks of ``args`` are not 0, 1, ..., or those of ``envs`` differ.
@@ -82,6 +84,8 @@ class PContext:
         logs_specs: LogsSpecs,
         log_line_prefixes: Mapping[int, str] | None = None,
         start_method: str = "spawn",
+        duplicate_stdout_filters: Sequence[str] | None = None,
+        duplicate_stderr_filters: Sequence[str] | None = None,
     ) -> None:
         _check_ranks("args", args, len(args))
         _check_ranks("envs", envs, len(args))
@@ -90,6 +94,7 @@ class PContext:
         self.args = dict(args)
         self.envs = {rank: dict(envs[rank]) for rank in sorted(envs)}
         self._start_method = start_method
+        self._filters = duplicate_stdout_filters or (), duplicate_stderr_filters or ()
         self._logs_specs = logs_specs
         self._prefixes = {rank: (log_line_prefixes or {}).get(rank, f"[{name}{rank}]:") for rank in self.envs}
         self._dest = LogsDest()
@@ -113,7 +118,7 @@ class PContext:
             if call is not None:
                 check_call(call)
         self._dest = self._logs_specs.reify(self.envs)
-        self._logs = outputs_of(self._dest, self._prefixes)
+        self._logs = outputs_of(self._dest, self._prefixes, *self._filters)
         self._resources.enter_context(taken_signals(_signals(), self._take_signal))
         guard = self._resources.enter_context(Guard.start())
         if isinstance(self._logs_specs, DefaultLogsSpecs) and self._logs_specs.private is not None:
@@ -259,8 +264,9 @@ def start_processes(  # noqa: PLR0917 - torch's signature
         log_line_prefixes: what stands before each line of a tee'd stream; ``None``: ``[<name><local rank>]:``.
         start_method: how the process of a function is made: ``spawn``, ``forkserver`` or ``fork``.
         numa_options: must be ``None``; there is no NUMA binding.
-        duplicate_stdout_filters: must be ``None`` or empty; there are no log filters.
-        duplicate_stderr_filters: as ``duplicate_stdout_filters``.
+        duplicate_stdout_filters: a tee'd line of standard output that contains any of these texts is collected in
+            ``filtered_stdout.log`` too.
+        duplicate_stderr_filters: as ``duplicate_stdout_filters``, for standard error.
 
     Returns:
         The running processes; call its ``close`` in any case.
@@ -270,15 +276,20 @@ def start_processes(  # noqa: PLR0917 - torch's signature
         ValueError: if the start method is unknown, or something is asked for that is not there.
         OSError: if a process cannot be started.
     """
-    for what, asked in (
-        ("numa_options", numa_options),
-        ("duplicate_stdout_filters", duplicate_stdout_filters),
-        ("duplicate_stderr_filters", duplicate_stderr_filters),
-    ):
-        if asked:
-            raise ValueError(f"{what} cannot be set: rallypoint does not have it")
+    if numa_options is not None:
+        raise ValueError("numa_options cannot be set: rallypoint does not have it")
     kind = SubprocessContext if isinstance(entrypoint, str) else MultiprocessContext
-    context = kind(name, entrypoint, args, envs, logs_specs, log_line_prefixes, start_method)
+    context = kind(
+        name,
+        entrypoint,
+        args,
+        envs,
+        logs_specs,
+        log_line_prefixes,
+        start_method,
+        duplicate_stdout_filters,
+        duplicate_stderr_filters,
+    )
     try:
         context.start()
     except BaseException:

@@ -25,7 +25,17 @@ from typing import TypeAlias
 
 from rallypoint.events import emit
 
-__all__ = ["DEFAULT_PREFIX", "LogFolders", "LogOptions", "Output", "Std", "Streams", "WorkerLogs", "to_map"]
+__all__ = [
+    "DEFAULT_PREFIX",
+    "LineFilter",
+    "LogFolders",
+    "LogOptions",
+    "Output",
+    "Std",
+    "Streams",
+    "WorkerLogs",
+    "to_map",
+]
 
 DEFAULT_PREFIX = "[${role_name}${local_rank}]:"
 """The template that stands before each tee'd line; also known: ``${rank}`` and ``${hostname}``."""
@@ -98,6 +108,19 @@ def to_map(streams: Streams, local_world_size: int) -> dict[int, Std]:
 
 
 @dataclass(frozen=True)
+class LineFilter:
+    """Collects lines of all workers in one file.
+
+    Attributes:
+        path: the file; its folder exists.
+        texts: a line that contains any of them is collected.
+    """
+
+    path: Path
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Output:
     """Where one stream of one worker goes.
 
@@ -114,11 +137,13 @@ class Output:
         path: the file, opened for appending; its folder exists.
         console: whether the agent's own stream shows it.
         prefix: what stands before each line on the console; ``None`` for none.
+        filter: which of the lines that go to the console are also collected elsewhere.
     """
 
     path: Path | None = None
     console: bool = True
     prefix: str | None = None
+    filter: LineFilter | None = None
 
     @property
     def is_piped(self) -> bool:
@@ -137,6 +162,9 @@ class LogOptions:
         tee: streams that go to files and, line by line with a prefix, to the console.
         local_ranks_filter: the local ranks that the console shows; ``None`` for all. Files are written for all.
         prefix: the template of the prefix, see :data:`DEFAULT_PREFIX`.
+        stdout_filters: a tee'd line of standard output that contains any of these texts is collected in a file for all
+            workers of a start too, ``filtered_stdout.log``.
+        stderr_filters: as ``stdout_filters``, for standard error.
     """
 
     log_dir: Path | None = None
@@ -144,6 +172,8 @@ class LogOptions:
     tee: Streams = Std.NONE
     local_ranks_filter: frozenset[int] | None = None
     prefix: str = DEFAULT_PREFIX
+    stdout_filters: tuple[str, ...] = ()
+    stderr_filters: tuple[str, ...] = ()
 
     def prefix_of(self, role_name: str, local_rank: int, rank: int) -> str:
         """Give what stands before each tee'd line of one worker."""
@@ -285,7 +315,9 @@ class LogFolders:
         is_shown = shown is None or local_rank in shown
         kept = None if self._keeps_nothing else path
         if is_teed:
-            return Output(kept, console=is_shown, prefix=prefix if is_shown else None)
+            texts = self._options.stdout_filters if path.name == "stdout.log" else self._options.stderr_filters
+            collected = LineFilter(path.parent.parent / f"filtered_{path.name}", texts) if texts and kept else None
+            return Output(kept, console=is_shown, prefix=prefix if is_shown else None, filter=collected)
         if is_redirected:
             return Output(kept, console=False)
         return Output(console=is_shown)

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rallypoint.agent.failure import ERROR_FILE_ENV
-from rallypoint.agent.logs import DEFAULT_PREFIX, LogFolders, LogOptions, Output, Std, Streams, WorkerLogs
+from rallypoint.agent.logs import DEFAULT_PREFIX, LineFilter, LogFolders, LogOptions, Output, Std, Streams, WorkerLogs
+
+if TYPE_CHECKING:
+    from rallypoint.agent.spec import WorkerSpec
 
 __all__ = ["DefaultLogsSpecs", "LogsDest", "LogsSpecs", "SpecFolders", "folders_for", "outputs_of"]
 
@@ -31,8 +35,8 @@ class LogsDest:
         tee_stdouts: the files among ``stdouts`` that the console shows too, line by line.
         tee_stderrs: as ``tee_stdouts``, for standard error.
         error_files: where each worker leaves its error.
-        filtered_stdout: not used; there are no log filters.
-        filtered_stderr: not used.
+        filtered_stdout: the file for those tee'd lines of all that match a filter; empty: none.
+        filtered_stderr: as ``filtered_stdout``, for standard error.
     """
 
     stdouts: dict[int, str] = field(default_factory=dict)
@@ -132,12 +136,15 @@ class DefaultLogsSpecs(LogsSpecs):
         logs = self._folders.open_round(attempt, {rank: rank for rank in sorted(envs)}, kind="attempt")
         for rank, env in envs.items():
             env[ERROR_FILE_ENV] = str(logs[rank].error_file)
+        home = next((log.error_file.parent.parent for log in logs.values()), None)
         return LogsDest(
             stdouts={rank: _path_of(log.stdout) for rank, log in logs.items()},
             stderrs={rank: _path_of(log.stderr) for rank, log in logs.items()},
             tee_stdouts={rank: str(log.stdout.path) for rank, log in logs.items() if _is_teed(log.stdout)},
             tee_stderrs={rank: str(log.stderr.path) for rank, log in logs.items() if _is_teed(log.stderr)},
             error_files={rank: str(log.error_file) for rank, log in logs.items()},
+            filtered_stdout=str(home / "filtered_stdout.log") if home is not None else "",
+            filtered_stderr=str(home / "filtered_stderr.log") if home is not None else "",
         )
 
     @property
@@ -161,37 +168,62 @@ def _is_teed(output: Output) -> bool:
     return output.path is not None and output.console
 
 
-def outputs_of(dest: LogsDest, prefixes: Mapping[int, str]) -> dict[int, WorkerLogs]:
+def outputs_of(
+    dest: LogsDest,
+    prefixes: Mapping[int, str],
+    stdout_filters: Sequence[str] = (),
+    stderr_filters: Sequence[str] = (),
+) -> dict[int, WorkerLogs]:
     """Give the outputs that paths mean.
 
     Args:
         dest: the paths.
         prefixes: what stands before each tee'd line, for each local rank.
+        stdout_filters: the texts that make a tee'd line of standard output one that is collected.
+        stderr_filters: as ``stdout_filters``, for standard error.
     """
+    out = LineFilter(Path(dest.filtered_stdout), tuple(stdout_filters)) if dest.filtered_stdout else None
+    err = LineFilter(Path(dest.filtered_stderr), tuple(stderr_filters)) if dest.filtered_stderr else None
     return {
         rank: WorkerLogs(
-            _output(dest.stdouts.get(rank, ""), rank in dest.tee_stdouts, prefix),
-            _output(dest.stderrs.get(rank, ""), rank in dest.tee_stderrs, prefix),
+            _output(dest.stdouts.get(rank, ""), rank in dest.tee_stdouts, prefix, out),
+            _output(dest.stderrs.get(rank, ""), rank in dest.tee_stderrs, prefix, err),
             Path(dest.error_files.get(rank) or os.devnull),
         )
         for rank, prefix in prefixes.items()
     }
 
 
-def _output(path: str, is_teed: bool, prefix: str) -> Output:
+def _output(path: str, is_teed: bool, prefix: str, collected: LineFilter | None) -> Output:
     kept = None if path in ("", os.devnull) else Path(path)
-    return Output(kept, console=is_teed or not path, prefix=prefix if is_teed else None)
+    if not is_teed:
+        return Output(kept, console=not path)
+    return Output(kept, prefix=prefix, filter=collected if collected is not None and collected.texts else None)
 
 
-def folders_for(run_id: str, logs: LogOptions | LogsSpecs | None) -> LogFolders | SpecFolders:
+def folders_for(spec: WorkerSpec, logs: LogOptions | LogsSpecs | None) -> LogFolders | SpecFolders:
     """Give the folders of an agent's run.
+
+    Args:
+        spec: what the workers are; its filters count.
+        logs: what the user asked for.
 
     Raises:
         NotADirectoryError: if the log folder is something else than a folder.
     """
+    if isinstance(logs, LogOptions):
+        options = logs
+    elif isinstance(logs, DefaultLogsSpecs):
+        options = logs.options
+    else:
+        options = LogOptions() if logs is None else LogOptions(prefix=logs.prefix)
+    out, err = tuple(spec.duplicate_stdout_filters or ()), tuple(spec.duplicate_stderr_filters or ())
+    if out or err:
+        options = replace(options, stdout_filters=out, stderr_filters=err)
+    run_id = spec.rdzv_handler.get_run_id()
     if isinstance(logs, LogsSpecs) and not isinstance(logs, DefaultLogsSpecs):
-        return SpecFolders(run_id, logs)
-    return LogFolders(run_id, logs.options if isinstance(logs, DefaultLogsSpecs) else logs)
+        return SpecFolders(run_id, logs, options)
+    return LogFolders(run_id, options)
 
 
 class SpecFolders:
@@ -200,11 +232,13 @@ class SpecFolders:
     Args:
         run_id: the run's id.
         specs: who decides.
+        options: prefix and filters in it count.
     """
 
-    def __init__(self, run_id: str, specs: LogsSpecs) -> None:
+    def __init__(self, run_id: str, specs: LogsSpecs, options: LogOptions) -> None:
         self._run_id = run_id
         self._specs = specs
+        self._options = options
 
     private = None
 
@@ -227,9 +261,9 @@ class SpecFolders:
             }
             for local_rank, rank in ranks.items()
         }
-        options = LogOptions(prefix=self._specs.prefix)
+        options = self._options
         prefixes = {local_rank: options.prefix_of(role_name, local_rank, rank) for local_rank, rank in ranks.items()}
-        return outputs_of(self._specs.reify(envs), prefixes)
+        return outputs_of(self._specs.reify(envs), prefixes, options.stdout_filters, options.stderr_filters)
 
     def close(self, *, clean: bool) -> None:
         """Leave everything as it is: it belongs to whoever decided."""

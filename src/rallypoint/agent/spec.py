@@ -54,9 +54,10 @@ class WorkerSpec:
         local_addr: not used, as in torch.
         event_log_handler: where the records of this node's run go, see ``rallypoint.observe.records``.
         numa_options: must be ``None``; there is no NUMA binding.
-        duplicate_stdout_filters: must be ``None`` or empty; there are no log filters.
-        duplicate_stderr_filters: as ``duplicate_stdout_filters``.
-        virtual_local_rank: must be ``False``; every worker sees all devices of its node.
+        duplicate_stdout_filters: a tee'd line of standard output that contains any of these texts is collected in a
+            file for all workers of a start.
+        duplicate_stderr_filters: as ``duplicate_stdout_filters``, for standard error.
+        virtual_local_rank: whether each worker sees one device only, as local rank 0; up to who makes environments.
 
     Raises:
         ValueError: if a number is out of range, the entrypoint is missing, or something is asked for that is not there.
@@ -93,9 +94,8 @@ class WorkerSpec:
             raise ValueError("entrypoint is empty; give the path of a program, or a function")
         if not isinstance(self.entrypoint, str) and not callable(self.entrypoint):
             raise TypeError(f"entrypoint is a {type(self.entrypoint).__name__}; give a program's path, or a function")
-        for name in ("numa_options", "duplicate_stdout_filters", "duplicate_stderr_filters", "virtual_local_rank"):
-            if getattr(self, name):
-                raise ValueError(f"{name} cannot be set: rallypoint does not have it")
+        if self.numa_options is not None:
+            raise ValueError("numa_options cannot be set: rallypoint does not have it")
 
     def get_entrypoint_name(self) -> str:
         """Give what reports call the entrypoint: a program as it is, a function by its name."""

@@ -41,11 +41,8 @@ CONSOLE_BACKLOG_SIZE_MAX = 1024 * 1024
 CONSOLE_STALL_S = 10.0
 """How long a console may take nothing, in seconds, before lines for it are dropped."""
 
-TAIL_LINES_MAX = 20
-"""The last lines of a worker's standard error that are kept for the report of its failure."""
-
-TAIL_LINE_SIZE_MAX = 2000
-"""The bytes of each of those lines that are kept."""
+TAIL_LINES_MAX, TAIL_LINE_SIZE_MAX = 20, 2000
+"""The last lines of a worker's standard error that are kept for the report of its failure, and the bytes of each."""
 
 TAIL_SIZE_MAX = 64 * 1024
 """The bytes at the end of a log file that are looked at for those lines."""
@@ -220,6 +217,8 @@ class _Stream:
         self.prefix = (output.prefix or "").encode()
         self.path = output.path
         self.file: FileIO | None = None if output.path is None else FileIO(output.path, "ab")
+        self.collected = None if output.filter is None else FileIO(output.filter.path, "ab")
+        self.texts = [] if output.filter is None else [text.encode() for text in output.filter.texts]
         self.console = console
         self.assembler = LineAssembler()
         self.tail: deque[bytes] | None = deque(maxlen=TAIL_LINES_MAX) if keeps_tail else None
@@ -239,6 +238,8 @@ class _Stream:
     def finish(self) -> None:
         self._show(self.assembler.finish())
         self._close_file()
+        if self.collected is not None:
+            self.collected.close()
         os.close(self.read_end)
         self.ended.set()
 
@@ -247,7 +248,19 @@ class _Stream:
             return
         if self.tail is not None:
             self.tail.extend(line[:TAIL_LINE_SIZE_MAX] for line in lines)
-        self.console.write([b"%b%b\n" % (self.prefix, line) for line in lines])
+        shown = [b"%b%b\n" % (self.prefix, line) for line in lines]
+        self.console.write(shown)
+        if self.collected is not None:
+            self._collect([line for line in shown if any(text in line for text in self.texts)], self.collected)
+
+    def _collect(self, lines: list[bytes], file: FileIO) -> None:
+        """Write lines to the file that all workers share, one write each, so that they do not mix."""
+        try:
+            for line in lines:
+                file.write(line)
+        except OSError as error:
+            _log.warning("lines are not collected any more: %s", error)
+            self.texts = []
 
     def _close_file(self) -> None:
         if self.file is not None:

@@ -111,6 +111,19 @@ def _read_streams(text: str) -> Any:
     return Std.from_str(text)
 
 
+def _read_ranks(text: str) -> frozenset[int] | None:
+    try:
+        ranks = frozenset(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of local ranks; write numbers split by commas") from None
+    return ranks or None
+
+
+def _read_texts(text: str) -> tuple[str, ...]:
+    """Split texts at commas; two commas stand for one within a text."""
+    return tuple(part.replace("\0", ",") for part in text.replace(",,", "\0").split(",") if part)
+
+
 def _read_options(text: str) -> dict[str, str]:
     from rallypoint.rendezvous.endpoint import parse_rendezvous_config
 
@@ -195,6 +208,15 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 @_option("--role", metavar="NAME", default="default", help="What the workers are, for ranks by role and log prefixes.")
 @_option("-m", "--module", is_flag=True, help="The program is a Python module, as with python -m.")
 @_option("--no-python", is_flag=True, help="The program is run as it is, not by Python.")
+@_option("--run-path", is_flag=True, help="The program is a Python script that each worker runs as a function does.")
+@_option(
+    "--start-method", type=click.Choice(["spawn", "forkserver", "fork"]), default="spawn",
+    help="How the workers of --run-path are made.",
+)  # fmt: skip
+@_option(
+    "--virtual-local-rank", is_flag=True,
+    help="Each worker sees one device only, as local rank 0.",
+)  # fmt: skip
 @_option("--log-dir", type=click.Path(path_type=Path), help="The folder for the workers' output and errors.")
 @_option(
     "-r", "--redirects", type=_Read(_read_streams), metavar="STREAMS", default="0",
@@ -204,6 +226,19 @@ NOT_NEGATIVE = click.FloatRange(min=0)
     "-t", "--tee", type=_Read(_read_streams), metavar="STREAMS", default="0",
     help="Streams that go to files and, with a prefix, to the console.",
 )  # fmt: skip
+@_option(
+    "--local-ranks-filter", type=_Read(_read_ranks), metavar="RANKS", default="",
+    help="The local ranks that the console shows, split by commas.",
+)  # fmt: skip
+@_option(
+    "--duplicate-stdout-filters", type=_Read(_read_texts), metavar="TEXTS", default="",
+    help="Tee'd lines that contain one of these are collected in filtered_stdout.log too.",
+)  # fmt: skip
+@_option(
+    "--duplicate-stderr-filters", type=_Read(_read_texts), metavar="TEXTS", default="",
+    help="As --duplicate-stdout-filters, for standard error.",
+)  # fmt: skip
+@_option("--event-log-handler", metavar="NAME", default="null", help="Where the records of the run go: null, console.")
 @_option(
     "--signals-to-handle", type=_Read(_read_signals), metavar="NAMES", default="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
     help="The signals that end the run on this node.",
@@ -224,7 +259,7 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **optio
     from rallypoint.twin import native
 
     # Below, a signal raises an exception, and an exception inside an import can be lost: so import all of it here.
-    for module in _NEEDED_LATER:
+    for module in (*_NEEDED_LATER, *(["rallypoint.agent.functions"] if options["run_path"] else [])):
         importlib.import_module(module)
     native()
     with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):
@@ -242,8 +277,13 @@ def _exit_by_signal(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _command(ctx: click.Context, program: str, arguments: tuple[str, ...], options: dict[str, Any]) -> list[str]:
+def _command(ctx: click.Context, program: str, arguments: tuple[str, ...], options: dict[str, Any]) -> list[Any]:
     """Give what each worker runs."""
+    if options["run_path"]:
+        from rallypoint.launch.script import run_script_path
+
+        check_script(program)
+        return [run_script_path, program, *arguments]
     if options["no_python"]:
         if options["module"]:
             raise click.UsageError("--no-python and --module exclude each other: a module is run by Python", ctx)
@@ -283,7 +323,12 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         min_nodes=fewest,
         max_nodes=most,
         nproc_per_node=options["nproc_per_node"],
-        logs_specs=LogOptions(log_dir=options["log_dir"], redirects=options["redirects"], tee=options["tee"]),
+        logs_specs=LogOptions(
+            log_dir=options["log_dir"],
+            redirects=options["redirects"],
+            tee=options["tee"],
+            local_ranks_filter=options["local_ranks_filter"],
+        ),
         run_id=run_id or "none",
         role=options["role"],
         rdzv_endpoint=endpoint,
@@ -292,6 +337,11 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         max_restarts=options["max_restarts"],
         monitor_interval=options["monitor_interval"],
         local_addr=options["local_addr"],
+        start_method=options["start_method"],
+        event_log_handler=options["event_log_handler"],
+        duplicate_stdout_filters=options["duplicate_stdout_filters"],
+        duplicate_stderr_filters=options["duplicate_stderr_filters"],
+        virtual_local_rank=options["virtual_local_rank"],
         log_line_prefix_template=os.environ.get(LOG_LINE_PREFIX_ENV),
         signals_to_handle=options["signals_to_handle"],
         shutdown_timeout=options["shutdown_timeout"],

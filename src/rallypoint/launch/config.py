@@ -58,9 +58,10 @@ class LaunchConfig:
         event_log_handler: where the records of the run go, see ``rallypoint.observe.records``.
         numa_options: must be ``None``; there is no NUMA binding.
         signals_to_handle: the signals that end the run on this node, names split by commas.
-        duplicate_stdout_filters: must be ``None`` or empty; there are no log filters.
-        duplicate_stderr_filters: as ``duplicate_stdout_filters``.
-        virtual_local_rank: must be ``False``; every worker sees all devices of its node.
+        duplicate_stdout_filters: a tee'd line of standard output that contains any of these texts is collected in a
+            file for all workers of a start.
+        duplicate_stderr_filters: as ``duplicate_stdout_filters``, for standard error.
+        virtual_local_rank: whether each worker sees one device only, as local rank 0.
         shutdown_timeout: seconds that workers have to end before SIGKILL, wherever they are stopped, 0 or more;
             ``None``: TORCH_ELASTIC_SHUTDOWN_TIMEOUT, or 30.
 
@@ -121,9 +122,8 @@ class LaunchConfig:
             raise ConfigError(str(error)) from error
 
     def _check_observers(self) -> None:
-        for name in ("numa_options", "duplicate_stdout_filters", "duplicate_stderr_filters", "virtual_local_rank"):
-            if getattr(self, name):
-                raise ConfigError(f"{name} cannot be set: rallypoint does not have it")
+        if self.numa_options is not None:
+            raise ConfigError("numa_options cannot be set: rallypoint does not have it")
         try:
             get_logging_handler(self.event_log_handler)
             check_metrics(MetricsConfig(self.metrics_cfg))

@@ -8,14 +8,22 @@ budget is ``RALLYPOINT_NODE_RESTARTS``. ``RALLYPOINT_ROUND`` names the round.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from rallypoint.agent.spec import WorkerPlace
+from rallypoint.agent.spec import WorkerPlace, WorkerSpec
 from rallypoint.events import emit
 
-__all__ = ["base_environment", "get_env_variable_or_raise", "is_torchelastic_launched", "worker_environment"]
+__all__ = [
+    "DeviceError",
+    "base_environment",
+    "environments",
+    "get_env_variable_or_raise",
+    "is_torchelastic_launched",
+    "worker_environment",
+]
 
 RUN_ID_ENV = "TORCHELASTIC_RUN_ID"
+DEVICES_ENV = "CUDA_VISIBLE_DEVICES"
 
 
 def is_torchelastic_launched() -> bool:
@@ -52,6 +60,38 @@ def base_environment(environ: Mapping[str, str], local_world_size: int) -> dict[
             local_world_size=local_world_size,
         )
     return base
+
+
+class DeviceError(ValueError):
+    """There are fewer devices than workers."""
+
+
+def environments(environ: Mapping[str, str], spec: WorkerSpec) -> Callable[[WorkerPlace], Mapping[str, str]]:
+    """Give what makes the environment of each worker of a node.
+
+    Args:
+        environ: the agent's environment.
+        spec: what the workers are.
+
+    Raises:
+        DeviceError: if each worker is to see a device of its own, and there are not enough.
+    """
+    base = base_environment(environ, spec.local_world_size)
+    if not spec.virtual_local_rank:
+        return lambda place: worker_environment(base, place)
+    visible = environ.get(DEVICES_ENV)
+    devices = [str(number) for number in range(spec.local_world_size)] if visible is None else visible.split(",")
+    if len(devices) < spec.local_world_size:
+        raise DeviceError(
+            f"each of {spec.local_world_size} workers is to see a device of its own, but {DEVICES_ENV} is {visible!r}"
+        )
+    return lambda place: (
+        worker_environment(base, place)
+        | {
+            "LOCAL_RANK": "0",
+            DEVICES_ENV: devices[place.local_rank].strip(),
+        }
+    )
 
 
 def worker_environment(base: Mapping[str, str], place: WorkerPlace) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,12 +15,13 @@ from rallypoint.agent.failure import ChildFailedError
 from rallypoint.agent.membership import explain
 from rallypoint.agent.moves import describe_signal
 from rallypoint.agent.signals import SIGNALS_ENV, parse_signals, taken_signals
-from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
+from rallypoint.agent.spec import RunResult, WorkerSpec, WorkerState
 from rallypoint.clock import Deadline
 from rallypoint.errors import AgentError, DistError, SignalException
 from rallypoint.events import emit
 from rallypoint.launch.config import ConfigError, LaunchConfig
-from rallypoint.launch.env import base_environment, worker_environment
+from rallypoint.launch.env import DeviceError, environments
+from rallypoint.launch.script import run_script_path
 from rallypoint.observe.metrics import MetricsConfig, initialize_metrics
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class _SignalTaken(BaseException):
 def name_of(command: Command) -> str:
     """Give what a command runs, for reports: the script, if it is run by a Python interpreter, else the program."""
     program, *rest = command
+    if program is run_script_path:
+        return str(rest[0])
     if not isinstance(program, str):
         return FunctionCall(program).name
     if "python" not in os.path.basename(program):  # noqa: PTH119 - a command is text, not always a path
@@ -128,13 +131,12 @@ def _agent(
         max_restarts=config.max_restarts,
         monitor_interval=config.monitor_interval,
         event_log_handler=config.event_log_handler,
+        duplicate_stdout_filters=config.duplicate_stdout_filters,
+        duplicate_stderr_filters=config.duplicate_stderr_filters,
+        virtual_local_rank=config.virtual_local_rank,
     )
-    base = base_environment({**os.environ, SIGNALS_ENV: config.signals_to_handle}, config.nproc_per_node)
-
-    def environment(place: WorkerPlace) -> Mapping[str, str]:
-        return worker_environment(base, place)
-
     try:
+        environment = environments({**os.environ, SIGNALS_ENV: config.signals_to_handle}, spec)
         return Agent(
             spec,
             environment,
@@ -144,7 +146,7 @@ def _agent(
             start_method=config.start_method,
             health_check_server=health_check_server,
         )
-    except NotADirectoryError as error:
+    except (NotADirectoryError, DeviceError) as error:
         raise ConfigError(str(error)) from error
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 import abc
 import copy
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rallypoint.agent.agent import GRACE_S, Agent
 from rallypoint.agent.logs import LogOptions
 from rallypoint.agent.logspecs import LogsSpecs
 from rallypoint.agent.signals import DEFAULT_SIGNALS, SIGNALS_ENV, parse_signals
-from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerPlace, WorkerSpec
+from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerSpec
 from rallypoint.errors import SignalException
-from rallypoint.launch.env import base_environment, worker_environment
+from rallypoint.launch.env import environments
 
 if TYPE_CHECKING:
     from rallypoint.agent.health import HealthCheckServer
@@ -76,15 +75,10 @@ class LocalElasticAgent(ElasticAgent):
         if log_line_prefix_template is not None and isinstance(logs_specs, LogsSpecs):
             logs_specs = copy.copy(logs_specs)
             logs_specs.prefix = log_line_prefix_template
-        base = base_environment(os.environ, spec.local_world_size)
-
-        def environment(place: WorkerPlace) -> Mapping[str, str]:
-            return worker_environment(base, place)
-
         signals = os.environ.get(SIGNALS_ENV)
         self._agent = Agent(
             spec,
-            environment,
+            environments(os.environ, spec),
             logs=logs_specs,
             grace_s=shutdown_timeout,
             signals=DEFAULT_SIGNALS if signals is None else parse_signals(signals),

@@ -168,10 +168,20 @@ def test_what_cannot_be_started_is_told_by_the_systems_own_error(start: Starter)
         start(lambda: 1, ())
 
 
-@pytest.mark.parametrize("asked", ["numa_options", "duplicate_stdout_filters", "duplicate_stderr_filters"])
-def test_what_is_not_there_is_refused_by_name(start: Starter, asked: str) -> None:
-    with pytest.raises(ValueError, match=f"{asked} cannot be set"):
-        start(echo, ("a",), **{asked: ["x"]})
+def test_what_is_not_there_is_refused_by_name(start: Starter) -> None:
+    with pytest.raises(ValueError, match="numa_options cannot be set"):
+        start(echo, ("a",), numa_options=object())
+
+
+def test_lines_with_certain_texts_are_collected_too(start: Starter, tmp_path: Path) -> None:
+    scripts = [f"echo error in {rank}; echo fine; echo warning in {rank} >&2" for rank in range(2)]
+    specs = DefaultLogsSpecs(tmp_path, tee=Std.ALL)
+
+    start(*shell(*scripts), logs_specs=specs, duplicate_stdout_filters=["error", "x"]).wait()
+
+    (collected,) = tmp_path.rglob("filtered_stdout.log")
+    assert sorted(collected.read_text().splitlines()) == ["[trainer0]:error in 0", "[trainer1]:error in 1"]
+    assert not list(tmp_path.rglob("filtered_stderr.log"))
 
 
 def test_a_signal_raises_in_the_main_thread_until_the_processes_are_closed(

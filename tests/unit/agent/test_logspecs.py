@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.support.agents import ScriptedHandler
 
-from rallypoint.agent.logs import LogFolders, LogOptions, Output, Std
+from rallypoint.agent.logs import LineFilter, LogFolders, LogOptions, Output, Std
 from rallypoint.agent.logspecs import DefaultLogsSpecs, LogsDest, LogsSpecs, SpecFolders, folders_for, outputs_of
+from rallypoint.agent.spec import WorkerSpec
 
 
 @pytest.fixture(autouse=True)
@@ -109,28 +112,52 @@ def test_paths_become_outputs(tmp_path: Path) -> None:
     assert (logs[0].error_file, logs[1].error_file) == (Path("/a/e"), Path(os.devnull))
 
 
+def spec(**settings: Any) -> WorkerSpec:
+    return WorkerSpec("trainer", 1, ScriptedHandler(), entrypoint="x", **settings)
+
+
 def test_an_agent_makes_its_own_folders_unless_somebody_else_decides(tmp_path: Path) -> None:
-    assert isinstance(folders_for("r", None), LogFolders)
-    assert isinstance(folders_for("r", LogOptions()), LogFolders)
-    assert isinstance(folders_for("r", DefaultLogsSpecs(tmp_path)), LogFolders)
-    assert isinstance(folders_for("r", OwnSpecs(tmp_path)), SpecFolders)
+    assert isinstance(folders_for(spec(), None), LogFolders)
+    assert isinstance(folders_for(spec(), LogOptions()), LogFolders)
+    assert isinstance(folders_for(spec(), DefaultLogsSpecs(tmp_path)), LogFolders)
+    assert isinstance(folders_for(spec(), OwnSpecs(tmp_path)), SpecFolders)
 
 
 def test_somebodys_own_specs_are_asked_at_each_start(tmp_path: Path) -> None:
     specs = OwnSpecs(tmp_path)
     specs.prefix = "<${rank}>"
-    folders = folders_for("r", specs)
+    folders = folders_for(spec(duplicate_stdout_filters=["a"]), specs)
 
     logs = folders.open_round(3, {0: 4, 1: 5}, "trainer")
     folders.close(clean=True)
 
-    assert folders.root == tmp_path
+    assert (folders.root, folders.private) == (tmp_path, None)
     assert logs[0].stdout == Output(tmp_path / "all.log", prefix="<4>")
     assert logs[1].stdout == Output(tmp_path / "all.log", console=False)
     assert specs.seen[1] == {
-        "TORCHELASTIC_RUN_ID": "r",
+        "TORCHELASTIC_RUN_ID": "run-7",
         "TORCHELASTIC_RESTART_COUNT": "3",
         "LOCAL_RANK": "1",
         "RANK": "5",
         "ROLE_NAME": "trainer",
     }
+
+
+def test_the_filters_of_a_spec_reach_tee_d_streams(tmp_path: Path) -> None:
+    options = LogOptions(log_dir=tmp_path, tee=Std.OUT, redirects=Std.ERR)
+    folders = folders_for(spec(duplicate_stdout_filters=["a", "b"], duplicate_stderr_filters=["c"]), options)
+
+    logs = folders.open_round(0, {0: 0})[0]
+
+    assert logs.stdout.filter == LineFilter(logs.error_file.parent.parent / "filtered_stdout.log", ("a", "b"))
+    assert logs.stderr.filter is None
+
+
+def test_filters_of_paths_reach_tee_d_streams(tmp_path: Path) -> None:
+    dest = DefaultLogsSpecs(tmp_path, tee=Std.OUT).reify(envs(1))
+
+    logs = outputs_of(dest, {0: ""}, ["a"], ["b"])[0]
+
+    assert logs.stdout.filter == LineFilter(Path(dest.filtered_stdout), ("a",))
+    assert logs.stderr.filter is None
+    assert outputs_of(dest, {0: ""})[0].stdout.filter is None

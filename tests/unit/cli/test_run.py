@@ -234,6 +234,31 @@ def test_a_file_store_has_no_port_to_complain_about(launched: Launched) -> None:
     assert config_of(launched, *arguments).rdzv_endpoint == "/tmp/a:b:c"
 
 
+def test_a_script_can_be_run_as_a_function(launched: Launched) -> None:
+    config = config_of(launched, "--run-path", "--start-method=fork")
+
+    assert launched.command[0].__name__ == "run_script_path"
+    assert config.start_method == "fork"
+    assert "'thread' is not one of" in call("--start-method=thread", "train.py").output
+
+
+def test_what_the_console_shows_and_what_is_collected_can_be_chosen(launched: Launched) -> None:
+    config = config_of(
+        launched,
+        "--local-ranks-filter=0,2",
+        "--duplicate-stdout-filters=loss,a,,b",
+        "--duplicate-stderr-filters=warn",
+        "--event-log-handler=console",
+        "--virtual-local-rank",
+    )
+
+    assert config.logs.local_ranks_filter == {0, 2}
+    assert (config.duplicate_stdout_filters, config.duplicate_stderr_filters) == (("loss", "a,b"), ("warn",))
+    assert (config.event_log_handler, config.virtual_local_rank) == ("console", True)
+    assert config_of(launched).logs.local_ranks_filter is None
+    assert "is no list of local ranks" in call("--local-ranks-filter=a", "train.py").output
+
+
 def test_a_program_is_needed(launched: Launched) -> None:
     result = call("--nproc-per-node=2")
 

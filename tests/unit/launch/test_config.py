@@ -25,7 +25,6 @@ def config(**changes: Any) -> LaunchConfig:
         ({"event_log_handler": "bogus"}, "'bogus' is no destination of records"),
         ({"metrics_cfg": {"handler": "bogus"}}, "the metrics handler 'bogus' is unknown"),
         ({"numa_options": object()}, "numa_options cannot be set"),
-        ({"virtual_local_rank": True}, "virtual_local_rank cannot be set"),
         ({"start_method": "thread"}, "start_method is 'thread'"),
         ({"signals_to_handle": "SIGBOGUS"}, "'SIGBOGUS'"),
         ({"rdzv_configs": {"endpoint": "x", "run_id": "y"}}, "endpoint, run_id cannot be set"),

@@ -3,11 +3,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.support.agents import ScriptedHandler
 
-from rallypoint.agent.spec import WorkerPlace
+from rallypoint.agent.spec import WorkerPlace, WorkerSpec
 from rallypoint.events import Event, subscribe, unsubscribe
 from rallypoint.launch.env import (
+    DeviceError,
     base_environment,
+    environments,
     get_env_variable_or_raise,
     is_torchelastic_launched,
     worker_environment,
@@ -103,3 +106,26 @@ def test_a_variable_that_is_needed_is_given_or_missed_by_name(monkeypatch: pytes
     monkeypatch.delenv("NEEDED")
     with pytest.raises(ValueError, match="NEEDED expected, but not set"):
         get_env_variable_or_raise("NEEDED")
+
+
+def spec(**settings: bool) -> WorkerSpec:
+    return WorkerSpec("trainer", 2, ScriptedHandler(), entrypoint="x", **settings)
+
+
+def test_each_worker_sees_all_devices_unless_told() -> None:
+    seen = environments({"CUDA_VISIBLE_DEVICES": "4,7"}, spec())(PLACE)
+
+    assert (seen["LOCAL_RANK"], seen["CUDA_VISIBLE_DEVICES"], seen["OMP_NUM_THREADS"]) == ("1", "4,7", "1")
+
+
+@pytest.mark.parametrize(("visible", "device"), [({"CUDA_VISIBLE_DEVICES": "4, 7,9"}, "7"), ({}, "1")])
+def test_with_virtual_ranks_each_worker_sees_its_own_device_as_the_first(visible: dict[str, str], device: str) -> None:
+    seen = environments(visible, spec(virtual_local_rank=True))(PLACE)
+
+    assert (seen["LOCAL_RANK"], seen["CUDA_VISIBLE_DEVICES"]) == ("0", device)
+    assert (seen["RANK"], seen["LOCAL_WORLD_SIZE"]) == ("3", "2")
+
+
+def test_too_few_devices_for_virtual_ranks_are_refused() -> None:
+    with pytest.raises(DeviceError, match=r"each of 2 workers .* CUDA_VISIBLE_DEVICES is '4'"):
+        environments({"CUDA_VISIBLE_DEVICES": "4"}, spec(virtual_local_rank=True))

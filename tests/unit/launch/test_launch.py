@@ -19,6 +19,7 @@ from rallypoint.errors import AgentError, RendezvousConnectionError, RendezvousT
 from rallypoint.launch import launch as module
 from rallypoint.launch.config import ConfigError, LaunchConfig
 from rallypoint.launch.launch import elastic_launch, launch, launch_agent, name_of, run_agent
+from rallypoint.launch.script import run_script_path
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from rallypoint.rendezvous.registry import rendezvous_handler_registry
 
@@ -289,6 +290,7 @@ def test_something_has_to_be_run(nothing: str | None) -> None:
         (["python"], "python"),
         (["./train.sh", "-x"], "./train.sh"),
         ([place, 3], "place"),
+        ([run_script_path, "train.py", "-x"], "train.py"),
     ],
 )
 def test_a_command_is_named_by_what_it_runs(command: list[Any], name: str) -> None:
