@@ -141,7 +141,7 @@ class Agent:
         self._grace_s = grace_s
         self._signals = signals
         self._clock = clock
-        self._group = WorkerGroup(spec)
+        self._group = group = WorkerGroup(spec)
         self._machine = WorkerGroupMachine(
             GroupRules(
                 local_world_size=spec.local_world_size,
@@ -151,14 +151,14 @@ class Agent:
                 success_wait_s=math.inf if knows_success(spec.rdzv_handler) else FOREIGN_SUCCESS_WAIT_S,
             )
         )
-        self._reporter = Reporter(self._group, clock.now())
+        self._reporter = reporter = Reporter(group, clock.now())
         self._health = health_check_server
         self._turned_at = int(time.time())
         self._watchdog = Watchdog(
             os.environ,
             spec.rdzv_handler.get_run_id(),
-            lambda: [worker.id for worker in self._group.workers if worker.id is not None],
-            lambda what, text: self._reporter.note(what, text, clock.now()),
+            lambda: [worker.id for worker in group.workers if worker.id is not None],
+            lambda what, text: reporter.note(what, text, clock.now()),
         )
         self._inbox = Inbox()
         self._folders = folders_for(spec, logs)
@@ -310,8 +310,8 @@ class Agent:
     def _start(self, effect: StartWorkers) -> None:
         assert self._membership is not None, "a round was joined"
         assert self._guard is not None, "the guard runs as long as the agent"
-        token = self._round_token
-        self._membership.watch(lambda event: self._inbox.put(event, token))
+        inbox, token = self._inbox, self._round_token
+        self._membership.watch(lambda event: inbox.put(event, token))  # not self: a circle would keep the store open
         self._failures, self._values = {}, {}
         assert self._membership.joined is not None, "workers start in a round"
         take_places(self._group, self._membership.joined)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -269,3 +271,18 @@ def test_an_error_of_the_agent_is_recorded(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ZeroDivisionError):
         agent(ScriptedHandler(), "exit 0").run()
     assert seen == ["FAILED"]
+
+
+def test_an_agent_that_has_run_lets_go_of_its_rendezvous_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        handler = ScriptedHandler(round_info())
+        subject = agent(handler, "exit 0", workers=1)
+        subject.run()
+        gone = weakref.ref(subject)
+        del subject
+
+        assert gone() is None
+    finally:
+        gc.enable()
