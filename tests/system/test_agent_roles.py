@@ -35,7 +35,8 @@ def run_nodes(folder: Path, nodes: list[tuple[str, int]]) -> list[RunResult]:
             )
         )
         try:
-            spec = WorkerSpec(role, workers, handler, sys.executable, ("-c", REPORT, str(folder)), max_restarts=0)
+            command = ("-c", REPORT, str(folder))
+            spec = WorkerSpec(role, workers, handler, entrypoint=sys.executable, args=command, max_restarts=0)
             results.append(Agent(spec, lambda place: worker_environment({}, place)).run())
         finally:
             handler.shutdown()

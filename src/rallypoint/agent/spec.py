@@ -89,6 +89,8 @@ class WorkerSpec:
         if not self.monitor_interval > 0:
             raise ValueError(f"monitor_interval is {self.monitor_interval:g} s; it must be above 0")
         if self.fn is not None:
+            if self.entrypoint is not None or not callable(self.fn):
+                raise TypeError("fn is a function in the entrypoint's place; give one of them, a program as entrypoint")
             object.__setattr__(self, "entrypoint", self.fn)
         if not self.entrypoint:
             raise ValueError("entrypoint is empty; give the path of a program, or a function")

@@ -43,6 +43,12 @@ def test_a_function_may_be_given_by_its_older_name() -> None:
     assert spec(entrypoint=None, fn=print).entrypoint is print
 
 
+@pytest.mark.parametrize("both", [{"fn": "/opt/train", "entrypoint": None}, {"fn": print, "entrypoint": "/opt/train"}])
+def test_a_program_is_no_function(both: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="give one of them"):
+        spec(**both)
+
+
 def test_an_entrypoint_is_nothing_else() -> None:
     with pytest.raises(TypeError, match="entrypoint is a int; give a program's path, or a function"):
         spec(entrypoint=7)

@@ -123,6 +123,8 @@ IMPORTED_BY_USERS = {
         "SubprocessContext",
         "to_map",
     ],
+    "elastic.multiprocessing.redirects": ["redirect", "redirect_stderr", "redirect_stdout"],
+    "elastic.multiprocessing.tail_log": ["TailLog"],
     "elastic.multiprocessing.errors": [
         "ChildFailedError",
         "ErrorHandler",

@@ -1,4 +1,4 @@
-"""``torch.distributed.elastic.multiprocessing.api``, as far as rallypoint has it."""
+"""``torch.distributed.elastic.multiprocessing.api``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from rallypoint.agent.context import (
     PContext,
     RunProcsResult,
     SubprocessContext,
+    start_processes,
 )
-from rallypoint.agent.logs import Std, to_map
-from rallypoint.agent.logspecs import DefaultLogsSpecs, LogsDest, LogsSpecs
-from rallypoint.errors import SignalException
+from rallypoint.agent.logs import (
+    Std,
+    to_map,
+)
+from rallypoint.agent.logspecs import (
+    DefaultLogsSpecs,
+    LogsDest,
+    LogsSpecs,
+)
+from rallypoint.agent.redirect import (
+    get_std_cm,
+)
+from rallypoint.errors import (
+    SignalException,
+)
 
 __all__ = [
     "DefaultLogsSpecs",
@@ -22,5 +35,7 @@ __all__ = [
     "SignalException",
     "Std",
     "SubprocessContext",
+    "get_std_cm",
+    "start_processes",
     "to_map",
 ]
