@@ -46,10 +46,17 @@ def check_call(call: FunctionCall) -> None:
     """Refuse a call that could never be sent, before anything has been started for it.
 
     Raises:
+        AgentError: if workers could not load this program's main module, because it came from no file.
         Exception: what ``pickle`` raises for it; the message names the way out.
     """
     if call.is_forked:
         return
+    main = spawn.get_preparation_data("check").get("init_main_from_path")
+    if main is not None and not os.path.exists(main):  # noqa: PTH110 - multiprocessing's own text
+        raise AgentError(
+            f"workers cannot load this program, because {main} is no file: put {call.name} into one,"
+            " or use start_method='fork'"
+        )
     try:
         _pack(call, _Passport())
     except Exception as error:

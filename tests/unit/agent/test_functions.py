@@ -151,6 +151,20 @@ def test_a_closure_needs_a_fork() -> None:
     check_call(FunctionCall(closure, start_method="fork"))
 
 
+def test_a_program_from_no_file_needs_a_fork() -> None:
+    script = (
+        "from rallypoint.agent.calls import FunctionCall\n"
+        "from rallypoint.agent.functions import check_call\n"
+        "check_call(FunctionCall(print, start_method='fork'))\n"
+        "check_call(FunctionCall(print))\n"
+    )
+
+    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert "is no file: put print into one, or use start_method='fork'" in done.stderr
+
+
 def put(queue: Any, lock: Any, value: int) -> None:
     with lock:
         queue.put(value)
