@@ -300,6 +300,7 @@ def test_a_stream_that_somebody_holds_open_is_let_go_after_its_last_bytes(
 
         os.close(end)
         assert tee.tail(0) == ("last words",)
+        assert os.read(pipe.read_end, 100) == b"last words\n"  # before the descriptor's number is another test's
     assert path.read_bytes() == b"last words"
 
 
