@@ -74,7 +74,11 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     continue  # that one connection failed before it was taken
-                if not self._refuse_one(listener):
+                try:
+                    is_refused = self._refuse_one(listener)
+                except BlockingIOError:
+                    break  # nobody waits: without descriptors the system does not even look
+                if not is_refused:
                     self.paused_until = now + PAUSE_S
                     break
                 refused += 1
@@ -93,7 +97,11 @@ class Acceptor:
         return accepted
 
     def _refuse_one(self, listener: socket.socket) -> bool:
-        """Take one connection on the reserve descriptor and close it; tell whether that was possible."""
+        """Take one connection on the reserve descriptor and close it; tell whether that was possible.
+
+        Raises:
+            BlockingIOError: if none waits.
+        """
         if self._reserve is None:
             self._refill()
         if self._reserve is None:
@@ -103,7 +111,7 @@ class Acceptor:
         try:
             sock, _ = listener.accept()
         except BlockingIOError:
-            return True
+            raise
         except OSError:
             return False
         else:

@@ -43,7 +43,7 @@ class RefusalLog:
         self._left_out += count
 
     def note(self, message: str, now: float) -> None:
-        """Log one refusal, or count it."""
+        """Log one refusal, or count it: one that cannot be logged too."""
         self._lines = min(float(BURST), self._lines + (now - self._filled_at) * LINES_PER_S)
         self._filled_at = now
         if self._lines < 1:
@@ -52,5 +52,9 @@ class RefusalLog:
         self._lines -= 1
         if self._left_out:
             message = f"{message} ({self._left_out} refusals before this one were not logged)"
+        try:
+            self._log(message)
+        except Exception:  # noqa: BLE001 - a program's log that fails is no reason to end the server
+            self._left_out += 1
+        else:
             self._left_out = 0
-        self._log(message)

@@ -100,6 +100,19 @@ def test_without_descriptors_connections_are_refused_and_the_log_says_why(opened
     assert acceptor.paused_until == 0.0
 
 
+def test_without_descriptors_nobody_is_refused_who_is_not_there(opened, lines):
+    acceptor, fd, connect = opened
+    client = connect()
+    make_fail(acceptor, fd, errno.EMFILE, 0, errno.EMFILE)
+    assert acceptor.accept(fd, 0.0) == []
+    assert client.recv(1) == b""
+    assert lines[0].startswith("refused 1 connection: ")
+    make_fail(acceptor, fd, errno.EMFILE)
+    assert acceptor.accept(fd, 0.0) == []
+    assert len(lines) == 1
+    assert acceptor.paused_until == 0.0
+
+
 def test_the_reserve_is_there_again_afterwards(opened):
     acceptor, fd, connect = opened
     for _ in range(3):

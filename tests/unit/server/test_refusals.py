@@ -45,3 +45,17 @@ def test_refusals_without_a_line_of_their_own_are_counted_too():
     refusals.leave_out(7)
     refusals.note("refused", 0.0)
     assert lines == ["refused (7 refusals before this one were not logged)"]
+
+
+def test_a_log_that_fails_ends_nothing_and_what_it_missed_is_counted():
+    lines, faults = [], [OSError(24, "Too many open files"), ValueError("of a program's own handler")]
+
+    def log(line):
+        if faults:
+            raise faults.pop()
+        lines.append(line)
+
+    refusals = RefusalLog(log, 0.0)
+    for number in range(3):
+        refusals.note(f"refused {number}", 0.0)
+    assert lines == ["refused 2 (2 refusals before this one were not logged)"]
