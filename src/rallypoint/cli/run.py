@@ -218,6 +218,7 @@ NOT_NEGATIVE = click.FloatRange(min=0)
     help="Each worker sees one device only, as local rank 0.",
 )  # fmt: skip
 @_option("--log-dir", type=click.Path(path_type=Path), help="The folder for the workers' output and errors.")
+@_option("--logs-specs", metavar="NAME", help="The installed plug-in that says where the workers' output goes.")
 @_option(
     "-r", "--redirects", type=_Read(_read_streams), metavar="STREAMS", default="0",
     help="Streams that go to files: 0 none, 1 out, 2 err, 3 both; or by local rank: 0:3,4-7:1.",
@@ -319,16 +320,17 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         endpoint = endpoint or _static_endpoint(options)
         conf["rank"] = options["node_rank"]
     _check_endpoint(ctx, backend, endpoint, most)
+    logs = LogOptions(
+        log_dir=options["log_dir"],
+        redirects=options["redirects"],
+        tee=options["tee"],
+        local_ranks_filter=options["local_ranks_filter"],
+    )
     return LaunchConfig(
         min_nodes=fewest,
         max_nodes=most,
         nproc_per_node=options["nproc_per_node"],
-        logs_specs=LogOptions(
-            log_dir=options["log_dir"],
-            redirects=options["redirects"],
-            tee=options["tee"],
-            local_ranks_filter=options["local_ranks_filter"],
-        ),
+        logs_specs=_plug_in(ctx, options["logs_specs"], logs) if options["logs_specs"] else logs,
         run_id=run_id or "none",
         role=options["role"],
         rdzv_endpoint=endpoint,
@@ -346,6 +348,15 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         signals_to_handle=options["signals_to_handle"],
         shutdown_timeout=options["shutdown_timeout"],
     )
+
+
+def _plug_in(ctx: click.Context, name: str, logs: Any) -> Any:
+    from rallypoint.launch.logs_plugins import make_logs_specs
+
+    try:
+        return make_logs_specs(name, logs)
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from error
 
 
 def _static_endpoint(options: dict[str, Any]) -> str:

@@ -259,6 +259,26 @@ def test_what_the_console_shows_and_what_is_collected_can_be_chosen(launched: La
     assert "is no list of local ranks" in call("--local-ranks-filter=a", "train.py").output
 
 
+def test_a_plug_in_may_say_where_output_goes(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, LogOptions]] = []
+
+    def make(name: str, options: LogOptions) -> LogOptions:
+        made.append((name, options))
+        return options
+
+    monkeypatch.setattr("rallypoint.launch.logs_plugins.make_logs_specs", make)
+
+    assert config_of(launched, "--logs-specs=mine", "--tee=3").logs_specs is made[0][1]
+    assert made == [("mine", LogOptions(tee=Std.ALL))]
+
+
+def test_an_unknown_plug_in_for_output_is_a_usage_error(launched: Launched) -> None:
+    result = call("--logs_specs=bogus", "train.py")
+
+    assert result.exit_code == 2
+    assert "'bogus' is no entry point of torchrun.logs_specs" in result.output
+
+
 def test_a_program_is_needed(launched: Launched) -> None:
     result = call("--nproc-per-node=2")
 
