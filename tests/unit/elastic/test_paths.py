@@ -69,6 +69,7 @@ IMPORTED_BY_USERS = {
         "create_handler",
     ],
     "elastic.rendezvous.static_tcp_rendezvous": ["StaticTCPRendezvous", "create_rdzv_handler"],
+    "elastic.control_plane": ["TORCH_WORKER_SERVER_SOCKET", "worker_main"],
     "elastic.events": [
         "Event",
         "EventSource",
