@@ -173,10 +173,7 @@ def signal_members(
 
 
 def follow(groups: Collection[int], kin: dict[int, float]) -> None:
-    """Note who descends from workers, or from those noted before, while their parents live; drop who is gone.
-
-    Cost: a few reads for each thread of those processes. Notes nobody where the system does not list children.
-    """
+    """Note who descends from workers, or from those noted before, while their parents live; drop who is gone."""
     for pid in [pid for pid, start in kin.items() if _start_of(pid) != start]:
         del kin[pid]
     parents = [*groups, *kin]
