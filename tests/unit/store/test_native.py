@@ -300,11 +300,11 @@ def test_the_helper_makes_the_errors_that_the_python_twin_raises():
 @pytest.mark.parametrize("name", CLIENTS)
 def test_calls_and_errors_without_number_keep_no_memory(make, pool, name):
     client, server = make(name)
-    keys = ["k", "l"]
+    keys = [f"key{number}" for number in range(2)]  # made here: a literal is shared with all of the process
 
     def serve(turns):
         for _ in range(turns):
-            server.expect((Verb.CHECK, [b"/k", b"/l"]))
+            server.expect((Verb.CHECK, [b"/key0", b"/key1"]))
             server.reply(b"\0")
 
     def call(turns):
