@@ -51,18 +51,14 @@ class Plan(Generic[T]):
     Attributes:
         begin: makes the call, given whether the server must be asked carefully.
         wires: the wire keys that it may wait for.
-        is_post: it sends one message at most and reads nothing.
         settles: it may wait without asking anything first.
     """
 
-    __slots__ = ("begin", "is_post", "settles", "wires")
+    __slots__ = ("begin", "settles", "wires")
 
-    def __init__(
-        self, begin: Begin[T], wires: Sequence[bytes] = (), *, is_post: bool = False, settles: bool = False
-    ) -> None:
+    def __init__(self, begin: Begin[T], wires: Sequence[bytes] = (), *, settles: bool = False) -> None:
         self.begin = begin
         self.wires = wires
-        self.is_post = is_post
         self.settles = settles
 
     def explain(
@@ -121,7 +117,7 @@ def _as_integer(number: int, what: str) -> int:
 def set_value(key: Text, value: Text) -> Plan[None]:
     """Store a value."""
     wire, content = _wire(key), as_bytes(value)
-    return Plan(lambda _: client.set_value(wire, content), is_post=True)
+    return Plan(lambda _: client.set_value(wire, content))
 
 
 def get(key: Text) -> Plan[bytes]:
@@ -178,7 +174,7 @@ def list_keys() -> Plan[list[bytes]]:
 def append(key: Text, value: Text) -> Plan[None]:
     """Add to the end of a value."""
     wire, suffix = _wire(key), as_bytes(value)
-    return Plan(lambda _: client.append(wire, suffix), is_post=True)
+    return Plan(lambda _: client.append(wire, suffix))
 
 
 def multi_get(keys: Keys) -> Plan[list[bytes]]:
@@ -196,7 +192,7 @@ def multi_set(keys: Keys, values: Keys) -> Plan[None]:
     wires, contents = _wire_keys(keys), as_keys(values)
     check_lengths(wires, contents)
     pairs = list(zip(wires, contents, strict=True))
-    return Plan(lambda _: client.multi_set(pairs), is_post=True)
+    return Plan(lambda _: client.multi_set(pairs))
 
 
 # --- queues and barriers ---------------------------------------------------------------------------------
@@ -205,7 +201,7 @@ def multi_set(keys: Keys, values: Keys) -> Plan[None]:
 def queue_push(key: Text, value: Text) -> Plan[None]:
     """Put an item into a queue."""
     wire, item = _wire(key), as_bytes(value)
-    return Plan(lambda _: client.queue_push(wire, item), is_post=True)
+    return Plan(lambda _: client.queue_push(wire, item))
 
 
 def queue_pop(key: Text, block: bool) -> Plan[bytes]:

@@ -30,9 +30,7 @@ def test_a_careful_get_looks_before_it_reads():
     assert first_message(plans.get("k"), is_careful=True) == encode_request(Verb.CHECK, [b"/k"])
 
 
-def test_writes_are_posts_and_a_barrier_settles():
-    assert plans.multi_set(["a"], ["1"]).is_post
-    assert not plans.get("k").is_post
+def test_a_barrier_settles_and_a_wait_does_not():
     assert plans.barrier("b", 2).settles
     assert not plans.wait(["k"]).settles
 
