@@ -38,12 +38,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import rallypoint
 from rallypoint.clock import SYSTEM_CLOCK, Deadline
 from rallypoint.errors import DistStoreError
-from rallypoint.net.address import BACKLOG, UNIX_PREFIX, close_listener, local_endpoint
+from rallypoint.net.address import BACKLOG, UNIX_PREFIX, close_listener, format_endpoint, local_endpoint
 from rallypoint.net.unix import listen_locally, remove_stale_file
 from rallypoint.server.child import FAILED, READY, log_to_stderr, raise_descriptor_limit
 from rallypoint.server.descriptors import above_standard, standard_error
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.native import Loop, NativeLoop, make_loop
+from rallypoint.server.refusals import log_line
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
@@ -187,8 +188,9 @@ def _local_offers(listeners: Sequence[socket.socket]) -> list[socket.socket]:
 
 
 def _start_thread(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int) -> ServerHandle:
+    name = f"rallypoint server on {format_endpoint(endpoint)}"  # for a log that is the program's
     try:
-        loop = make_loop(limits, listeners, spin_us=spin_us)
+        loop = make_loop(limits, listeners, spin_us=spin_us, log=lambda line: log_line(f"{name}: {line}"))
         if isinstance(loop, NativeLoop):
             loop.start()  # now, not when its ear gets its turn to run Python code
     except OSError as error:

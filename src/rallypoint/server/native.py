@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rallypoint.events import emit
 from rallypoint.net.unix import remove_stale_file
+from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, LINGER_S, Limits
 from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.twin import native
@@ -30,6 +31,7 @@ __all__ = ["Loop", "NativeLoop", "make_loop"]
 Loop: TypeAlias = "NativeLoop | ServerLoop"
 
 _NUMBER_MAX = (1 << 63) - 1
+_REASON_NAMES = tuple(reason.name for reason in CloseReason)
 
 
 def make_loop(
@@ -179,14 +181,8 @@ class NativeLoop:
             reason, _, message = line.partition(" ")
             self._refusals.note(message, monotonic())
             if int(reason) >= 0:
-                emit("server.refused", message, reason=_reason_name(int(reason)))
+                emit("server.refused", message, reason=_REASON_NAMES[int(reason)])
         if self._paths and not self._reactor.is_listening():
             for path in self._paths:
                 remove_stale_file(path)
             self._paths = []
-
-
-def _reason_name(number: int) -> str:
-    from rallypoint.protocol.spec import CloseReason
-
-    return list(CloseReason)[number].name

@@ -18,7 +18,7 @@ LINES_PER_S = 10
 
 
 def log_line(message: str) -> None:
-    """Write one line to the log ``rallypoint.server``."""
+    """Write one line to the program's log ``rallypoint.server``."""
     import logging  # here, because a server that refuses nobody need not load it
 
     logging.getLogger("rallypoint.server").warning(message)

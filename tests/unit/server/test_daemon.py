@@ -100,6 +100,18 @@ def test_limits_reach_the_server(started, mode):
     client.close()
 
 
+def test_the_programs_log_tells_which_server_of_the_program_refused(started, caplog):
+    handle = started(listen("127.0.0.1", 0), "thread")
+    client = client_of(handle)
+    client.send(b"GET /")
+    assert client.read_end() == b""
+    client.close()
+    handle.close()
+    (line,) = caplog.messages
+    assert line.startswith(f"rallypoint server on 127.0.0.1:{handle.port}: closed 127.0.0.1:")
+    assert line.endswith("the verb byte is 71, the last known one is 18")
+
+
 def test_a_killed_server_refuses_connections_is_reaped_and_its_file_removed(started, tmp_path):
     path = tmp_path / "a.sock"
     handle = started([*listen("127.0.0.1", 0), listen_unix(str(path))])
