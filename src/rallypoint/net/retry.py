@@ -16,13 +16,24 @@ from rallypoint.net.address import UNIX_PREFIX
 from rallypoint.net.stream import Stream, connect
 from rallypoint.types import Endpoint, Timeout, as_seconds
 
-__all__ = ["ATTEMPT_S_MAX", "DEFAULT_BACKOFF", "LOOK_ONCE_S", "Backoff", "Handshake", "connect_with_retries"]
+__all__ = [
+    "ATTEMPT_S_MAX",
+    "DEFAULT_BACKOFF",
+    "LOOK_ONCE_S",
+    "MOMENT_S",
+    "Backoff",
+    "Handshake",
+    "connect_with_retries",
+]
 
 LOOK_ONCE_S = 1.0
 """How long the one attempt of a timeout of 0 may take, in seconds: enough for a living server to answer."""
 
 ATTEMPT_S_MAX = 30.0
 """After this many seconds an attempt is given up for a new one, which resolves the name again."""
+
+MOMENT_S = 0.001
+"""With less than so many seconds left there is no other attempt: it would say nothing but that it had no time."""
 
 Handshake: TypeAlias = Callable[[Stream, Deadline], None]
 """Makes sure that the right kind of server is there; raises ``DistNetworkError`` if not."""
@@ -103,7 +114,7 @@ def connect_with_retries(
                 # Never more than half of what is left: a server that comes shortly before the deadline is met.
                 left_s = deadline.remaining_s()
                 clock.sleep(min(left_s, backoff.pause_s(attempts, chance()), max(left_s / 2, backoff.first_s)))
-            if timeout_s <= 0 or deadline.has_passed():
+            if timeout_s <= 0 or deadline.remaining_s() < MOMENT_S:
                 raise _given_up(endpoint, timeout_s, attempts, deadline, error) from error
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from rallypoint.errors import ConnectTimeoutError, DistNetworkError, RemoteProtocolError, ReplyTimeoutError
 from rallypoint.net.address import listen, local_endpoint
-from rallypoint.net.retry import ATTEMPT_S_MAX, LOOK_ONCE_S, Backoff, connect_with_retries
+from rallypoint.net.retry import ATTEMPT_S_MAX, LOOK_ONCE_S, MOMENT_S, Backoff, connect_with_retries
 from rallypoint.types import Endpoint
 
 SOMEWHERE = Endpoint("node0", 29500)
@@ -150,6 +150,12 @@ def test_no_pause_takes_more_than_half_of_what_is_left():
     for pause_s in clock.sleeps:
         assert pause_s <= max(left_s / 2, Backoff().first_s) + 1e-9
         left_s -= pause_s
+
+
+def test_no_attempt_is_made_for_which_there_is_no_time():
+    network = FakeNetwork(FakeClock())
+    with pytest.raises(ConnectTimeoutError, match=r"1 attempt; the last one: connection refused"):
+        run(network, Backoff().first_s + MOMENT_S / 2)
 
 
 def test_pauses_grow_to_a_bound_and_are_spread():
