@@ -28,7 +28,14 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import SignalException, WorkerStartError
 from rallypoint.events import emit
 
-__all__ = ["MultiprocessContext", "PContext", "RunProcsResult", "SubprocessContext", "start_processes"]
+__all__ = [
+    "MultiprocessContext",
+    "PContext",
+    "RunProcsResult",
+    "SubprocessContext",
+    "start_processes",
+    "validate_full_rank",
+]
 
 CLOSE_S = 30.0
 """The seconds between asking processes to end and SIGKILL."""
@@ -87,8 +94,8 @@ class PContext:
         duplicate_stdout_filters: Sequence[str] | None = None,
         duplicate_stderr_filters: Sequence[str] | None = None,
     ) -> None:
-        _check_ranks("args", args, len(args))
-        _check_ranks("envs", envs, len(args))
+        validate_full_rank(args, len(args), "args")
+        validate_full_rank(envs, len(args), "envs")
         self.name = name
         self.entrypoint = entrypoint
         self.args = dict(args)
@@ -216,10 +223,15 @@ class MultiprocessContext(PContext):
     """Processes that call a function."""
 
 
-def _check_ranks(what: str, ranks: Mapping[int, object], count: int) -> None:
-    if set(ranks) != set(range(count)):
+def validate_full_rank(ranks: Mapping[int, object], nprocs: int, what: str) -> None:
+    """Look whether something is there for each local rank from 0 on.
+
+    Raises:
+        RuntimeError: if not, or for others too.
+    """
+    if set(ranks) != set(range(nprocs)):
         raise RuntimeError(
-            f"{what}, local rank mapping mismatch, expected: {set(range(count)) or '{}'}, actual: {set(ranks) or '{}'}"
+            f"{what}, local rank mapping mismatch, expected: {set(range(nprocs)) or '{}'}, actual: {set(ranks) or '{}'}"
         )
 
 

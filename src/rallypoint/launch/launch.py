@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rallypoint.agent.health import HealthCheckServer
     from rallypoint.rendezvous.handler import RendezvousHandler
 
-__all__ = ["Command", "elastic_launch", "launch", "launch_agent", "name_of", "run_agent"]
+__all__ = ["Command", "elastic_launch", "entrypoint_name", "launch", "launch_agent", "name_of", "run_agent"]
 
 Command: TypeAlias = Sequence[Any]
 """A program or a function, then its arguments."""
@@ -60,6 +60,21 @@ def name_of(command: Command) -> str:
     if "python" not in os.path.basename(program):  # noqa: PTH119 - a command is text, not always a path
         return program
     return next((str(part) for part in rest if not str(part).startswith("-")), program)
+
+
+def entrypoint_name(entrypoint: Callable[..., Any] | str | None, args: Sequence[Any]) -> str:
+    """Give what torch's launcher calls an entrypoint: a function's name, the script of this interpreter, a program.
+
+    Returns:
+        The name; empty if there is none, or the interpreter is given no script.
+    """
+    if entrypoint is None:
+        return ""
+    if not isinstance(entrypoint, str):
+        return FunctionCall(entrypoint).name
+    if entrypoint != sys.executable:
+        return entrypoint
+    return next((str(part) for part in args if not str(part).startswith("-")), "")
 
 
 def create_handler(config: LaunchConfig) -> RendezvousHandler:

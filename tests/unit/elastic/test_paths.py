@@ -122,6 +122,7 @@ IMPORTED_BY_USERS = {
         "SignalException",
         "Std",
         "SubprocessContext",
+        "_validate_full_rank",
         "to_map",
     ],
     "elastic.multiprocessing.redirects": ["redirect", "redirect_stderr", "redirect_stdout"],
@@ -160,7 +161,7 @@ IMPORTED_BY_USERS = {
     "elastic.timer.file_based_local_timer": ["FileTimerClient", "FileTimerRequest", "FileTimerServer"],
     "elastic.timer.debug_info_logging": ["log_debug_info_for_expired_timers"],
     "launcher": ["LaunchConfig", "elastic_launch", "launch_agent"],
-    "launcher.api": ["LaunchConfig", "elastic_launch", "launch_agent"],
+    "launcher.api": ["LaunchConfig", "_get_entrypoint_name", "elastic_launch", "launch_agent"],
     "run": ["main"],
     "rendezvous": ["register_rendezvous_handler", "rendezvous"],
 }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from rallypoint.agent.spec import WorkerState
 from rallypoint.errors import AgentError, RendezvousConnectionError, RendezvousTimeoutError, SignalException
 from rallypoint.launch import launch as module
 from rallypoint.launch.config import ConfigError, LaunchConfig
-from rallypoint.launch.launch import elastic_launch, launch, launch_agent, name_of, run_agent
+from rallypoint.launch.launch import elastic_launch, entrypoint_name, launch, launch_agent, name_of, run_agent
 from rallypoint.launch.script import run_script_path
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, RendezvousParameters
 from rallypoint.rendezvous.registry import rendezvous_handler_registry
@@ -295,3 +296,17 @@ def test_something_has_to_be_run(nothing: str | None) -> None:
 )
 def test_a_command_is_named_by_what_it_runs(command: list[Any], name: str) -> None:
     assert name_of(command) == name
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "args", "name"),
+    [
+        (place, ["x"], "place"),
+        (sys.executable, ["-u", "train.py"], "train.py"),
+        (sys.executable, ["-u"], ""),
+        ("/bin/sh", ["train.sh"], "/bin/sh"),
+        (None, [], ""),
+    ],
+)
+def test_an_entrypoint_is_named_as_torch_names_it(entrypoint: Any, args: list[str], name: str) -> None:
+    assert entrypoint_name(entrypoint, args) == name

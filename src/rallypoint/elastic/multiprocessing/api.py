@@ -9,6 +9,7 @@ from rallypoint.agent.context import (
     SubprocessContext,
     start_processes,
 )
+from rallypoint.agent.context import validate_full_rank as _validate_full_rank
 from rallypoint.agent.logs import (
     Std,
     to_map,
@@ -35,6 +36,7 @@ __all__ = [
     "SignalException",
     "Std",
     "SubprocessContext",
+    "_validate_full_rank",
     "get_std_cm",
     "start_processes",
     "to_map",
