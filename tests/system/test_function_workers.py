@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 from tests.support.launcher import PATIENCE_S, has_ended, until
 
+import rallypoint
+
 METHODS = ("spawn", "fork")
 
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
+import rallypoint
 from rallypoint.launcher.api import LaunchConfig, elastic_launch
 from rallypoint.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 
@@ -54,6 +58,15 @@ def obey():
     signal.signal(signal.SIGTERM, lambda *_: (tell("told" + os.environ["RANK"]), os._exit(0)))
     tell("worker" + os.environ["RANK"])
     time.sleep(600)
+
+def meet():
+    store, rank, world = next(rallypoint.rendezvous("env://"))
+    with store:
+        store.set(f"here{rank}", str(rank))
+        found = [int(store.get(f"here{other}")) for other in range(world)]
+    if os.environ["RALLYPOINT_ROUND"] == "0" and rank == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
 
 def config(**changes):
     return LaunchConfig(**dict(min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="r", rdzv_backend="c10d",
@@ -138,3 +151,21 @@ def test_functions_are_started_again_after_a_kill(tmp_path: Path, method: str) -
         out, err = agent.communicate(timeout=PATIENCE_S)
 
     assert out == "{0: '1', 1: '1'}\n", err
+
+
+def test_functions_of_two_nodes_meet_again_after_one_was_killed(tmp_path: Path) -> None:
+    server = rallypoint.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    where = f"rdzv_endpoint='127.0.0.1:{server.port}', rdzv_configs={{'is_host': '0'}}, min_nodes=2, max_nodes=2"
+    line = f"print(elastic_launch(config(max_restarts=1, {where}), meet)())"
+    with server, contextlib.ExitStack() as stack:
+        nodes = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            nodes.append(stack.enter_context(running(tmp_path / name, "spawn", line)))
+        outputs = [node.communicate(timeout=PATIENCE_S) for node in nodes]
+
+    everybody = [0, 1, 2, 3]
+    assert sorted(out for out, _ in outputs) == [
+        f"{{0: {everybody}, 1: {everybody}}}\n",
+        f"{{2: {everybody}, 3: {everybody}}}\n",
+    ], outputs
