@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from tests.support.stores import Recorder
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierTimeoutError, ConnectionLostError, DistStoreError, DuplicateMemberError
@@ -16,35 +17,6 @@ from rallypoint.store.prefix import PrefixStore
 
 LONG_S = 30.0
 SHORT_S = 0.1
-
-
-class Recorder:
-    """A store of no class of ours that writes down what it is asked, as torch's own tests have one."""
-
-    def __init__(self, arrival_number, wait_error=None):
-        self.ops = []
-        self.arrival_number = arrival_number
-        self.wait_error = wait_error
-
-    @property
-    def timeout(self):
-        self.ops.append(("timeout",))
-        return timedelta(seconds=1234)
-
-    def set_timeout(self, timeout):
-        self.ops.append(("set_timeout", timeout))
-
-    def set(self, key, value):
-        self.ops.append(("set", key, value))
-
-    def add(self, key, amount):
-        self.ops.append(("add", key, amount))
-        return self.arrival_number
-
-    def wait(self, keys):
-        self.ops.append(("wait", keys))
-        if self.wait_error:
-            raise self.wait_error
 
 
 class Foreign:

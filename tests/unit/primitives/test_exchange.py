@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from tests.support.stores import Recorder
 
 from rallypoint import events
 from rallypoint.errors import ConnectionLostError, StoreTimeoutError
@@ -13,39 +14,6 @@ from rallypoint.primitives.exchange import get_all, synchronize
 from rallypoint.store.hash import HashStore
 
 LONG_S = 30.0
-
-
-class Recorder:
-    """A store of no class of ours that writes down what it is asked."""
-
-    def __init__(self, arrival_number, wait_error=None):
-        self.ops = []
-        self.arrival_number = arrival_number
-        self.wait_error = wait_error
-
-    @property
-    def timeout(self):
-        self.ops.append(("timeout",))
-        return timedelta(seconds=1234)
-
-    def set_timeout(self, timeout):
-        self.ops.append(("set_timeout", timeout))
-
-    def set(self, key, value):
-        self.ops.append(("set", key, value))
-
-    def add(self, key, amount):
-        self.ops.append(("add", key, amount))
-        return self.arrival_number
-
-    def multi_get(self, keys):
-        self.ops.append(("multi_get", keys))
-        return [b"value"] * len(keys)
-
-    def wait(self, keys):
-        self.ops.append(("wait", keys))
-        if self.wait_error:
-            raise self.wait_error
 
 
 READ = ("multi_get", ["prefix0", "prefix1", "prefix2"])

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from tests.support.client_twins import each_client  # noqa: F401 - a fixture
 from tests.support.scripted_peer import ScriptedPeer
+from tests.support.stores import HOST, JOIN_S, making_stores
 
 from rallypoint.errors import (
     BarrierTimeoutError,
@@ -26,28 +27,11 @@ from rallypoint.testing import store_checks
 
 pytestmark = pytest.mark.usefixtures("each_client")
 
-HOST = "127.0.0.1"
-JOIN_S = 60
-
 
 @pytest.fixture
 def make():
-    """Make stores that are closed at the end."""
-    stores = []
-
-    def build(host_name=HOST, port=0, *arguments, is_master=None, **options):
-        options.setdefault("timeout", JOIN_S)
-        options.setdefault("server", "thread")
-        options.setdefault("wait_for_workers", "world_size" in options or bool(arguments))
-        store = TCPStore(
-            host_name, port, *arguments, is_master=port == 0 if is_master is None else is_master, **options
-        )
-        stores.append(store)
-        return store
-
-    yield build
-    for store in reversed(stores):
-        store.close()
+    with making_stores() as build:
+        yield build
 
 
 @pytest.fixture
