@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,13 +43,17 @@ def check_wanted() -> None:
         raise CannotBuildError("RALLYPOINT_PURE was set at the build")
 
 
-def find_compiler() -> str:
-    """Give the C++ compiler: what ``CXX`` says, else the first that is found."""
-    wanted = os.environ.get("CXX")
-    for name in (wanted,) if wanted else COMPILERS:
+def find_compiler() -> list[str]:
+    """Give the C++ compiler's command: what ``CXX`` says, options or a wrapper included, else the first found."""
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    if wanted and not shutil.which(wanted[0]):
+        raise CannotBuildError(f"no C++ compiler was found (CXX says {wanted[0]})")
+    if wanted:
+        return wanted
+    for name in COMPILERS:
         if path := shutil.which(name):
-            return path
-    raise CannotBuildError(f"no C++ compiler was found (looked for {wanted or ', '.join(COMPILERS)})")
+            return [path]
+    raise CannotBuildError(f"no C++ compiler was found (looked for {', '.join(COMPILERS)})")
 
 
 def headers() -> Path:
@@ -83,11 +88,11 @@ def build(output: Path = OUTPUT, sanitize: str = "", extra: Sequence[str] = (), 
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = {source: Path(folder) / f"{source.stem}.o" for source in sorted(HERE.glob("*.cpp"))}
         run_all(
-            [[compiler, *options, "-c", str(source), "-o", str(target)] for source, target in objects.items()],
+            [[*compiler, *options, "-c", str(source), "-o", str(target)] for source, target in objects.items()],
             is_quiet=is_quiet,
         )
         module = Path(folder) / output.name
-        link = [compiler, "-shared", "-pthread", "-Wl,--as-needed", "-Wl,-z,now", *options, "-o", str(module)]
+        link = [*compiler, "-shared", "-pthread", "-Wl,--as-needed", "-Wl,-z,now", *options, "-o", str(module)]
         if not sanitize:
             link.append("-s")
         run_all([[*link, *map(str, objects.values())]], is_quiet=is_quiet)

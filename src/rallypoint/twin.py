@@ -47,10 +47,13 @@ def _why_not(error: ImportError) -> str:
     """Say why there is no module: what the build left behind, or else what the import says."""
     from pathlib import Path  # only here: a server process is faster up without it
 
+    folder = Path(__file__).parent
     try:
-        reason = Path(__file__).with_name(_REASON_NAME).read_text(encoding="utf-8").strip()
+        reason = (folder / _REASON_NAME).read_text(encoding="utf-8").strip()
     except OSError:
-        return f"the native twin cannot be loaded: {error}"
+        if any(folder.glob("_native*.so")):
+            return f"the native twin cannot be loaded: {error}"
+        reason = "this is a bare source tree; pip install builds it"
     return f"the native twin was not built: {reason}"
 
 

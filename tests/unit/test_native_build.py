@@ -84,10 +84,21 @@ def test_where_no_compiler_is_the_names_looked_for_are_told(compiler, tmp_path, 
     assert refusal(tmp_path, capsys) == "no C++ compiler was found (looked for c++, g++, clang++)"
 
 
+def test_a_compiler_may_be_a_command_with_options(compiler, tmp_path, monkeypatch, capsys):
+    compiler('echo "error: called with $1 $2" >&2; exit 1')
+    monkeypatch.setenv("CXX", f"{tmp_path}/fake-compiler -m64 '-D NAME=a b'")
+    assert refusal(tmp_path, capsys).endswith("failed: error: called with -m64 -D NAME=a b")
+
+
+def test_a_compiler_that_is_not_there_is_told_by_its_name(compiler, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", f"{tmp_path}/nonesuch -m64")
+    assert refusal(tmp_path, capsys) == f"no C++ compiler was found (CXX says {tmp_path}/nonesuch)"
+
+
 def test_where_no_headers_are_the_one_that_is_missing_is_told(compiler, tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.delenv("RALLYPOINT_PURE", raising=False)
-    monkeypatch.setattr(build, "find_compiler", lambda: "c++")
+    monkeypatch.setattr(build, "find_compiler", lambda: ["c++"])
     monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path))
     assert refusal(tmp_path, capsys) == f"Python's headers are not installed ({tmp_path}/Python.h is missing)"
 
