@@ -1,4 +1,9 @@
-"""The compiled twin as Python sees it."""
+"""The compiled twin as Python sees it.
+
+What must agree with Python's objects comes as plain numbers, checked by who calls: ``server.native_engine``,
+``server.native`` and ``store.native``, which are the only ones to use these types. Times are seconds on the monotonic
+clock, durations seconds, sizes bytes, unless said otherwise.
+"""
 
 from typing import TypeAlias
 
@@ -9,25 +14,41 @@ from rallypoint.types import Endpoint, Keys, Text
 RawEffect: TypeAlias = tuple[int] | tuple[int, bytes] | tuple[int, int, str]
 """``(peer,)`` a pause, ``(peer, bytes)`` a reply, ``(peer, position in CloseReason, detail)`` a close."""
 
+RawLimits: TypeAlias = tuple[float, int, int, int, int, int, int, int]
+"""The fields of ``Limits``, in their order; the numbers below 2^63."""
+
 class Engine:
-    """One server's state without sockets.
+    """One server's state without sockets, twin of ``server.engine.Engine``; for tests that drive both.
 
     Args:
-        limits: the fields of ``Limits``, in their order.
+        limits: what peers are granted.
 
     Raises:
-        OSError: if the system gives no random bytes.
+        OSError: if the system gives no random bytes, which the hash of keys needs.
+
+    Threads: none but the caller's; the interpreter lock is kept.
     """
 
-    def __new__(cls, limits: tuple[float, int, int, int, int, int, int, int], /) -> Engine: ...
+    def __new__(cls, limits: RawLimits, /) -> Engine: ...
     def step(self, event: int, peer: int, data: bytes, now: float, /) -> list[RawEffect]:
-        """Take an event: 0 connected, 1 received, 2 resumed, 3 disconnected, 4 ticked.
+        """Take an event.
+
+        Args:
+            event: 0 connected, 1 received, 2 resumed, 3 disconnected, 4 ticked.
+            peer: any number that names a connection; -1 with *ticked*. Unknown ones are ignored, except by *connected*.
+            data: what was received, empty with other events.
+            now: never less than before.
+
+        Returns:
+            One reply for each peer that is owed something, in order; then pauses and closes as they came.
 
         Raises:
             AssertionError: if a peer of that number is connected already.
         """
 
-    def next_deadline(self) -> float | None: ...
+    def next_deadline(self) -> float | None:
+        """Give the time at which *ticked* is due, ``None`` if no time matters now."""
+
     def statistics(self) -> list[int]:
         """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""
 
@@ -35,7 +56,7 @@ class Reactor:
     """One server, engine and loop, on a thread of its own that never needs the interpreter lock.
 
     Args:
-        limits: the fields of ``Limits``, in their order.
+        limits: what peers are granted.
         listeners: descriptors of bound and listening sockets; they belong to the reactor, unless there is an error.
         linger_s: how long a refused peer may take to read the end of its stream, in seconds.
         spin_s: how long to look for events before sleeping, after the last ones, in seconds.
@@ -43,35 +64,46 @@ class Reactor:
     Raises:
         OSError: if there are no descriptors left.
 
-    In a forked child there is no reactor any more: its copies of all descriptors are closed, and calls do nothing.
+    Threads: ``stop`` and what tells something may be called from any; ``start``, ``take_notices`` and ``join`` belong
+    to one at a time. In a forked child there is no reactor any more: its copies of all descriptors are closed, and
+    calls do nothing. Whoever drops the last reference waits for the end of the thread, without drain.
     """
 
     def __new__(
         cls,
-        limits: tuple[float, int, int, int, int, int, int, int],
+        limits: RawLimits,
         listeners: tuple[int, ...],
         linger_s: float,
         spin_s: float,
         /,
     ) -> Reactor: ...
     def start(self) -> None:
-        """Start the thread; once.
+        """Start the thread; a second call does nothing.
 
         Raises:
             OSError: if the system gives none.
         """
 
     def stop(self, drain_s: float, /) -> None:
-        """End the thread, after draining for ``drain_s`` seconds at most. Safe in a Python signal handler."""
+        """Have the thread end, after draining for ``drain_s`` seconds at most; does not wait for it.
+
+        A later call may shorten the drain. Safe in a Python signal handler.
+        """
 
     def join(self) -> None:
-        """Wait for the end of the thread, without the interpreter lock, and give back all descriptors."""
+        """Wait for the end of the thread, without the interpreter lock, and close what is still open.
+
+        After ``stop`` only: nothing else ends the thread. A reactor that was never started closes its listeners.
+        """
 
     def fileno(self) -> int:
-        """Give the descriptor that can be read when there are notices, or when the answers below have changed."""
+        """Give the descriptor that can be read when there are notices, or when the answers below have changed.
+
+        It stays the reactor's; ``take_notices`` makes it unreadable again. -1 after ``join``.
+        """
 
     def take_notices(self) -> tuple[int, bytes]:
-        """Give what was refused since the last call.
+        """Give what was refused since the last call; the reactor keeps 128 KiB of it at most.
 
         Returns:
             How many were left out because nobody took them, and the others, a zero byte behind each: the position of
@@ -88,22 +120,50 @@ class Reactor:
         """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""
 
     def connections(self) -> list[int]:
-        """Give three numbers for each connection: its descriptor, the bytes that it is owed, whether it is blocked."""
+        """Give three numbers for each connection: its descriptor, the bytes that it is owed, 1 if it is blocked."""
 
 class Client:
-    """The twin of ``store.calls.PythonClient``: the same calls, on connections of its own."""
+    """The twin of ``store.calls.PythonClient``: the same calls, on connections of its own.
+
+    Args:
+        helper: what is left to Python: more connections, unusual calls, errors.
+        fd: the first connection, past its handshake, not blocking; it belongs to the client from now on.
+        is_careful: the server is torch's legacy one, which must not be asked for keys that may be missing.
+        spin_us: how long to look for a reply before sleeping, 0 to 1000 microseconds.
+        owner_pid: this process, for the error in one that is forked from it.
+
+    The calls are those of ``TCPStore``, where they are described. Each has its *patience* last: the seconds that the
+    caller waits, ``math.inf`` for ever, or the store whose own timeout counts. Keys are given as the user writes them,
+    without the wire's ``/``; only ``list_keys`` gives wire keys. What is not waited for, is sent when the call
+    returns: ``set``, ``append``, ``multi_set``, ``queue_push``.
+
+    Raises (every call; the texts are the Python twin's):
+        TypeError: a key, value, number or list of another type.
+        ValueError: a text that is not UTF-8; ``LocalProtocolError``: more than the wire carries.
+        StoreTimeoutError, BarrierTimeoutError: what was waited for did not come in time.
+        ReplyTimeoutError: the server owes an answer, and is silent for ``REPLY_GRACE_S`` beyond the patience.
+        ConnectionLostError: the server, or ``close``, ended it; so do all later calls.
+        ForkedStoreError: in a process forked from the owner.
+
+    Threads: any; one that waits holds up nobody, and gives the interpreter lock away. Signal handlers run during a
+    wait, may raise, and may use the client.
+    """
 
     def __new__(cls, helper: Helper, fd: int, is_careful: bool, spin_us: int, owner_pid: int, /) -> Client: ...
     def set(self, key: Text, value: Text, patience: Patience, /) -> None: ...
     def get(self, key: Text, patience: Patience, /) -> bytes: ...
     def add(self, key: Text, amount: int, patience: Patience, /) -> int: ...
-    def count_workers(self, amount: int, patience: Patience, /) -> int: ...
+    def count_workers(self, amount: int, patience: Patience, /) -> int:
+        """Add to the count of joined workers, which no user's key reaches; give the sum."""
+
     def compare_set(self, key: Text, expected: Text, desired: Text, patience: Patience, /) -> bytes: ...
     def check(self, keys: Keys, patience: Patience, /) -> bool: ...
     def wait(self, keys: Keys, patience: Patience, /) -> None: ...
     def delete_key(self, key: Text, patience: Patience, /) -> bool: ...
     def num_keys(self, patience: Patience, /) -> int: ...
-    def list_keys(self, patience: Patience, /) -> list[bytes]: ...
+    def list_keys(self, patience: Patience, /) -> list[bytes]:
+        """Give the server's keys as they are on the wire, users' with ``/`` in front."""
+
     def append(self, key: Text, value: Text, patience: Patience, /) -> None: ...
     def multi_get(self, keys: Keys, patience: Patience, /) -> list[bytes]: ...
     def multi_set(self, keys: Keys, values: Keys, patience: Patience, /) -> None: ...
@@ -112,6 +172,11 @@ class Client:
     def queue_len(self, key: Text, patience: Patience, /) -> int: ...
     def barrier(self, key: Text, world_size: int, patience: Patience, /) -> None: ...
     @property
-    def is_waiting(self) -> bool: ...
-    def ends(self) -> tuple[int, Endpoint, Endpoint] | None: ...
-    def close(self, reason: str, /) -> None: ...
+    def is_waiting(self) -> bool:
+        """Tell whether a call waits on the main connection."""
+
+    def ends(self) -> tuple[int, Endpoint, Endpoint] | None:
+        """Give the main connection's descriptor and the addresses of both ends; ``None`` if it is closed."""
+
+    def close(self, reason: str, /) -> None:
+        """Close every connection; later calls, and those that other threads have under way, are told the reason."""
