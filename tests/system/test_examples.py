@@ -62,3 +62,7 @@ def test_torch_ddp_trains_under_rallypoint_run(monkeypatch: pytest.MonkeyPatch) 
     output = run(*command, str(EXAMPLES / "ddp_digits.py"), "--epochs=10")
     assert "on 2 workers" in output
     assert accuracy_in(output) > 90
+
+
+def test_a_function_runs_as_workers_and_survives_an_accident() -> None:
+    assert run(str(EXAMPLES / "functions.py")) == "pi is 3.141593, from 4 workers\n"
