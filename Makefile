@@ -99,5 +99,6 @@ bench: $(VENV)/.bench $(NATIVE)  ## speed beside torch, Redis and a floor: bench
 
 .PHONY: clean
 clean:  ## remove what the other targets made
+	rm -f $(NATIVE) src/rallypoint/_native.txt
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

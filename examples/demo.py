@@ -121,7 +121,10 @@ def listen(agents: list[subprocess.Popen[str]], story: Story) -> None:
         TimeoutError: if nothing is heard for SILENCE_MAX_S.
     """
     lines: queue.Queue[Line | None] = queue.Queue()
-    streams = [(f"node {i}", s) for i, agent in enumerate(agents) for s in (agent.stdout, agent.stderr) if s]
+    # Letters: which node an agent is, the rendezvous decides.
+    streams = [
+        (f"agent {x}", s) for x, agent in zip("ab", agents, strict=True) for s in (agent.stdout, agent.stderr) if s
+    ]
     for name, stream in streams:
         threading.Thread(target=read_lines, args=(name, stream, lines), daemon=True).start()
     speaking = len(streams)
