@@ -270,7 +270,9 @@ def _succeed(state: State, action: Succeed, me: str) -> State:
     state = replace(state, done=(*state.done, me))
     if set(state.done) != set(state.members):
         return state
-    return _closed(state, "succeeded", f"all {len(state.members)} nodes of round {state.round} succeeded")
+    count = len(state.members)
+    who = "the one node" if count == 1 else f"all {count} nodes"
+    return _closed(state, "succeeded", f"{who} of round {state.round} succeeded")
 
 
 def _fail(state: State, action: Fail, me: str) -> State:
@@ -278,7 +280,7 @@ def _fail(state: State, action: Fail, me: str) -> State:
     if state.closure is not None or me not in state.nodes or not (in_round or action.final):
         return state
     rank = state.members.get(me) if in_round else None
-    node = label_of(state, me) + (f" (rank {rank})" if rank is not None else "")
+    node = label_of(state, me) + (f" (node {rank})" if rank is not None else "")
     first_line = action.message.strip().partition("\n")[0]
     why = f"a worker of {node} failed in round {action.round} with exit code {action.exit_code}: {first_line}"
     state = _with_news(state, me, "failed", action.message, exit_code=action.exit_code)

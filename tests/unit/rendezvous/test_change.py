@@ -264,7 +264,7 @@ def test_success_is_forgotten_with_its_round() -> None:
 
 def test_a_failure_ends_the_round_and_is_news_in_full() -> None:
     state = change(complete(), Fail(0, "Traceback\nValueError: no", -9, final=False), B)
-    assert state.reason == "a worker of host-b#bbbbbb (rank 1) failed in round 0 with exit code -9: Traceback"
+    assert state.reason == "a worker of host-b#bbbbbb (node 1) failed in round 0 with exit code -9: Traceback"
     news = state.news[-1]
     assert (news.kind, news.round, news.node, news.host, news.rank, news.exit_code, news.message) == (
         "failed", 0, B, "host-b", 1, -9, "Traceback\nValueError: no",

@@ -161,7 +161,7 @@ def test_a_failure_reaches_the_others_and_all_meet_again(job: Job) -> None:
     second.report_failure("boom", 3, final=False)
     status, why, outcome = first.wait_for_news(WAIT_S)
     assert (status, outcome) == (RoundStatus.OVER, None)
-    assert why.endswith("(rank 1) failed in round 0 with exit code 3: boom")
+    assert why.endswith("(node 1) failed in round 0 with exit code 3: boom")
     assert {info.round for info in job.join(first, second)} == {1}
 
 
