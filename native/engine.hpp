@@ -25,10 +25,8 @@ struct Peer : Waiter {
     Reader reader;
     uint64_t held = 0;  // of its input, as counted
     double deadline = 0;
-    Peer *older = nullptr;  // in the order of connection
-    Peer *newer = nullptr;
-    Peer *older_stranger = nullptr;  // of those not validated yet
-    Peer *newer_stranger = nullptr;
+    Link<Peer> of_all;  // in the order of connection
+    Link<Peer> of_strangers;
 };
 
 // What an event causes, told to the driver while the step runs. The driver only takes note; it must not call back.
@@ -51,48 +49,6 @@ struct Statistics {
     uint64_t closed[STORE_FULL + 1];
 };
 
-// The bytes of a request that need not be answered by looking again.
-class Memo {
-  public:
-    ~Memo() { forget(); }
-    bool matches(Bytes request) const {
-        return text_ != nullptr && text_->size == request.size &&
-               memcmp(text_->data(), request.data, request.size) == 0;
-    }
-    void keep(Bytes request);
-    void forget() {
-        if (text_ == nullptr) return;
-        release(text_);
-        text_ = nullptr;
-    }
-
-  private:
-    Value *text_ = nullptr;
-};
-
-// The pieces of a reply: small values copied together, large ones shared.
-class Pieces {
-  public:
-    ~Pieces() {
-        clear();
-        free(pieces_);
-    }
-    void add(const Value *small_or_null);
-    void clear();
-    size_t count() const { return count_; }
-    Value *operator[](size_t at) const { return pieces_[at]; }
-    size_t copied() const { return copied_; }
-
-  private:
-    void put(Value *piece);
-
-    Value **pieces_ = nullptr;
-    size_t count_ = 0;
-    size_t room_ = 0;
-    size_t copied_ = 0;      // bytes that are not shared with the store
-    bool is_open_ = false;  // the last piece may grow
-};
-
 class Engine {
   public:
     Engine(const Limits &limits, Driver &driver, uint64_t hash_key_0, uint64_t hash_key_1);
@@ -112,53 +68,48 @@ class Engine {
   private:
     void serve(Peer &peer);
     void hold(Peer &peer);
-    void close(Peer &peer, int reason, const char *detail);
+    void close(Peer &peer);
     void forget(Peer &peer);
-    void welcome(Peer &peer);
-    void leave_strangers(Peer &peer);
 
-    char *reply(Peer &peer, size_t size);
-    bool answer(Peer &peer, int64_t number);
+    Output &owed(Peer &peer);
+    bool answer_sign(Peer &peer, char sign);
+    bool answer_number(Peer &peer, uint64_t number);
+    bool answer_text(Peer &peer, Bytes text);
     bool answer_value(Peer &peer, Value *value);
-    void answer_text(Peer &peer, Bytes text);
-    void share_reply(Peer &peer, Value *value);
-    void go_on(Waiter *waiter);
     bool created(const Name &name, Keyspace::Change change);
+    void go_on(const Ring<Waiter *> &released);
     void abandon(Peer &peer);
     void call(const Name &name, bool is_newly_present);
     void vanished(const Name &name);
+    void changing();
     bool all_present(Bytes list);
 
-    // Each takes the request whole and gives false if it is refused.
+    // Each gives false if the request is refused.
     bool apply(Peer &peer, Bytes request);
-    bool write(Verb verb, Fields fields);
-    void changing();
-    bool compare_set(Peer &peer, Fields fields);
+    bool apply_to(const Name &name, Verb verb, Peer &peer, Fields fields);
+    bool compare_set(Peer &peer, const Name &name, Bytes expected, Bytes desired);
     bool wait(Peer &peer, Bytes list);
-    bool delete_key(Peer &peer, const Name &name);
     bool multi_get(Peer &peer, Bytes list);
     bool multi_set(Bytes pairs);
-    bool queue_push(Fields fields);
+    bool queue_push(const Name &name, Bytes item);
     bool queue_pop(Peer &peer, const Name &name);
-    bool barrier(Peer &peer, Fields fields);
+    bool barrier(Peer &peer, const Name &name, int64_t world_size);
 
     const Limits limits_;
     Driver &driver_;
     Keyspace keyspace_;
     Waiters waiters_;
-    Peer *oldest_ = nullptr;
-    Peer *newest_ = nullptr;
-    Peer *first_stranger_ = nullptr;
-    Peer *last_stranger_ = nullptr;
+    List<Peer, &Peer::of_all> peers_;
+    List<Peer, &Peer::of_strangers> strangers_;  // not validated yet
     uint64_t connections_ = 0;
     uint64_t input_held_ = 0;
     uint64_t requests_ = 0;
     uint64_t produced_ = 0;  // bytes of replies that the requests of this step made for their peer
     uint64_t closed_[STORE_FULL + 1] = {};
     Refusal refusal_;
-    Memo present_;  // a list of names that are all present
-    Memo got_;      // a MULTI_GET ...
-    Pieces reply_;  // ... and its reply
+    Held present_;  // a list of names that are all present
+    Held got_;      // a MULTI_GET ...
+    Output reply_;  // ... and its reply
 };
 
 }  // namespace rallypoint

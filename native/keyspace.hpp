@@ -5,24 +5,23 @@
 #pragma once
 
 #include "codec.hpp"
-#include "table.hpp"
+#include "containers.hpp"
 
 namespace rallypoint {
-
-// Items in a ring, oldest first.
-struct Queue {
-    Value **items;
-    size_t first, count, room;
-};
 
 class Keyspace {
   public:
     enum Change { REFUSED, REPLACED, CREATED };
 
-    Keyspace(const Limits &limits, const HashKey &key) : limits_(limits), key_(key) {}
-    ~Keyspace();
+    Keyspace(const Limits &limits, const HashKey &key) : limits_(limits), key_(key), values_(key), queues_(key) {}
+    ~Keyspace() {
+        for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) release(entry->item);
+        for (Queues::Entry *entry = queues_.first(); entry != nullptr; entry = entry->order.after) {
+            while (entry->item.count() > 0) release(entry->item.pop());
+        }
+    }
 
-    Name name(Bytes text) const { return make_name(key_, text.data, text.size); }
+    Name name(Bytes text) const { return Name(key_, text); }
     size_t key_count() const { return values_.count(); }
     size_t queue_count() const { return queues_.count(); }
     uint64_t stored_size() const { return stored_size_; }
@@ -32,34 +31,186 @@ class Keyspace {
     bool has(const Name &name) const { return has_key(name) || has_queue(name); }
     // Null for a missing key; the keyspace stays an owner.
     Value *get(const Name &name) const {
-        Entry *entry = values_.find(name);
-        return entry == nullptr ? nullptr : static_cast<Value *>(entry->item);
+        const Values::Entry *entry = values_.find(name);
+        return entry == nullptr ? nullptr : entry->item;
     }
-    // All keys as LIST_KEYS answers; kept until a key comes or goes.
-    Value *listing();
 
-    Change set(const Name &name, Bytes value, Refusal &refusal);
-    // Whether all pairs together can be set, each with `put` then; `pairs` is PAIRS as on the wire.
-    bool allows(Bytes pairs, Refusal &refusal) const;
-    Change put(const Name &name, Bytes value);
-    Change append(const Name &name, Bytes value, Refusal &refusal);
-    Change add(const Name &name, int64_t delta, int64_t *total, Refusal &refusal);
-    bool remove(const Name &name);
-    bool push(const Name &name, Bytes item, Refusal &refusal);
+    // All keys as LIST_KEYS answers; kept until a key comes or goes.
+    Value *listing() {
+        if (listing_) return listing_.get();
+        size_t size = 8;
+        for (Values::Entry *each = values_.first(); each != nullptr; each = each->order.after) size += 8 + each->size;
+        listing_.hold(make_value(size));
+        char *to = store<uint64_t>(listing_->extend(size), values_.count());
+        for (Values::Entry *each = values_.first(); each != nullptr; each = each->order.after) {
+            to = each->name().copy_to(store<uint64_t>(to, each->size));
+        }
+        return listing_.get();
+    }
+
+    Change set(const Name &name, Bytes value, Refusal &refusal) {
+        return put(values_.find(name), name, value, limits_.stored_size_max, refusal);
+    }
+    // Of a pair that `allows` has seen.
+    Change set_allowed(const Name &name, Bytes value, Refusal &refusal) {
+        return put(values_.find(name), name, value, UINT64_MAX, refusal);
+    }
+
+    // Whether all pairs together can be set; `pairs` is PAIRS as on the wire.
+    bool allows(Bytes pairs, Refusal &refusal) const {
+        Fields fields = {pairs.data};
+        const uint64_t count = static_cast<uint64_t>(fields.number());
+        if (stored_size_ + pairs.size + count * kEntrySize <= limits_.stored_size_max) return true;
+        Table<size_t> sizes(key_);  // of pairs that name the same, the last one's
+        for (uint64_t i = 0; i < count; ++i) {
+            const Name pair = name(fields.text());
+            Table<size_t>::Entry *entry = sizes.find(pair);
+            if (entry == nullptr) entry = sizes.insert(pair);
+            entry->item = fields.text().size;
+        }
+        uint64_t total = stored_size_;
+        for (Table<size_t>::Entry *each = sizes.first(); each != nullptr; each = each->order.after) {
+            const Value *old = get(name(each->name()));
+            total += each->item;
+            total = old == nullptr ? total + each->size + kEntrySize : total - old->size;
+        }
+        return fits(total, limits_.stored_size_max, refusal);
+    }
+
+    Change append(const Name &name, Bytes value, Refusal &refusal) {
+        Values::Entry *entry = values_.find(name);
+        if (entry == nullptr) return set(name, value, refusal);
+        const uint64_t length = entry->item->size + value.size;
+        if (length > limits_.value_stored_size_max) {
+            refusal.say(STORED_VALUE_TOO_LARGE,
+                        "APPEND would grow the value of key %s to %" PRIu64 " bytes, the limit is %" PRIu64,
+                        Shown(name).text, length, limits_.value_stored_size_max);
+            return REFUSED;
+        }
+        if (!fits(stored_size_ + value.size, limits_.stored_size_max, refusal)) return REFUSED;
+        stored_size_ += value.size;
+        entry->item = grow(entry->item, value);
+        return REPLACED;
+    }
+
+    Change add(const Name &name, int64_t delta, int64_t *total, Refusal &refusal) {
+        Values::Entry *entry = values_.find(name);
+        int64_t number = 0;
+        if (entry != nullptr && !read_number(name, entry->item->bytes(), &number, refusal)) return REFUSED;
+        *total = static_cast<int64_t>(static_cast<uint64_t>(number) + static_cast<uint64_t>(delta));
+        char text[24];
+        char *digit = text + sizeof(text);
+        uint64_t rest = *total < 0 ? 0 - static_cast<uint64_t>(*total) : static_cast<uint64_t>(*total);
+        do {
+            *--digit = static_cast<char>('0' + rest % 10);
+            rest /= 10;
+        } while (rest > 0);
+        if (*total < 0) *--digit = '-';
+        const Bytes value = {digit, static_cast<size_t>(text + sizeof(text) - digit)};
+        return put(entry, name, value, limits_.stored_size_max, refusal);
+    }
+
+    bool remove(const Name &name) {
+        Values::Entry *entry = values_.find(name);
+        if (entry == nullptr) return false;
+        stored_size_ -= name.size + entry->item->size + kEntrySize;
+        release(entry->item);
+        values_.erase(entry);
+        listing_.drop();
+        return true;
+    }
+
+    bool push(const Name &name, Bytes item, Refusal &refusal) {
+        const uint64_t size = stored_size_ + name.size + item.size + kEntrySize;
+        if (!fits(size, limits_.stored_size_max, refusal)) return false;
+        stored_size_ = size;
+        Queues::Entry *entry = queues_.find(name);
+        if (entry == nullptr) entry = queues_.insert(name);
+        entry->item.push(make_value(item));
+        return true;
+    }
+
     // Give the length before; the item, if there was one, is now the caller's.
-    size_t pop(const Name &name, Value **item);
-    size_t queue_length(const Name &name) const;
+    size_t pop(const Name &name, Value **item) {
+        Queues::Entry *entry = queues_.find(name);
+        if (entry == nullptr) return 0;
+        const size_t length = entry->item.count();
+        *item = entry->item.pop();
+        stored_size_ -= name.size + (*item)->size + kEntrySize;
+        if (length == 1) queues_.erase(entry);
+        return length;
+    }
+
+    size_t queue_length(const Name &name) const {
+        const Queues::Entry *entry = queues_.find(name);
+        return entry == nullptr ? 0 : entry->item.count();
+    }
 
   private:
-    bool refuse_full(uint64_t size, Refusal &refusal) const;
-    bool read_number(const Name &name, const Value &value, int64_t *number, Refusal &refusal) const;
-    void forget_listing();
+    using Values = Table<Value *>;
+    using Queues = Table<Ring<Value *>>;
+
+    static constexpr ptrdiff_t DIGITS_MAX = 19;  // of a number of 64 bits
+    static constexpr size_t TEXT_MAX = 99;       // bytes that are looked at to show a text
+
+    // Put other bytes under an entry, or under a new one, if the store holds `limit` bytes at most then.
+    Change put(Values::Entry *entry, const Name &name, Bytes value, uint64_t limit, Refusal &refusal) {
+        Value *old = entry == nullptr ? nullptr : entry->item;
+        const uint64_t size =
+            stored_size_ + value.size + (old == nullptr ? name.size + kEntrySize : 0 - uint64_t{old->size});
+        if (!fits(size, limit, refusal)) return REFUSED;
+        stored_size_ = size;
+        if (old == nullptr) {
+            values_.insert(name)->item = make_value(value);
+            listing_.drop();
+            return CREATED;
+        }
+        const size_t capacity = old->size + old->room;
+        if (old->owners == 1 && value.size <= capacity && capacity <= value.size * 2 + 16) {
+            value.copy_to(old->data());  // it wastes little
+            old->size = value.size;
+            old->room = static_cast<uint32_t>(capacity - value.size);
+        } else {
+            entry->item = make_value(value);
+            release(old);
+        }
+        return REPLACED;
+    }
+
+    // As C's strtoll reads base 10: white space, a sign, digits; the rest is not looked at.
+    static bool read_number(const Name &name, Bytes text, int64_t *number, Refusal &refusal) {
+        const char *at = text.data, *end = at + text.size;
+        while (at < end && (*at == ' ' || (*at >= '\t' && *at <= '\r'))) ++at;
+        const bool is_negative = at < end && *at == '-';
+        if (at < end && (*at == '-' || *at == '+')) ++at;
+        const char *first = at;
+        while (at < end && *at == '0') ++at;
+        const char *significant = at;
+        uint64_t size = 0;
+        for (; at < end && *at >= '0' && *at <= '9'; ++at) {
+            if (at - significant < DIGITS_MAX) size = size * 10 + static_cast<uint64_t>(*at - '0');
+        }
+        const uint64_t most = static_cast<uint64_t>(INT64_MAX) + is_negative;
+        if (at > first && at - significant <= DIGITS_MAX && size <= most) {
+            *number = static_cast<int64_t>(is_negative ? 0 - size : size);
+            return true;
+        }
+        const Bytes looked_at = {text.data, text.size < TEXT_MAX ? text.size : TEXT_MAX};
+        return refusal.say(NOT_A_NUMBER, "the value of key %s is %s, %s", Shown(name).text, Shown(looked_at).text,
+                           at > first ? "which 64 bits cannot hold" : "not a decimal number");
+    }
+
+    bool fits(uint64_t size, uint64_t limit, Refusal &refusal) const {
+        if (size <= limit) return true;
+        return refusal.say(STORE_FULL, "the store would hold %" PRIu64 " bytes in %zu keys and %zu queues, the limit is %"
+                           PRIu64, size, values_.count(), queues_.count(), limit);
+    }
 
     const Limits limits_;
     const HashKey key_;
-    Table values_;
-    Table queues_;
-    Value *listing_ = nullptr;
+    Values values_;
+    Queues queues_;
+    Held listing_;
     uint64_t stored_size_ = 0;
 };
 

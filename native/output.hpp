@@ -1,67 +1,92 @@
 // What one peer is owed: bytes in order, small ones copied together, large ones shared.
 //
-// A queue of segments. Small replies are appended to the last segment while it has room; a shared value is a segment
-// of its own and is never copied. The driver hands the front to `writev` and says how much of it went out. An empty
-// queue holds no memory.
+// The first few lie in the peer itself, the rest in pieces: shared values, and values of our own that bytes are copied
+// into. The driver hands the front to `writev` and says how much of it went out.
 #pragma once
 
 #include <sys/uio.h>
 
-#include "value.hpp"
+#include "containers.hpp"
 
 namespace rallypoint {
 
 class Output {
   public:
-    Output() = default;
-    ~Output() { clear(); }
-    Output(const Output &) = delete;
-    Output &operator=(const Output &) = delete;
+    // A value up to this size is copied; a larger one is shared.
+    static constexpr size_t COPIED_SIZE_MAX = 4096;
 
-    bool empty() const { return first_ == nullptr; }
+    ~Output() { clear(); }
+
+    bool empty() const { return size_ == 0; }
     // Bytes in the queue.
     size_t size() const { return size_; }
 
-    // Copy `size` bytes to the end.
-    void append(const char *data, size_t size) {
-        if (size > 0) memcpy(extend(size), data, size);
-    }
     // Lengthen the queue; gives where the caller has to put the `size` bytes, at least one.
     char *extend(size_t size) {
-        if (last_ == nullptr || last_->room < size) add_segment(size);
-        char *end = last_->bytes() + last_->end;
-        last_->end += size;
-        last_->room -= size;
         size_ += size;
-        return end;
+        if (pieces_.count() == 0 && few_end_ + size <= sizeof(few_)) {
+            few_end_ += size;
+            return few_ + few_end_ - size;
+        }
+        Value *last = pieces_.count() == 0 ? nullptr : pieces_[pieces_.count() - 1];
+        if (last == nullptr || last->owners > 1 || last->room < size) {
+            const size_t usual = last == nullptr ? FIRST_SIZE : LATER_SIZE;
+            pieces_.push(last = make_value(size > usual ? size : usual));
+        }
+        return last->extend(size);
     }
-    // Put a value at the end without copying it; the queue becomes one more of its owners.
-    void append_shared(Value *value);
+    // Put a value at the end; unless it is small, the queue becomes one more of its owners.
+    void append(Value *value) {
+        if (value->size > COPIED_SIZE_MAX) {
+            pieces_.push(share(value));
+            size_ += value->size;
+        } else if (value->size > 0) {
+            value->bytes().copy_to(extend(value->size));
+        }
+    }
+    // Put at the end what another queue holds, of which nothing went out.
+    void append(const Output &other) {
+        if (other.few_end_ > 0) memcpy(extend(other.few_end_), other.few_, other.few_end_);
+        for (size_t at = 0; at < other.pieces_.count(); ++at) append(other.pieces_[at]);
+    }
 
     // Describe the front of the queue; gives the number of entries, `count` at most.
-    int front(iovec *entries, int count) const;
+    int front(iovec *entries, int count) {
+        int used = 0;
+        size_t start = start_;
+        if (few_end_ > 0) {
+            entries[used++] = {few_ + start, few_end_ - start};
+            start = 0;
+        }
+        for (size_t at = 0; at < pieces_.count() && used < count; ++at, start = 0) {
+            entries[used++] = {pieces_[at]->data() + start, pieces_[at]->size - start};
+        }
+        return used;
+    }
     // Forget the first `size` bytes: they went out.
-    void consume(size_t size);
-    void clear();
+    void consume(size_t size) {
+        size_ -= size;
+        start_ += size;
+        if (start_ < few_end_) return;
+        start_ -= few_end_;
+        few_end_ = 0;
+        while (pieces_.count() > 0 && start_ >= pieces_[0]->size) {
+            start_ -= pieces_[0]->size;
+            release(pieces_.pop());
+        }
+    }
+    void clear() { consume(size_); }
 
   private:
-    struct Segment {
-        Segment *next;
-        Value *shared;  // null: the bytes follow here
-        size_t start;   // the first byte that did not go out
-        size_t end;
-        size_t room;
+    // The first piece is of a size that the allocator keeps at hand for each thread; more of them mean much to send.
+    static constexpr size_t FIRST_SIZE = 960;
+    static constexpr size_t LATER_SIZE = 16 * 1024;
 
-        char *bytes() { return shared == nullptr ? reinterpret_cast<char *>(this + 1) : shared->data(); }
-    };
-
-    void add_segment(size_t size);
-    Segment *link(size_t capacity);
-    void drop_first();
-
-    Segment *first_ = nullptr;
-    Segment *last_ = nullptr;
     size_t size_ = 0;
+    size_t start_ = 0;  // the first byte of the front that did not go out
+    size_t few_end_ = 0;
+    Ring<Value *> pieces_;
+    char few_[64];
 };
 
 }  // namespace rallypoint

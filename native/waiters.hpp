@@ -6,93 +6,213 @@
 #pragma once
 
 #include "codec.hpp"
-#include "table.hpp"
+#include "containers.hpp"
 
 namespace rallypoint {
 
 struct WaitSet;
 struct Barrier;
+struct Watched;
 
 // One peer's wait, if it has one: for a set of names or at a barrier.
 struct Waiter {
     WaitSet *set = nullptr;
     Barrier *barrier = nullptr;
-    Waiter *before = nullptr;  // of the same set or barrier
-    Waiter *after = nullptr;
+    Link<Waiter> in_line;
     uint64_t turn = 0;
     int64_t world_size = 0;
-    Value *called = nullptr;  // the queue whose item released it, until it pops
+    Held called;  // the queue whose item released it, until it pops
 };
 
-struct WaitLine {
-    Waiter *first;
-    Waiter *last;
-};
+using WaitLine = List<Waiter, &Waiter::in_line>;
 
 // A set under one of its names.
 struct Watch {
     WaitSet *set;
-    Entry *entry;
-    Watch *before;  // of the same name
-    Watch *after;
+    Watched *name;
     Watch *next;  // of the same set
-    uint32_t hash;
+    Link<Watch> of_name;
+};
 
-    Name name() const { return {entry->name(), entry->size, hash}; }
+// All sets under one name.
+struct Watched {
+    List<Watch, &Watch::of_name> watches;
 };
 
 struct WaitSet {
     WaitLine line;
-    Watch *watches;  // one for each name, each name once
-    uint32_t count;
-    uint32_t missing;
-    Entry *list;  // the names as on the wire; null if this set is not shared
-    uint32_t list_hash;
+    Watch *watches = nullptr;  // one for each name, each name once
+    Table<WaitSet *>::Entry *list = nullptr;  // the names as on the wire; null if this set is not shared
+    uint32_t count = 0;
+    uint32_t missing = 0;
+};
+
+struct Barrier {
+    WaitLine line;
+    int64_t least = INT64_MAX;  // no world size of a member is below it
 };
 
 class Waiters {
   public:
-    explicit Waiters(const HashKey &key) : key_(key) {}
-    ~Waiters() { free(released_); }
+    explicit Waiters(const HashKey &key) : key_(key), names_(key), sets_(key), barriers_(key) {}
 
     // Peers that wait.
     size_t count() const { return count_; }
     // Names that peers wait for, each counted once for each peer.
     uint64_t names_held() const { return names_held_; }
 
-    // Give the set of those that wait for this list, null if nobody does.
-    WaitSet *find(Bytes list);
-    // Give a new one, all its names present; whoever makes it counts the absent. `list` is KEYS as on the wire.
-    WaitSet *make(Bytes list);
-    void discard(WaitSet *set);
+    // Give the set of those that wait for this list, null if nobody does. `list` is KEYS as on the wire.
+    WaitSet *find(Bytes list) {
+        if (latest_ != nullptr && latest_->list->name() == list) return latest_;
+        if (sets_.count() == 0) return nullptr;
+        const auto *found = sets_.find(Name(key_, list));
+        return found == nullptr ? nullptr : latest_ = found->item;
+    }
+
+    // Give a new one, for `wait` or `discard`.
+    template <typename IsPresent>
+    WaitSet *make(Bytes list, IsPresent is_present) {
+        WaitSet *set = new (take_memory(sizeof(WaitSet))) WaitSet;
+        Fields fields = {list.data};
+        const int64_t count = fields.number();
+        for (int64_t i = 0; i < count; ++i) {
+            const Name name(key_, fields.text());
+            auto *entry = names_.find(name);
+            if (entry == nullptr) entry = names_.insert(name);
+            auto &others = entry->item.watches;
+            if (others.last != nullptr && others.last->set == set) continue;  // named twice
+            set->watches = new (take_memory(sizeof(Watch))) Watch{set, &entry->item, set->watches, {}};
+            others.add(*set->watches);
+            set->missing += !is_present(name);
+            ++set->count;
+        }
+        // A list that names something twice would take more memory than its names are counted for.
+        if (set->count == count && list.size <= UINT32_MAX) {
+            set->list = sets_.insert(Name(key_, list));
+            set->list->item = latest_ = set;
+        }
+        return set;
+    }
+
+    void discard(WaitSet *set) {
+        while (Watch *watch = set->watches) {
+            set->watches = watch->next;
+            watch->name->watches.remove(*watch);
+            if (watch->name->watches.first == nullptr) names_.erase(Table<Watched>::entry_of(watch->name));
+            free(watch);
+        }
+        if (latest_ == set) latest_ = nullptr;
+        if (set->list != nullptr) sets_.erase(set->list);
+        free(set);
+    }
 
     // Register a peer that waits for nothing.
-    void wait(Waiter &waiter, WaitSet *set);
-    void wait_barrier(Waiter &waiter, const Name &name, int64_t world_size);
-    // Drop a peer's wait and its call; gives the queue that it was called to and did not pop, now the caller's.
-    Value *forget(Waiter &waiter);
+    void wait(Waiter &waiter, WaitSet *set) {
+        waiter.set = set;
+        names_held_ += set->count;
+        join(waiter, set->line);
+    }
+    void wait_barrier(Waiter &waiter, const Name &name, int64_t world_size) {
+        auto *entry = barriers_.find(name);
+        if (entry == nullptr) entry = barriers_.insert(name);
+        waiter.barrier = &entry->item;
+        waiter.world_size = world_size;
+        if (world_size < entry->item.least) entry->item.least = world_size;
+        join(waiter, entry->item.line);
+    }
 
-    // As in Python. Those released are in `released` until the next call; gives their number.
-    size_t appeared(const Name &name, bool is_newly_present);
-    size_t arrived(const Name &name, int64_t count);
-    Waiter *released(size_t at) const { return released_[at]; }
-    Waiter *pushed(const Name &name, bool is_newly_present);
-    void popped(Waiter &waiter, const Name &name);
-    void vanished(const Name &name);
+    // Drop what a peer waits for, if it waits.
+    void drop(Waiter &waiter) {
+        if (WaitSet *set = waiter.set) {
+            names_held_ -= set->count;
+            leave(waiter, set->line);
+            if (set->line.first == nullptr) discard(set);
+        } else if (Barrier *barrier = waiter.barrier) {
+            leave(waiter, barrier->line);
+            if (barrier->line.first == nullptr) barriers_.erase(Table<Barrier>::entry_of(barrier));
+        }
+        waiter.set = nullptr;
+        waiter.barrier = nullptr;
+    }
+
+    // What changed, as in Python. Those released are valid until the next call.
+    const Ring<Waiter *> &appeared(const Name &name, bool is_newly_present) {
+        released_.clear();
+        size_t sets = 0;
+        for (Watch *watch = first_watch(name); watch != nullptr; watch = watch->of_name.after) {
+            watch->set->missing -= is_newly_present;
+            if (watch->set->missing > 0) continue;
+            ++sets;
+            for (Waiter *each = watch->set->line.first; each != nullptr; each = each->in_line.after) {
+                released_.push(each);
+            }
+        }
+        if (sets > 1) qsort(&released_[0], released_.count(), sizeof(Waiter *), compare_turns);
+        return drop_released();
+    }
+
+    Waiter *pushed(const Name &name, bool is_newly_present) {
+        Waiter *first = nullptr;
+        for (Watch *watch = first_watch(name); watch != nullptr; watch = watch->of_name.after) {
+            watch->set->missing -= is_newly_present;
+            Waiter *candidate = watch->set->line.first;
+            if (watch->set->missing == 0 && (first == nullptr || candidate->turn < first->turn)) first = candidate;
+        }
+        if (first == nullptr) return nullptr;
+        drop(*first);
+        first->called.hold(make_value(static_cast<Bytes>(name)));
+        return first;
+    }
+
+    void vanished(const Name &name) {
+        for (Watch *watch = first_watch(name); watch != nullptr; watch = watch->of_name.after) ++watch->set->missing;
+    }
+
+    const Ring<Waiter *> &arrived(const Name &name, int64_t arrived) {
+        released_.clear();
+        auto *entry = barriers_.find(name);
+        if (entry == nullptr || arrived < entry->item.least) return released_;
+        entry->item.least = INT64_MAX;
+        for (Waiter *each = entry->item.line.first; each != nullptr; each = each->in_line.after) {
+            if (arrived >= each->world_size) {
+                released_.push(each);
+            } else if (each->world_size < entry->item.least) {
+                entry->item.least = each->world_size;
+            }
+        }
+        return drop_released();
+    }
 
   private:
-    Watch *first_watch(const Name &name) const;
-    void release_later(Waiter *waiter, size_t *count);
-    void drop(Waiter &waiter);
-    void join(Waiter &waiter, WaitLine &line);
+    static int compare_turns(const void *left, const void *right) {
+        const uint64_t a = (*static_cast<Waiter *const *>(left))->turn, b = (*static_cast<Waiter *const *>(right))->turn;
+        return a < b ? -1 : a > b;
+    }
 
-    HashKey key_;
-    Table names_;  // -> the first Watch
-    Table sets_;   // list -> WaitSet
-    Table barriers_;
+    Watch *first_watch(const Name &name) const {
+        const auto *entry = names_.find(name);
+        return entry == nullptr ? nullptr : entry->item.watches.first;
+    }
+    void join(Waiter &waiter, WaitLine &line) {
+        waiter.turn = ++turns_;
+        line.add(waiter);
+        ++count_;
+    }
+    void leave(Waiter &waiter, WaitLine &line) {
+        line.remove(waiter);
+        --count_;
+    }
+    const Ring<Waiter *> &drop_released() {
+        for (size_t at = 0; at < released_.count(); ++at) drop(*released_[at]);
+        return released_;
+    }
+
+    const HashKey key_;
+    Table<Watched> names_;
+    Table<WaitSet *> sets_;  // by list
+    Table<Barrier> barriers_;
     WaitSet *latest_ = nullptr;
-    Waiter **released_ = nullptr;
-    size_t room_ = 0;
+    Ring<Waiter *> released_;
     size_t count_ = 0;
     uint64_t names_held_ = 0;
     uint64_t turns_ = 0;
