@@ -15,6 +15,7 @@ from rallypoint.rendezvous.handler import (
     RoundNews,
     RoundStatus,
 )
+from rallypoint.testing.clock import ManualClock
 
 PATIENCE_S = 30.0
 
@@ -162,20 +163,9 @@ def test_a_round_is_read_only_and_prints_itself() -> None:
 # --- a handler that knows only torch's methods -----------------------------------------------------------
 
 
-class TickingClock:
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, duration_s: float) -> None:
-        self.time += duration_s
-
-
 class OldHandler(RendezvousHandler):
     def __init__(self) -> None:
-        self._clock = self.clock = TickingClock()
+        self._clock = self.clock = ManualClock()
         self.closes_at = self.waits_from = float("inf")
         self.closed_by_us = 0
 
@@ -186,13 +176,13 @@ class OldHandler(RendezvousHandler):
         raise NotImplementedError
 
     def is_closed(self) -> bool:
-        return self.clock.time >= self.closes_at
+        return self.clock.now() >= self.closes_at
 
     def set_closed(self) -> None:
         self.closed_by_us += 1
 
     def num_nodes_waiting(self) -> int:
-        return 2 if self.clock.time >= self.waits_from else 0
+        return 2 if self.clock.now() >= self.waits_from else 0
 
     def get_run_id(self) -> str:
         return "run"
@@ -214,15 +204,15 @@ def test_waiting_for_news_ends_with_the_news() -> None:
     handler = OldHandler()
     handler.waits_from = 2.2
     assert handler.wait_for_news(60.0).status is RoundStatus.OVER
-    assert 2.2 <= handler.clock.time <= 3.0
+    assert 2.2 <= handler.clock.now() <= 3.0
 
 
 def test_waiting_for_news_ends_when_the_time_is_up() -> None:
     handler = OldHandler()
     assert handler.wait_for_news(1.2).status is RoundStatus.CURRENT
-    assert handler.clock.time == pytest.approx(1.2)
+    assert handler.clock.now() == pytest.approx(1.2)
     assert handler.wait_for_news(0).status is RoundStatus.CURRENT
-    assert handler.clock.time == pytest.approx(1.2)
+    assert handler.clock.now() == pytest.approx(1.2)
 
 
 def test_reports_fall_back_to_closing() -> None:

@@ -7,28 +7,16 @@ import pytest
 
 from rallypoint.server.connection import Connection
 from rallypoint.server.turns import SLICE_S, Turns
-
-
-class HandClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, duration_s: float) -> None:
-        self.time += duration_s
+from rallypoint.testing.clock import ManualClock
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def turns(clock: HandClock) -> Turns:
+def turns(clock: ManualClock) -> Turns:
     return Turns(clock)
 
 
@@ -40,17 +28,17 @@ def connections() -> Iterator[list[Connection]]:
         sock.close()
 
 
-def served(turns: Turns, clock: HandClock, cost_s: float) -> list[Connection]:
+def served(turns: Turns, clock: ManualClock, cost_s: float) -> list[Connection]:
     """Take one slice in which each turn costs so much."""
     given = []
     for connection in turns.take():
         given.append(connection)
-        clock.time += cost_s
+        clock.advance(cost_s)
     return given
 
 
 def test_the_line_is_served_in_order_and_each_stands_in_it_once(
-    turns: Turns, clock: HandClock, connections: list[Connection]
+    turns: Turns, clock: ManualClock, connections: list[Connection]
 ) -> None:
     for connection in connections + connections:
         turns.add(connection)
@@ -61,7 +49,7 @@ def test_the_line_is_served_in_order_and_each_stands_in_it_once(
 
 
 def test_a_slice_ends_in_time_but_serves_one_at_least(
-    turns: Turns, clock: HandClock, connections: list[Connection]
+    turns: Turns, clock: ManualClock, connections: list[Connection]
 ) -> None:
     for connection in connections:
         turns.add(connection)
@@ -71,7 +59,7 @@ def test_a_slice_ends_in_time_but_serves_one_at_least(
 
 
 def test_light_ones_come_first_and_do_not_keep_out_the_heavy(
-    turns: Turns, clock: HandClock, connections: list[Connection]
+    turns: Turns, clock: ManualClock, connections: list[Connection]
 ) -> None:
     for connection in connections[2:]:
         connection.slow_steps = 1
@@ -82,7 +70,7 @@ def test_light_ones_come_first_and_do_not_keep_out_the_heavy(
     assert served(turns, clock, 0.0) == [connections[5], connections[1], connections[2]]
 
 
-def test_one_that_is_gone_is_not_served(turns: Turns, clock: HandClock, connections: list[Connection]) -> None:
+def test_one_that_is_gone_is_not_served(turns: Turns, clock: ManualClock, connections: list[Connection]) -> None:
     connections[1].slow_steps = 0
     for connection in connections[:3]:
         turns.add(connection)
