@@ -168,10 +168,13 @@ class Stream:
 
     @property
     def peer(self) -> Endpoint:
-        """The address of the other end; never a name, none is looked up."""
+        """The address of the other end, no name is looked up; what the caller named if the connection is gone."""
         if self._ends:
             return self._ends[1]
-        address = self._sock.getpeername()
+        try:
+            address = self._sock.getpeername()
+        except OSError:
+            return self.endpoint
         return Endpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else self.endpoint
 
     def fileno(self) -> int:

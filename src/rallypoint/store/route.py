@@ -111,7 +111,10 @@ def _short_cut(direct: Connection) -> Connection | None:
 
 def _call_locally(port: int) -> socket.socket | None:
     """Connect to a port's local name, if somebody trustworthy listens there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:  # no descriptor is left
+        return None
     try:
         sock.setblocking(False)  # a full backlog is no reason to wait
         sock.connect(local_name(port))

@@ -285,6 +285,16 @@ def test_small_messages_are_not_delayed_and_dead_machines_noticed(ends):
     assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
+def test_a_peer_that_reset_the_connection_is_named_as_the_caller_did(ends):
+    stream, peer = ends
+    endpoint, local = stream.endpoint, stream.local
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    with pytest.raises(ConnectionLostError):
+        stream.receive_exactly(1, soon())
+    assert (stream.local, stream.peer) == (local, endpoint)
+
+
 def test_both_ends_are_named_by_address(ends):
     stream, peer = ends
     assert stream.local == Endpoint(*peer.getpeername())

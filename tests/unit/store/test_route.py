@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import select
 import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 from tests.support.raw_server import running_loop
 from tests.support.scripted_peer import Conversation, ScriptedPeer
 
+from rallypoint.errors import ConnectionLostError
 from rallypoint.net.address import listen
 from rallypoint.net.unix import listen_locally, local_name
 from rallypoint.protocol.spec import Verb
 from rallypoint.server.limits import SPIN_US_MAX
 from rallypoint.store import route
 from rallypoint.store.connections import ping
+from rallypoint.store.native import make_client
 from rallypoint.store.route import connect, spin_time_us
 from rallypoint.types import Endpoint
 
@@ -98,6 +104,38 @@ def test_one_that_stays_silent_under_the_local_name_costs_a_moment_only(monkeypa
         endpoint = Endpoint(*running.address)
         with listen_locally(endpoint.port, 100):
             assert way_of(connect(endpoint, LONG_S))[0] == socket.AF_INET
+
+
+def test_without_a_descriptor_for_the_short_cut_tcp_it_is(monkeypatch):
+    def make(family, kind):
+        assert family == socket.AF_UNIX
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with offering_server() as server:
+        monkeypatch.setattr(route, "socket", SimpleNamespace(**vars(socket) | {"socket": make}))
+        connection = connect(server, LONG_S)
+        monkeypatch.undo()
+        assert way_of(connection)[0] == socket.AF_INET
+
+
+def test_a_server_that_resets_the_connection_at_once_is_lost_at_the_first_call(pool, monkeypatch):
+    def connect_and_be_reset(*arguments, **options):
+        connection = connections_connect(*arguments, **options)
+        conversation = accepted.get(timeout=JOIN_S)
+        conversation.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        conversation.close()
+        select.select([connection.stream.fileno()], [], [])
+        return connection
+
+    accepted, connections_connect = SimpleQueue(), route.connections.connect
+    with ScriptedPeer() as peer:
+        monkeypatch.setattr(route.connections, "connect", connect_and_be_reset)
+        connecting = pool.submit(make_client, Endpoint(HOST, peer.port), LONG_S)
+        accepted.put(peer.accept())
+        client = connecting.result(JOIN_S)
+        with pytest.raises(ConnectionLostError):
+            client.num_keys(LONG_S)
+        client.close("the test is over")
 
 
 def test_a_server_that_closes_on_being_asked_is_connected_to_again(pool):
