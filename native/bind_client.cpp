@@ -3,76 +3,22 @@
 // A call that goes its usual course is one request from the arguments, one reply into the result. Any other is run by
 // Python's plan for it (store/plans.py, protocol/client.py), from where it stands: a reply is only looked at until it
 // turns out to be the usual one, so that the plan finds it untouched.
-#include <new>
-
 #include "client.hpp"
 
 namespace rallypoint {
 namespace {
 
-using Arguments = PyObject *const *;
-
-struct Kind {
+struct Course {
     const char *plan;  // its name in store/plans.py
     Py_ssize_t count;  // of arguments, patience included
-    // Make the request; false if there is something unusual about the arguments, or nullptr if there always is.
-    bool (*encode)(Request &request, Arguments given);
-    // Read the usual reply; nullptr, with nothing taken, if it is another, or with an error set.
+    Verb verb;
+    // Read the usual reply; nullptr, with nothing taken, if it is another, or with an error set. No function if there
+    // is nothing usual about the call.
     PyObject *(*decode)(Call &call, const Request &request);
-    bool is_look;  // asks for what may be missing, which torch's legacy server punishes
+
+    // Asks for what may be missing, which torch's legacy server punishes.
+    bool is_look() const { return verb == Verb::GET || verb == Verb::MULTI_GET; }
 };
-
-// --- usual requests --------------------------------------------------------------------------------------
-
-template <Verb kVerb> bool encode_write(Request &request, Arguments given) {
-    request.begin(kVerb);
-    return request.key(given[0]) && request.value(given[1]);
-}
-
-template <Verb kVerb> bool encode_key(Request &request, Arguments given) {
-    request.begin(kVerb);
-    return request.key(given[0]);
-}
-
-bool encode_num_keys(Request &request, Arguments) {
-    request.begin(Verb::GETNUMKEYS);
-    return true;
-}
-
-bool encode_get(Request &request, Arguments given) {
-    request.begin(Verb::CHECK);
-    request.number(1);
-    if (!request.key(given[0])) return false;
-    request.begin(Verb::GET);
-    return request.key(given[0]);
-}
-
-bool encode_multi_get(Request &request, Arguments given) {
-    request.begin(Verb::CHECK);
-    if (!request.list(given[0])) return false;
-    request.repeat(Verb::MULTI_GET);
-    return true;
-}
-
-bool encode_multi_set(Request &request, Arguments given) {
-    request.begin(Verb::MULTI_SET);
-    return request.list(given[0], given[1]);
-}
-
-bool encode_check(Request &request, Arguments given) {
-    request.begin(Verb::CHECK);
-    return request.list(given[0]);
-}
-
-bool encode_add(Request &request, Arguments given) {
-    request.begin(Verb::ADD);
-    return request.key(given[0]) && request.integer(given[1]);
-}
-
-bool encode_compare_set(Request &request, Arguments given) {
-    request.begin(Verb::COMPARE_SET);
-    return request.key(given[0]) && request.value(given[1]) && request.value(given[2]);
-}
 
 // --- usual replies ---------------------------------------------------------------------------------------
 
@@ -112,9 +58,13 @@ PyObject *decode_check(Call &call, const Request &) {
     return is_ready;
 }
 
-PyObject *decode_wait(Call &call, const Request &) {
+bool peek_ready(Call &call) {
     const char *data = call.peek(1);
-    if (data == nullptr || *data != kReady) return nullptr;
+    return data && *data == kReady;
+}
+
+PyObject *decode_wait(Call &call, const Request &) {
+    if (!peek_ready(call)) return nullptr;
     call.take(1);
     return Py_NewRef(Py_None);
 }
@@ -133,38 +83,27 @@ PyObject *peek_value(Call &call, size_t *at) {
     return PyBytes_FromStringAndSize(data + begin, Py_ssize_t(size));
 }
 
-PyObject *decode_stored(Call &call, const Request &) {
-    size_t end = 0;
-    PyObject *value = peek_value(call, &end);
-    if (value) call.take(end);
+// Take a value and the `at` bytes before it.
+PyObject *take_value(Call &call, size_t at) {
+    PyObject *value = peek_value(call, &at);
+    if (value) call.take(at);
     return value;
 }
 
-PyObject *decode_get(Call &call, const Request &) {
-    size_t end = 1;
-    const char *data = call.peek(1);
-    if (data == nullptr || *data != kReady) return nullptr;
-    PyObject *value = peek_value(call, &end);
-    if (value) call.take(end);
-    return value;
-}
+PyObject *decode_stored(Call &call, const Request &) { return take_value(call, 0); }
+
+PyObject *decode_get(Call &call, const Request &) { return peek_ready(call) ? take_value(call, 1) : nullptr; }
 
 PyObject *decode_popped(Call &call, const Request &) {
     long long length;
-    size_t end = sizeof(length);
-    if (!peek_number(call, &length) || length <= 0) return nullptr;
-    PyObject *value = peek_value(call, &end);
-    if (value) call.take(end);
-    return value;
+    return peek_number(call, &length) && length > 0 ? take_value(call, sizeof(length)) : nullptr;
 }
 
 PyObject *decode_multi_get(Call &call, const Request &request) {
+    if (!peek_ready(call)) return nullptr;
     size_t end = 1;
-    const char *data = call.peek(1);
-    if (data == nullptr || *data != kReady) return nullptr;
-    uint64_t count = request.count();
     Ref values(PyList_New(0));
-    for (uint64_t index = 0; values && index < count; ++index) {
+    for (uint64_t index = 0; values && index < request.count(); ++index) {
         Ref value(peek_value(call, &end));
         if (!value || PyList_Append(values, value) < 0) return nullptr;
     }
@@ -172,36 +111,36 @@ PyObject *decode_multi_get(Call &call, const Request &request) {
     return values.give_away();
 }
 
-#define RALLYPOINT_CALLS(CALL)                                                              \
-    CALL(set, "set_value", 3, encode_write<Verb::SET>, decode_nothing, false)               \
-    CALL(get, "get", 2, encode_get, decode_get, true)                                       \
-    CALL(add, "add", 3, encode_add, decode_number, false)                                   \
-    CALL(compare_set, "compare_set", 4, encode_compare_set, decode_stored, false)           \
-    CALL(check, "check", 2, encode_check, decode_check, false)                              \
-    CALL(wait, "wait", 2, encode_check, decode_wait, false)                                 \
-    CALL(append, "append", 3, encode_write<Verb::APPEND>, decode_nothing, false)            \
-    CALL(multi_get, "multi_get", 2, encode_multi_get, decode_multi_get, true)               \
-    CALL(multi_set, "multi_set", 3, encode_multi_set, decode_nothing, false)                \
-    CALL(queue_push, "queue_push", 3, encode_write<Verb::QUEUE_PUSH>, decode_nothing, false)\
-    CALL(queue_pop, "queue_pop", 3, encode_key<Verb::QUEUE_POP>, decode_popped, false)      \
-    CALL(queue_len, "queue_len", 2, encode_key<Verb::QUEUE_LEN>, decode_count, false)       \
-    CALL(delete_key, "delete_key", 2, encode_key<Verb::DELETE_KEY>, decode_deleted, false)  \
-    CALL(num_keys, "num_keys", 1, encode_num_keys, decode_count, false)                     \
-    CALL(list_keys, "list_keys", 1, nullptr, nullptr, false)                                \
-    CALL(count_workers, "count_workers", 2, nullptr, nullptr, false)                        \
-    CALL(barrier, "barrier", 3, nullptr, nullptr, false)
+#define RALLYPOINT_CALLS(CALL)                                            \
+    CALL(set, "set_value", 3, Verb::SET, decode_nothing)                  \
+    CALL(get, "get", 2, Verb::GET, decode_get)                            \
+    CALL(add, "add", 3, Verb::ADD, decode_number)                         \
+    CALL(compare_set, "compare_set", 4, Verb::COMPARE_SET, decode_stored) \
+    CALL(check, "check", 2, Verb::CHECK, decode_check)                    \
+    CALL(wait, "wait", 2, Verb::CHECK, decode_wait)                       \
+    CALL(append, "append", 3, Verb::APPEND, decode_nothing)               \
+    CALL(multi_get, "multi_get", 2, Verb::MULTI_GET, decode_multi_get)    \
+    CALL(multi_set, "multi_set", 3, Verb::MULTI_SET, decode_nothing)      \
+    CALL(queue_push, "queue_push", 3, Verb::QUEUE_PUSH, decode_nothing)   \
+    CALL(queue_pop, "queue_pop", 3, Verb::QUEUE_POP, decode_popped)       \
+    CALL(queue_len, "queue_len", 2, Verb::QUEUE_LEN, decode_count)        \
+    CALL(delete_key, "delete_key", 2, Verb::DELETE_KEY, decode_deleted)   \
+    CALL(num_keys, "num_keys", 1, Verb::GETNUMKEYS, decode_count)         \
+    CALL(list_keys, "list_keys", 1, Verb::LIST_KEYS, nullptr)             \
+    CALL(count_workers, "count_workers", 2, Verb::ADD, nullptr)           \
+    CALL(barrier, "barrier", 3, Verb::BARRIER, nullptr)
 
-#define KIND(name, ...) constexpr Kind kind_of_##name = {__VA_ARGS__};
-RALLYPOINT_CALLS(KIND)
+#define COURSE(name, ...) constexpr Course course_of_##name = {__VA_ARGS__};
+RALLYPOINT_CALLS(COURSE)
 
 // --- a call from begin to end ----------------------------------------------------------------------------
 
 // The plan of a call, from the user's arguments; nullptr with a Python error set.
-PyObject *make_plan(Client &client, const Kind &kind, Arguments given) {
+PyObject *make_plan(Client &client, const Course &course, Arguments given) {
     Ref plans(PyObject_GetAttrString(client.helper, "plans"));
-    Ref make(plans ? PyObject_GetAttrString(plans, kind.plan) : nullptr);
-    Ref arguments(make ? PyTuple_New(kind.count - 1) : nullptr);
-    for (Py_ssize_t index = 0; arguments && index < kind.count - 1; ++index) {
+    Ref make(plans ? PyObject_GetAttrString(plans, course.plan) : nullptr);
+    Ref arguments(make ? PyTuple_New(course.count - 1) : nullptr);
+    for (Py_ssize_t index = 0; arguments && index < course.count - 1; ++index) {
         PyTuple_SetItem(arguments, index, Py_NewRef(given[index]));
     }
     return arguments ? PyObject_CallObject(make, arguments) : nullptr;
@@ -212,40 +151,38 @@ PyObject *follow(Call &call, PyObject *plan, bool was_begun) {
     return steps ? call.drive(steps, was_begun) : nullptr;
 }
 
+bool encode(Request &request, const Client &client, const Course &course, Arguments given) {
+    if (course.decode == nullptr) return false;
+    if (!course.is_look()) return request.encode(course.verb, given);
+    return !client.is_careful && request.encode_look(course.verb, given);
+}
+
 // The usual course; nullptr without an error if it is not.
-PyObject *try_usual(Call &call, const Kind &kind, const Request &request) {
+PyObject *try_usual(Call &call, const Course &course, const Request &request) {
     if (!call.send(request.data(), request.size())) return nullptr;
-    PyObject *result = kind.decode(call, request);
+    PyObject *result = course.decode(call, request);
     // A loss is for the plan to judge; the stream will tell it the same.
-    if (result == nullptr && PyErr_Occurred() && PyErr_ExceptionMatches(call.client.lost_error)) PyErr_Clear();
+    if (result == nullptr && is_error(call.client.helper, "lost_error")) PyErr_Clear();
     return result;
 }
 
 // The time was up: put the error that the user sees in the place of the plan's.
 void explain(Client &client, PyObject *plan, Patience &patience) {
     TakenError expired;
-    Ref endpoint(PyObject_GetAttrString(client.helper, "endpoint"));
-    if (!endpoint) return;
-    raise_error(plan, "explain", "(OddO)", expired.error, patience.timeout_s(), patience.waited_s(),
-                static_cast<PyObject *>(endpoint));
+    raise_error(client.helper, "explained", "(OOdd)", plan, expired.error, patience.timeout_s(), patience.waited_s());
 }
 
-bool settles(PyObject *plan) {
-    Ref answer(plan ? PyObject_GetAttrString(plan, "settles") : nullptr);
-    return answer == Py_True;
-}
-
-PyObject *run(Client &client, const Kind &kind, Arguments given) {
-    Patience patience(client.helper, given[kind.count - 1]);
+PyObject *run(Client &client, const Course &course, Arguments given) {
+    Patience patience(client.helper, given[course.count - 1]);
     Request request;
-    bool is_usual = kind.encode && !(kind.is_look && client.is_careful) && kind.encode(request, given);
-    PyObject *plan = is_usual ? nullptr : make_plan(client, kind, given), *result = nullptr;
+    bool is_usual = encode(request, client, course, given);
+    PyObject *plan = is_usual ? nullptr : make_plan(client, course, given), *result = nullptr;
     for (bool goes_on = is_usual || plan; goes_on; is_usual = false) {
         Call call(client, patience);
-        if (call.begin(settles(plan))) {
-            result = is_usual ? try_usual(call, kind, request) : nullptr;
+        if (call.begin(course.verb == Verb::BARRIER)) {
+            result = is_usual ? try_usual(call, course, request) : nullptr;
             if (result == nullptr && !PyErr_Occurred()) {
-                if (plan == nullptr) plan = make_plan(client, kind, given);
+                if (plan == nullptr) plan = make_plan(client, course, given);
                 if (plan) result = follow(call, plan, is_usual);
             }
         }
@@ -254,7 +191,7 @@ PyObject *run(Client &client, const Kind &kind, Arguments given) {
     }
     if (result == nullptr) {
         client.note_loss();
-        if (PyErr_ExceptionMatches(client.expired_error)) explain(client, plan, patience);
+        if (is_error(client.helper, "expired_error")) explain(client, plan, patience);
     }
     Py_XDECREF(plan);
     return result;
@@ -262,15 +199,20 @@ PyObject *run(Client &client, const Kind &kind, Arguments given) {
 
 // --- the type --------------------------------------------------------------------------------------------
 
-Client &client_of(PyObject *self) { return *reinterpret_cast<Client *>(self); }
+struct Object {
+    PyObject_HEAD
+    Client client;
+};
 
-template <const Kind &kKind> PyObject *call(PyObject *self, Arguments given, Py_ssize_t count) {
-    if (count == kKind.count) return run(client_of(self), kKind, given);
-    return PyErr_Format(PyExc_TypeError, "%s: %zd arguments expected, %zd given", kKind.plan, kKind.count, count);
+Client &client_of(PyObject *self) { return reinterpret_cast<Object *>(self)->client; }
+
+template <const Course &kCourse> PyObject *call(PyObject *self, Arguments given, Py_ssize_t count) {
+    if (count == kCourse.count) return run(client_of(self), kCourse, given);
+    return PyErr_Format(PyExc_TypeError, "%s: %zd arguments expected, %zd given", kCourse.plan, kCourse.count, count);
 }
 
-template <const Kind &kKind> PyCFunction method() {
-    PyObject *(*function)(PyObject *, Arguments, Py_ssize_t) = call<kKind>;
+template <const Course &kCourse> PyCFunction method() {
+    PyObject *(*function)(PyObject *, Arguments, Py_ssize_t) = call<kCourse>;
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
@@ -287,7 +229,7 @@ PyObject *close(PyObject *self, PyObject *reason) {
 PyObject *is_waiting(PyObject *self, void *) { return PyBool_FromLong(client_of(self).waiter != nullptr); }
 
 PyMethodDef methods[] = {
-#define METHOD(name, ...) {#name, method<kind_of_##name>(), METH_FASTCALL, nullptr},
+#define METHOD(name, ...) {#name, method<course_of_##name>(), METH_FASTCALL, nullptr},
     RALLYPOINT_CALLS(METHOD)
     {"ends", ends, METH_NOARGS, nullptr},
     {"close", close, METH_O, nullptr},
@@ -304,19 +246,14 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     if (!PyArg_ParseTuple(arguments, "OipIl", &helper, &fd, &is_careful, &spin_us, &owner_pid)) return nullptr;
     PyObject *self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == nullptr) return nullptr;
-    Client &client = client_of(self);
-    client.begin(Py_NewRef(helper), owner_pid, spin_us, is_careful);
-    if (client.find_errors()) {
-        client.main.stream.open(fd, spin_us, helper);
-        return self;
-    }
-    Py_DECREF(self);
-    return nullptr;
+    Client *client = new (&client_of(self)) Client(Py_NewRef(helper), owner_pid, spin_us, is_careful);
+    client->main.stream.open(fd, spin_us, helper);
+    return self;
 }
 
 void drop(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    client_of(self).free_all();
+    client_of(self).~Client();
     reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -327,13 +264,13 @@ PyType_Slot slots[] = {
     {0, nullptr},
 };
 
-PyType_Spec specification = {"rallypoint._native.Client", sizeof(Client), 0, Py_TPFLAGS_DEFAULT, slots};
+PyType_Spec specification = {"rallypoint._native.Client", sizeof(Object), 0, Py_TPFLAGS_DEFAULT, slots};
 
 }  // namespace
 }  // namespace rallypoint
 
 bool add_client(PyObject *module) {
-    rallypoint::count_forks();
+    pthread_atfork(nullptr, nullptr, [] { ++rallypoint::forks; });
     PyObject *type = PyType_FromSpec(&rallypoint::specification);
     bool is_added = type && PyModule_AddObjectRef(module, "Client", type) == 0;
     Py_XDECREF(type);

@@ -1,5 +1,7 @@
-// What the client needs of Python's objects: references that are given back by themselves, and errors put aside.
+// What the client needs of Python's objects: references that are given back by themselves, and errors.
 #pragma once
+
+#include <stdarg.h>
 
 #include "module.hpp"
 
@@ -49,5 +51,27 @@ class TakenError {
   private:
     PyObject *type_, *trace_;
 };
+
+// Raise the error that a method makes of arguments as for Py_BuildValue; always false.
+inline bool raise_error(PyObject *maker, const char *method, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    Ref arguments(Py_VaBuildValue(format, list));
+    va_end(list);
+    Ref make(arguments ? PyObject_GetAttrString(maker, method) : nullptr);
+    Ref error(make ? PyObject_CallObject(make, arguments) : nullptr);
+    if (error) PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error)), error);
+    return false;
+}
+
+// Tell whether the error that is set, if any, is of the class or classes that an attribute names.
+inline bool is_error(PyObject *holder, const char *attribute) {
+    if (!PyErr_Occurred()) return false;
+    TakenError taken;
+    Ref classes(PyObject_GetAttrString(holder, attribute));
+    bool is_one = classes && PyErr_GivenExceptionMatches(taken.error, classes);
+    taken.put_back();
+    return is_one;
+}
 
 }  // namespace rallypoint

@@ -13,6 +13,8 @@ namespace rallypoint {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied to the wire as they are");
 
+using Arguments = PyObject *const *;
+
 class Request {
   public:
     Request() = default;
@@ -24,20 +26,49 @@ class Request {
 
     const char *data() const { return data_; }
     size_t size() const { return size_; }
-    // The count that opens the list of the first request.
+    // The count that opens the list of a request for several keys.
     uint64_t count() const {
         uint64_t count;
         memcpy(&count, data_ + 1, sizeof(count));
         return count;
     }
 
-    // Begin a request behind those that are there; its fields follow.
-    void begin(Verb verb) {
-        begins_at_ = size_;
+    // Make the request of a verb.
+    bool encode(Verb verb, Arguments given) {
         put(&verb, 1);
+        for (const Kind *kind = kRequestLayouts[int(verb)]; *kind != Kind::NOTHING; ++kind) {
+            if (!field(*kind, given)) return false;
+            given += *kind == Kind::PAIRS ? 2 : 1;
+        }
+        return size_ <= kRequestSizeMax;
     }
-    void number(uint64_t number) { put(&number, sizeof(number)); }
 
+    // Make the request whether the keys are there, and behind it the one that reads them: GET or MULTI_GET.
+    bool encode_look(Verb verb, Arguments given) {
+        const Verb check = Verb::CHECK;
+        put(&check, 1);
+        if (verb == Verb::GET) number(1);
+        const size_t begin = size_;
+        if (!field(kRequestLayouts[int(verb)][0], given)) return false;
+        const size_t size = size_ - begin;
+        put(&verb, 1);
+        reserve(size);
+        put(data_ + begin, size);
+        return true;
+    }
+
+  private:
+    struct Text {
+        const char *data;
+        size_t size;
+    };
+
+    bool field(Kind kind, Arguments given) {
+        if (kind == Kind::KEY) return key(given[0]);
+        if (kind == Kind::VALUE) return value(given[0]);
+        if (kind == Kind::I64) return integer(given[0]);
+        return list(given[0], kind == Kind::PAIRS ? given[1] : nullptr);
+    }
     bool key(PyObject *object) {
         Text key;
         if (!text(object, &key) || key.size >= kKeySizeMax) return false;
@@ -51,7 +82,7 @@ class Request {
         if (!text(object, &value) || value.size > kValueSizeMax) return false;
         number(value.size);
         put(value.data, value.size);
-        return size_ - begins_at_ <= kRequestSizeMax;
+        return true;
     }
     bool integer(PyObject *object) {
         if (!PyLong_Check(object)) return false;
@@ -61,30 +92,16 @@ class Request {
         return !overflow;
     }
     // Keys, or with `values` pairs; an empty list asks nobody, and is unusual too.
-    bool list(PyObject *keys, PyObject *values = nullptr) {
+    bool list(PyObject *keys, PyObject *values) {
         size_t count = count_of(keys);
         if (count == 0 || count > kKeyCountMax || (values && count_of(values) != count)) return false;
         number(count);
         for (size_t index = 0; index < count; ++index) {
             if (!key(item_of(keys, index)) || (values && !value(item_of(values, index)))) return false;
-            if (size_ - begins_at_ > kRequestSizeMax) return false;
+            if (size_ > kRequestSizeMax) return false;
         }
         return true;
     }
-    // The same request once more behind it, with another verb.
-    void repeat(Verb verb) {
-        size_t size = size_ - begins_at_, from = begins_at_;
-        reserve(size);
-        begin(verb);
-        put(data_ + from + 1, size - 1);
-    }
-
-  private:
-    struct Text {
-        const char *data;
-        size_t size;
-    };
-
     static bool text(PyObject *object, Text *text) {
         Py_ssize_t size = 0;
         if (PyUnicode_Check(object)) {
@@ -110,8 +127,10 @@ class Request {
         return PyList_CheckExact(list) ? PyList_GetItem(list, Py_ssize_t(index))
                                        : PyTuple_GetItem(list, Py_ssize_t(index));
     }
+
+    void number(uint64_t number) { put(&number, sizeof(number)); }
     void put(const void *bytes, size_t count) {
-        if (size_ + count > capacity_) reserve(count);
+        reserve(count);
         memcpy(data_ + size_, bytes, count);
         size_ += count;
     }
@@ -130,7 +149,6 @@ class Request {
     char *data_ = inline_;
     size_t size_ = 0;
     size_t capacity_ = sizeof(inline_);
-    size_t begins_at_ = 0;
 };
 
 }  // namespace rallypoint

@@ -2,18 +2,22 @@
 // its reply in the common case, a deadline on every wait, and no wait that a signal does not end within a slice.
 //
 // All of this runs with the interpreter's lock held. It is given back around every call of the system that may block;
-// only a small `send`, which never blocks, keeps it.
+// only a small `send`, which never blocks, keeps it. Whatever gives false has set a Python error.
 #pragma once
 
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
-#include "module.hpp"
+#include "python.hpp"
 #include "spec.inc"
+#include "value.hpp"
 
 namespace rallypoint {
 
-enum class Outcome { OK, LATE, FAILED };  // FAILED: a Python error is set
-
+constexpr size_t kSmallSize = 16384;        // a request up to this size is sent without giving the lock back
 constexpr size_t kBufferSize = 65536;       // what is read ahead
 constexpr size_t kBufferSizeMax = 1 << 20;  // ... and what a buffer may grow to for one reply
 
@@ -23,61 +27,178 @@ inline double monotonic() {
     return double(time.tv_sec) + double(time.tv_nsec) * 1e-9;
 }
 
-// Raise the error that a method of the client's helper (store/native.py) makes of arguments as for Py_BuildValue.
-Outcome raise_error(PyObject *helper, const char *method, const char *format, ...);
-
-// How long a caller waits, twin of Deadline in clock.py. What the store's timeout is, is asked only when it matters.
+// How long a caller waits, twin of Deadline in clock.py. Neither the clock nor the store's timeout is looked at before
+// it matters, which is after the first look at the latest.
 class Patience {
   public:
-    // `source` is a float, or an object with a `_timeout_s`.
-    Patience(PyObject *helper, PyObject *source) : started_(monotonic()), source_(source), helper_(helper) {}
+    // `source` is a float, or an object with a `_timeout_s`; both are borrowed.
+    Patience(PyObject *helper, PyObject *source) : helper_(helper), source_(source) {}
 
+    // The seconds since somebody asked first.
+    double waited_s() {
+        double now = monotonic();
+        if (started_ < 0) started_ = now;
+        return now - started_;
+    }
     // The caller's timeout; below 0 with a Python error set.
-    double timeout_s();
-    double waited_s() const { return monotonic() - started_; }
-    // The seconds left, of the caller's timeout or until an owed answer is overdue; false with a Python error set.
-    bool left(bool is_owed, double *seconds);
+    double timeout_s() {
+        if (timeout_s_ >= 0) return timeout_s_;
+        Ref seconds(PyFloat_Check(source_) ? Py_NewRef(source_) : PyObject_GetAttrString(source_, "_timeout_s"));
+        if (!seconds) return -1;
+        double timeout_s = PyFloat_AsDouble(seconds);
+        if (PyErr_Occurred()) return -1;
+        return timeout_s_ = timeout_s > 0 ? timeout_s : 0;
+    }
+    // The seconds left, of the caller's timeout or until an owed answer is overdue.
+    bool left(bool is_owed, double *seconds) {
+        double allowed_s = timeout_s();
+        if (allowed_s < 0) return false;
+        if (is_owed) {
+            Ref grace(PyObject_CallMethod(helper_, "grace_s", nullptr));
+            if (!grace) return false;
+            allowed_s += PyFloat_AsDouble(grace);
+        }
+        double left_s = allowed_s - waited_s();
+        *seconds = left_s > 0 ? left_s : 0;
+        return true;
+    }
 
   private:
-    double started_;
-    double timeout_s_ = -1;
-    PyObject *source_;  // both borrowed from the call
-    PyObject *helper_;
+    PyObject *helper_, *source_;
+    double started_ = -1, timeout_s_ = -1;
 };
 
+// Its user closes it: nothing happens at the end of its life.
 class Stream {
   public:
-    Stream() = default;  // its user closes it: nothing happens at the end of its life
+    Stream() = default;
     Stream(const Stream &) = delete;
     Stream &operator=(const Stream &) = delete;
 
     // Take over a connected, blocking descriptor with SO_RCVTIMEO set to the first look. `helper` is borrowed.
-    void open(int fd, unsigned spin_us, PyObject *helper);
+    void open(int fd, unsigned spin_us, PyObject *helper) {
+        fd_ = fd;
+        spin_us_ = spin_us;
+        helper_ = helper;
+        loss_ = 0;
+        buffer_ = static_cast<char *>(take_memory(capacity_ = kBufferSize));
+    }
     // End the connection for whoever waits on it; `close` is the business of its user.
-    void shut_down();
+    void shut_down() {
+        if (fd_ >= 0) shutdown(fd_, SHUT_RDWR);
+    }
     // In a forked child the parent's connection lives on: it is closed there without a word.
-    void close(bool shuts_down);
+    void close(bool shuts_down) {
+        if (shuts_down) shut_down();
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = -1;
+        free(buffer_);
+        buffer_ = nullptr;
+        start_ = end_ = 0;
+    }
     int fd() const { return fd_; }
-
-    // Send all; never LATE.
-    Outcome send(const char *data, size_t size, Patience &patience);
-    // Have `size` bytes (at most kBufferSizeMax) at `front`; LATE only if they are not owed. What came is kept then.
-    Outcome need(size_t size, Patience &patience, bool is_owed);
     const char *front() const { return buffer_ + start_; }
     size_t available() const { return end_ - start_; }
     void skip(size_t size) { start_ += size; }
-    // Receive some bytes, at least one; they are owed.
-    Outcome receive_some(char *target, size_t room, size_t *received, Patience &patience) {
-        return receive(target, room, received, patience, true, false);
+
+    bool send(const char *data, size_t size, Patience &patience) {
+        for (bool is_first = true; size > 0; is_first = false) {
+            double left_s = 0;
+            if (!is_first && !patience.left(true, &left_s)) return false;
+            PyThreadState *state = is_first && size <= kSmallSize ? nullptr : PyEval_SaveThread();
+            ssize_t sent = -1;
+            errno = EAGAIN;
+            if (is_first || is_ready(POLLOUT, left_s)) sent = ::send(fd_, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+            int number = errno;
+            if (state) PyEval_RestoreThread(state);
+            if (sent >= 0) {
+                data += sent;
+                size -= size_t(sent);
+                continue;
+            }
+            if (number != EAGAIN && number != EINTR) return raise_error(helper_, "broken", "(i)", number);
+            if (PyErr_CheckSignals() < 0) return false;
+            if (!is_first && left_s <= 0) {
+                return raise_error(helper_, "silent", "(sd)", "did not take a request", patience.waited_s());
+            }
+        }
+        return true;
+    }
+
+    // Have `size` bytes (at most kBufferSizeMax) at `front`. What came is kept if it fails.
+    bool need(size_t size, Patience &patience, bool is_owed) {
+        if (available() >= size) return true;
+        if (start_ + size > capacity_ || start_ == end_) {
+            memmove(buffer_, buffer_ + start_, available());
+            end_ -= start_;
+            start_ = 0;
+        }
+        if (size > capacity_) {
+            capacity_ = size > 2 * capacity_ ? size : 2 * capacity_;
+            buffer_ = static_cast<char *>(resize_memory(buffer_, capacity_));
+        }
+        double left_s = 0;
+        if (!is_owed && !patience.left(false, &left_s)) return false;
+        // An owed answer has the grace period at least, so nobody need look at the clock before the first look.
+        for (bool looks = is_owed || left_s > kWaitSliceS; available() < size; looks = false) {
+            size_t received = receive(buffer_ + end_, capacity_ - end_, patience, is_owed, looks);
+            if (received == 0) return false;
+            end_ += received;
+        }
+        return true;
+    }
+
+    // Receive some bytes, at least one, and give their number; 0 with a Python error set. `looks`: see `look`.
+    size_t receive(char *target, size_t room, Patience &patience, bool is_owed, bool looks = false) {
+        for (;; looks = false) {
+            if (loss_) return lost(loss_);
+            double left_s = 0;
+            if (!looks && !patience.left(is_owed, &left_s)) return 0;
+            PyThreadState *state = PyEval_SaveThread();
+            ssize_t count = -1;
+            errno = EAGAIN;
+            if (looks) {
+                count = look(target, room);
+            } else if (is_ready(POLLIN, left_s)) {
+                count = recv(fd_, target, room, MSG_DONTWAIT);
+            }
+            int number = errno;
+            PyEval_RestoreThread(state);
+            if (count > 0) return size_t(count);
+            if (count == 0) return lost(kEnd);
+            if (number != EAGAIN && number != EINTR) return lost(number);
+            if (PyErr_CheckSignals() < 0) return 0;
+            if (looks || left_s > 0) continue;
+            if (!is_owed) return raise_error(helper_, "expired_error", "()");
+            return raise_error(helper_, "silent", "(sd)", "did not answer", patience.waited_s());
+        }
     }
 
   private:
     static constexpr int kEnd = -1;
 
-    Outcome lost(int number);
-    Outcome receive(char *target, size_t room, size_t *received, Patience &patience, bool is_owed, bool looks);
-    ssize_t look(char *target, size_t room) const;
-    bool is_ready(short event, double wait_s) const;
+    // The first look: nearly every reply comes within it, and it costs one call of the system. Runs without the lock.
+    ssize_t look(char *target, size_t room) const {
+        if (spin_us_) {
+            double until = monotonic() + spin_us_ * 1e-6;
+            do {
+                ssize_t count = recv(fd_, target, room, MSG_DONTWAIT);
+                if (count >= 0 || errno != EAGAIN) return count;
+            } while (monotonic() < until);
+        }
+        return recv(fd_, target, room, 0);
+    }
+    bool is_ready(short event, double wait_s) const {
+        if (!(wait_s < kWaitSliceS)) wait_s = kWaitSliceS;
+        timespec time = {0, long(wait_s * 1e9)};
+        pollfd entry = {fd_, event, 0};
+        return ppoll(&entry, 1, &time, nullptr) > 0;
+    }
+    // A loss is remembered: whoever asks again is told the same.
+    bool lost(int number) {
+        loss_ = number;
+        return number == kEnd ? raise_error(helper_, "lost", "()") : raise_error(helper_, "broken", "(i)", number);
+    }
 
     int fd_ = -1;
     unsigned spin_us_ = 0;

@@ -14,7 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from rallypoint import twin
-from rallypoint.errors import ConnectionLostError, DistNetworkError, ReplyTimeoutError
+from rallypoint.errors import (
+    BarrierTimeoutError,
+    ConnectionLostError,
+    DistNetworkError,
+    ReplyTimeoutError,
+    StoreTimeoutError,
+)
 from rallypoint.net.stream import lost, silent, translate
 from rallypoint.protocol import client
 from rallypoint.store import connections, plans
@@ -73,6 +79,7 @@ class Helper:
     legacy_error = client.LegacyServerError
     expired_error = client.WaitExpired
     in_step_errors = connections.IN_STEP
+    judged_errors = (lost_error, expired_error)  # what a call may go on after
 
     def __init__(self, endpoint: Endpoint, reconnect: Callable[[Endpoint, float], Connection]) -> None:
         self.endpoint = endpoint
@@ -119,3 +126,9 @@ class Helper:
         error = ConnectionLostError(reason, endpoint=self.endpoint)
         error.__cause__ = cause
         return error
+
+    def explained(
+        self, plan: plans.Plan[object], expired: client.WaitExpired, timeout_s: float, waited_s: float
+    ) -> StoreTimeoutError | BarrierTimeoutError:
+        """Make the error that the user sees when a call's time was up."""
+        return plan.explain(expired, timeout_s, waited_s, self.endpoint)
