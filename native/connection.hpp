@@ -5,73 +5,91 @@
 // not read (*choked*), below kOutputLowSize it is read again.
 #pragma once
 
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
 #include "engine.hpp"
 
 namespace rallypoint {
 
-struct Connection;
-
-// A place in a row.
-struct Links {
-    Connection *previous = nullptr;
-    Connection *next = nullptr;
-};
-
-enum class Place : uint8_t { NONE, LIGHT, HEAVY };
+constexpr int PARTS_MAX = 128;  // pieces that one system call takes
+constexpr int CALLS_MAX = 8;    // in one flush, so that one peer's many replies do not keep the others waiting
 
 struct Connection : Peer {
     explicit Connection(int descriptor) : fd(descriptor) { id = descriptor; }
+    static void *operator new(size_t size) { return take_memory(size); }
+    static void operator delete(void *memory) { free(memory); }
 
-    int fd;                     // -1 once it is closed
-    uint32_t mask = 0;          // the events that it is watched for
-    bool is_blocked = false;    // the system took less than there was
-    bool is_choked = false;     // not read, because too much output is waiting
-    bool is_closing = false;    // no more requests are taken; it closes when its output is sent
-    bool is_lingering = false;  // its output is sent and its end announced; what the peer still sends is thrown away
-    bool is_dirty = false;      // in the row of those to be flushed
-    uint8_t slow_steps = 2;     // in a row; two make it heavy, and so a newcomer is until its first short step
-    Place place = Place::NONE;  // which row of `Turns` it stands in
+    int fd;                      // -1 once it is closed
+    uint32_t mask = EPOLLIN;     // the events that it is watched for
+    bool is_blocked = false;     // the system took less than there was
+    bool is_choked = false;      // not read, because too much output is waiting
+    bool is_closing = false;     // no more requests are taken; it closes when its output is sent
+    bool is_lingering = false;   // its output is sent and its end announced; what the peer still sends is thrown away
+    uint8_t slow_steps = 2;      // in a row; two make it heavy, and so a newcomer is until its first short step
     double linger_until = 0;
-    Links all, dirty, in_turn, lingering;
+
+    Link<Connection> of_reactor, of_dirty, of_closing, of_light, of_heavy;
+
+    bool is_heavy() const { return slow_steps > 1; }
+
+    // The events to watch for by its state.
+    uint32_t wanted_mask() const {
+        const bool is_read = is_closing ? is_lingering : !is_paused && !is_choked;
+        return (is_read ? EPOLLIN : 0U) | (is_blocked ? EPOLLOUT : 0U);
+    }
+
+    // Bring `is_choked` in line with the output.
+    void settle() {
+        if (!is_blocked || output.size() < kOutputLowSize) {
+            is_choked = false;
+        } else if (output.size() > kOutputHighSize) {
+            is_choked = true;
+        }
+    }
 
     // Send as much as the system takes; gives false if the connection is lost. Sets `is_blocked` and `is_choked`.
-    bool flush();
-    // Bring `is_choked` in line with a blocked connection's output.
-    void settle();
-    // The events to watch for by its state.
-    uint32_t wanted_mask() const;
-    // The peer's address for a log line; never a name, none is looked up.
-    void peer_name(char *text, size_t size) const;
+    bool flush() {
+        bool is_short = false;
+        for (int calls = 0; calls < CALLS_MAX && !output.empty() && !is_short; ++calls) {
+            iovec parts[PARTS_MAX];
+            msghdr message = {};
+            message.msg_iov = parts;
+            message.msg_iovlen = static_cast<size_t>(output.front(parts, PARTS_MAX));
+            const ssize_t sent = message.msg_iovlen == 1 ? send(fd, parts->iov_base, parts->iov_len, MSG_NOSIGNAL)
+                                                         : sendmsg(fd, &message, MSG_NOSIGNAL);
+            if (sent < 0 && errno != EAGAIN) return false;
+            if (sent > 0) output.consume(static_cast<size_t>(sent));
+            is_short = sent < 0 || message.msg_iovlen < PARTS_MAX;  // if that was all, nothing is left
+        }
+        is_blocked = !output.empty();
+        settle();
+        return true;
+    }
 };
 
-// Connections in a row, through one of their links; each is in it once at most.
-template <Links Connection::*LINKS>
-class Row {
-  public:
-    Connection *first() const { return first_; }
-
-    void add(Connection &connection) {
-        connection.*LINKS = Links{last_, nullptr};
-        (last_ != nullptr ? (last_->*LINKS).next : first_) = &connection;
-        last_ = &connection;
+// A peer's address for a log line; never a name, none is looked up.
+struct PeerName {
+    explicit PeerName(const Connection &connection) {
+        sockaddr_storage address;
+        socklen_t length = sizeof address;
+        sockaddr *generic = reinterpret_cast<sockaddr *>(&address);
+        char host[NI_MAXHOST], port[NI_MAXSERV];
+        if (getpeername(connection.fd, generic, &length) != 0) {
+            snprintf(text, sizeof text, "a peer that is gone");
+        } else if ((address.ss_family != AF_INET && address.ss_family != AF_INET6) ||
+                   getnameinfo(generic, length, host, sizeof host, port, sizeof port,
+                               NI_NUMERICHOST | NI_NUMERICSERV)) {
+            snprintf(text, sizeof text, "a local peer");
+        } else {
+            snprintf(text, sizeof text, address.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+        }
     }
 
-    void remove(Connection &connection) {
-        Links &links = connection.*LINKS;
-        (links.previous != nullptr ? (links.previous->*LINKS).next : first_) = links.next;
-        (links.next != nullptr ? (links.next->*LINKS).previous : last_) = links.previous;
-        links = Links{};
-    }
-
-    Connection *take_first() {
-        Connection *connection = first_;
-        if (connection != nullptr) remove(*connection);
-        return connection;
-    }
-
-  private:
-    Connection *first_ = nullptr;
-    Connection *last_ = nullptr;
+    char text[128];
 };
 
 }  // namespace rallypoint

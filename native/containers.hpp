@@ -32,6 +32,21 @@ struct List {
         const Link<Thing> link = thing.*LINK;
         (link.before != nullptr ? (link.before->*LINK).after : first) = link.after;
         (link.after != nullptr ? (link.after->*LINK).before : last) = link.before;
+        thing.*LINK = {};
+    }
+    Thing *take_first() {
+        Thing *taken = first;
+        if (taken != nullptr) remove(*taken);
+        return taken;
+    }
+
+    // For what may be in this list, and is in no other one through the same link.
+    bool has(const Thing &thing) const { return (thing.*LINK).before != nullptr || first == &thing; }
+    void put(Thing &thing) {
+        if (!has(thing)) add(thing);
+    }
+    void drop(Thing &thing) {
+        if (has(thing)) remove(thing);
     }
 };
 

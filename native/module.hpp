@@ -5,7 +5,20 @@
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
 
+#include <cstddef>
+
 // Each adds one type to the module; false with a Python error set.
 bool add_engine(PyObject *module);
 bool add_reactor(PyObject *module);
 bool add_client(PyObject *module);
+bool add_type(PyObject *module, PyType_Spec *spec);
+
+// A new object, its fields zero; null with an error set.
+PyObject *make_object(PyTypeObject *type);
+// Give back an object's memory, at the end of its Py_tp_dealloc.
+void free_object(PyObject *self);
+
+// Read a tuple of the fields of Limits, in their order: for the format "O&".
+int read_limits(PyObject *fields, void *limits);
+// Give numbers of 64 bits as a list.
+PyObject *as_list(const void *numbers, size_t count);

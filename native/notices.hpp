@@ -1,12 +1,10 @@
 // What the reactor has to tell its owner: lines about refusals, and that its state changed. The reactor's thread puts
-// them here and goes on; whoever polls `fd` takes them.
+// them here and goes on; whoever polls `fd` takes them. Guarded by the reactor's lock.
 #pragma once
 
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "value.hpp"
 
@@ -14,29 +12,18 @@ namespace rallypoint {
 
 constexpr size_t NOTICES_SIZE_MAX = 128 * 1024;  // kept for an owner that does not come; later ones are counted only
 
-// Threads: any, but `close` when nobody else is there.
-class Notices {
-  public:
-    Notices() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
-    ~Notices() {
-        close();
-        free(lines_);
-        pthread_mutex_destroy(&mutex_);
-    }
-    Notices(const Notices &) = delete;
-    Notices &operator=(const Notices &) = delete;
+struct Notices {
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);  // readable when there is something to take or to look at
+    Value *lines = make_value(0);                     // oldest first, a zero byte behind each
+    uint64_t left_out = 0;
 
-    // Readable when there is something to take or to look at; -1 if there was no descriptor left.
-    int fd() const { return fd_; }
-
-    // Make `fd` readable.
-    void wake() {
-        const uint64_t one = 1;
-        if (write(fd_, &one, sizeof one) < 0) return;  // full: it is readable already
+    // Make an eventfd readable; if it is full it is already.
+    static void wake(int fd) {
+        if (fd >= 0) eventfd_write(fd, 1);
     }
 
     // Put a line: a CloseReason's position, or -1, a space and the words.
-    [[gnu::format(printf, 3, 4), gnu::nonnull(3)]] void put(int reason, const char *format, ...) {
+    [[gnu::format(printf, 3, 4)]] void put(int reason, const char *format, ...) {
         char line[1024];
         const int start = snprintf(line, sizeof line, "%d ", reason);
         va_list words;
@@ -44,43 +31,25 @@ class Notices {
         vsnprintf(line + start, sizeof line - static_cast<size_t>(start), format, words);
         va_end(words);
         const size_t size = strlen(line) + 1;
-        pthread_mutex_lock(&mutex_);
-        if (size_ + size > NOTICES_SIZE_MAX) {
-            ++left_out_;
+        if (lines->size + size > NOTICES_SIZE_MAX) {
+            ++left_out;
         } else {
-            lines_ = static_cast<char *>(resize_memory(lines_, size_ + size));
-            memcpy(lines_ + size_, line, size);
-            size_ += size;
+            lines = grow(lines, {line, size});
         }
-        pthread_mutex_unlock(&mutex_);
-        wake();
+        wake(fd);
     }
 
-    // Take all lines, oldest first, a zero byte behind each; the caller frees them. Tells how many were left out.
-    char *take(size_t *size, uint64_t *left_out) {
-        uint64_t times;
-        if (fd_ >= 0 && read(fd_, &times, sizeof times) < 0) times = 0;  // nobody has called; look all the same
-        pthread_mutex_lock(&mutex_);
-        char *lines = lines_;
-        *size = size_;
-        *left_out = left_out_;
-        lines_ = nullptr;
-        size_ = left_out_ = 0;
-        pthread_mutex_unlock(&mutex_);
-        return lines;
+    // Take all lines in exchange for an empty value; tells how many were left out.
+    uint64_t take(Value *&empty) {
+        eventfd_t times;
+        if (fd >= 0) eventfd_read(fd, &times);
+        Value *taken = lines;
+        lines = empty;
+        empty = taken;
+        const uint64_t count = left_out;
+        left_out = 0;
+        return count;
     }
-
-    void close() {
-        if (fd_ >= 0) ::close(fd_);
-        fd_ = -1;
-    }
-
-  private:
-    pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-    char *lines_ = nullptr;
-    size_t size_ = 0;
-    uint64_t left_out_ = 0;
-    int fd_;
 };
 
 }  // namespace rallypoint

@@ -2,7 +2,7 @@
 // store, and never touches the interpreter.
 //
 // Theory of operation. One wake-up is the Python loop's, step by step. All state belongs to the reactor's thread and is
-// guarded by one mutex, which it holds except while it waits for events; others who hold it (`Visit`) see a reactor
+// guarded by one mutex, which it holds except while it waits for events; others who hold it (`visit`) see a reactor
 // between two wake-ups. A visitor is let in before the next wake-up, however busy the reactor is. `fork` is a visit to
 // all living reactors at once: the child gets whole state, closes its copies of all descriptors, and has no reactor.
 //
@@ -10,8 +10,12 @@
 // same wake-up, so its memory is kept until the end of it.
 #pragma once
 
+#include <limits.h>
+#include <math.h>
 #include <pthread.h>
-#include <sys/epoll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <time.h>
 
 #include <atomic>
 
@@ -20,112 +24,496 @@
 
 namespace rallypoint {
 
+// The clock is not asked after each step: so many small ones in a row are not worth it.
+constexpr int UNMEASURED_MAX = 16;
+constexpr size_t SMALL_SIZE = 4096;  // a step with less input and output, ...
+constexpr int FEW_OWED = 16;         // ... and that releases fewer, is small
+
 struct Options {
     Limits limits;
     double linger_s;  // how long a refused peer may take to read the end of its stream
     double spin_s;    // how long to look for events before sleeping, after the last ones
+    uint64_t hash_key[2];
 };
 
 class Reactor final : Driver {
   public:
+    // --- for the owner -----------------------------------------------------------------------------------------------
+
     // Make a reactor that owns the listeners; null with `errno` set, and they stay the caller's, if that cannot be.
-    static Reactor *make(const Options &options, const int *listeners, int count);
-    // Give everything back; the thread has ended, or was never started. Does nothing in a forked child.
-    static void destroy(Reactor *reactor);
+    static Reactor *make(const Options &options, const int *listeners, int count) {
+        Reactor *reactor = new Reactor(options);
+        const bool has_all = reactor->notices_.fd >= 0 && reactor->epoll_ >= 0 && reactor->wake_ >= 0;
+        if (has_all && reactor->control(EPOLL_CTL_ADD, reactor->wake_)) {
+            reactor->acceptor_.adopt(listeners, count);
+            pthread_mutex_lock(&registry_);
+            living_.add(*reactor);
+            pthread_mutex_unlock(&registry_);
+            return reactor;
+        }
+        const int error = errno;
+        delete reactor;
+        errno = error;
+        return nullptr;
+    }
+
+    // Give everything back; the thread has ended, or was never started.
+    static void destroy(Reactor *reactor) {
+        if (reactor->is_abandoned_) return;  // a forked child's copy: giving it back would only copy its pages first
+        pthread_mutex_lock(&registry_);
+        living_.remove(*reactor);
+        pthread_mutex_unlock(&registry_);
+        delete reactor;
+    }
 
     // Start the thread; false with `errno` set. Before that the reactor only holds its listeners.
-    bool start();
+    bool start() {
+        if (has_thread_ || has_ended_ || is_abandoned_) return true;
+        // The program's signals are the program's: the thread is born with all of them blocked.
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        errno = pthread_create(&thread_, nullptr, run, this);
+        has_thread_ = errno == 0;
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        return has_thread_;
+    }
+
     // End the thread, after draining for `drain_s` seconds at most; a second call may shorten that. Threads: any.
-    void stop(double drain_s);
+    void stop(double drain_s) {
+        drain_s_ = drain_s > 0 ? drain_s : 0;
+        Notices::wake(wake_);
+    }
+
     // Wait for the end of the thread, if it was started.
-    void wait();
+    void wait() {
+        if (has_thread_) pthread_join(thread_, nullptr);
+        has_thread_ = false;
+    }
+
     // Give back all descriptors, after the end. Not while another thread calls `stop`.
-    void close();
+    void close() {
+        acceptor_.close();
+        is_listening_ = false;
+        has_ended_ = true;
+        int *const fds[] = {&epoll_, &wake_, &notices_.fd};
+        for (int *fd : fds) {
+            if (*fd >= 0) ::close(*fd);
+            *fd = -1;
+        }
+    }
 
     bool has_ended() const { return has_ended_; }
     bool is_listening() const { return is_listening_; }
-    Notices &notices() { return notices_; }
+    int fd() const { return notices_.fd; }
 
-    // A look at the reactor between two wake-ups.
-    class Visit {
-      public:
-        explicit Visit(Reactor &reactor) : reactor_(reactor) { reactor_.enter(); }
-        ~Visit() { reactor_.leave(); }
-        Visit(const Visit &) = delete;
-        Visit &operator=(const Visit &) = delete;
-        const Engine &engine() const { return reactor_.engine_; }
-        const Connection *first() const { return reactor_.all_.first(); }
-
-      private:
-        Reactor &reactor_;
-    };
+    // Have a look at the reactor between two wake-ups.
+    template <class Look>
+    void visit(Look look) {
+        enter();
+        look(engine_, open_, notices_);
+        leave();
+    }
 
     // For `fork`: all living reactors stand still from the first to one of the others.
-    static void before_fork();
-    static void after_fork_in_parent();
-    static void after_fork_in_child();
+    static void before_fork() {
+        pthread_mutex_lock(&registry_);
+        for (Reactor *each = living_.first; each != nullptr; each = each->of_living_.after) each->enter();
+    }
+
+    static void after_fork_in_parent() {
+        for (Reactor *each = living_.first; each != nullptr; each = each->of_living_.after) each->leave();
+        pthread_mutex_unlock(&registry_);
+    }
+
+    static void after_fork_in_child() {
+        while (Reactor *reactor = living_.take_first()) {
+            reactor->abandon();
+            reactor->leave();
+        }
+        pthread_mutex_unlock(&registry_);
+    }
 
   private:
-    Reactor(const Options &options, const int *listeners, int count, const uint64_t *hash_key);
-    ~Reactor();
-    bool open(uint64_t tag, int fd);
+    explicit Reactor(const Options &options)
+        : options_(options), engine_(options.limits, *this, options.hash_key[0], options.hash_key[1]) {}
+    ~Reactor() {
+        close();
+        release(notices_.lines);
+        pthread_mutex_destroy(&mutex_);
+        pthread_mutex_destroy(&door_);
+    }
+    static void *operator new(size_t size) { return take_memory(size); }
+    static void operator delete(void *memory) { free(memory); }
 
-    void owes(Peer &peer) override;
-    void paused(Peer &peer) override;
-    void closed(Peer &peer, int reason, const char *detail) override;
+    // Serve until `stop`; all connections and listeners are closed at the end.
+    static void *run(void *argument) {
+        prctl(PR_SET_NAME, "rallypoint");
+        Reactor &reactor = *static_cast<Reactor *>(argument);
+        pthread_mutex_lock(&reactor.mutex_);
+        reactor.accept_newcomers(true);
+        while (reactor.drain_s_ < 0) reactor.wake_up(reactor.timeout_ms());
+        reactor.drain();
+        while (Connection *connection = reactor.open_.first) reactor.lose(*connection);
+        reactor.bury();
+        reactor.has_ended_ = true;
+        Notices::wake(reactor.notices_.fd);
+        pthread_mutex_unlock(&reactor.mutex_);
+        return nullptr;
+    }
 
-    static void *main(void *reactor);
-    void run();
-    int poll(int timeout_ms);
-    int wake_up(int timeout_ms);
-    void serve(Connection &connection, uint32_t ready);
-    void serve_turns();
-    void serve_turn(Connection &connection);
-    size_t read(Connection &connection);
-    void account(Connection &connection, size_t received);
-    void measure(Connection &connection);
-    void flush_dirty();
-    void watch(Connection &connection);
+    // --- one wake-up -------------------------------------------------------------------------------------------------
 
-    void serve_others();
-    void welcome(int fd);
-    void resume_accepting();
-    void stop_accepting();
+    // Wait for events, visitors let in; gives their number.
+    int poll(int timeout_ms) {
+        const double spin_until = options_.spin_s > 0 && timeout_ms != 0 ? clock_now() + options_.spin_s : 0;
+        int count = 0;
+        pthread_mutex_unlock(&mutex_);
+        while (spin_until > 0 && count == 0 && clock_now() < spin_until) {
+            count = epoll_wait(epoll_, events_, kEventsMax, 0);
+        }
+        if (count == 0) count = epoll_wait(epoll_, events_, kEventsMax, timeout_ms);
+        if (visitors_.load(std::memory_order_relaxed) > 0) {
+            pthread_mutex_lock(&door_);
+            pthread_mutex_unlock(&door_);
+        }
+        pthread_mutex_lock(&mutex_);
+        return count > 0 ? count : 0;
+    }
 
-    void make_dirty(Connection &connection);
-    void end_of_input(Connection &connection);
-    void begin_closing(Connection &connection);
-    void announce_end(Connection &connection);
-    void lose(Connection &connection);
-    void close(Connection &connection);
-    void bury();
+    // Serve what is ready, waiting for it; gives the number of events.
+    int wake_up(int timeout_ms) {
+        const int count = poll(timeout_ms);
+        now_ = measured_at_ = clock_now();
+        unmeasured_ = 0;
+        bool has_others = false;
+        for (int i = 0; i < count; ++i) {
+            const uint64_t tag = events_[i].data.u64;
+            if (is_descriptor(tag)) {
+                has_others = true;
+            } else {
+                serve(*reinterpret_cast<Connection *>(static_cast<uintptr_t>(tag)), events_[i].events);
+            }
+        }
+        if (!turns_.empty()) {
+            flush_dirty();
+            serve_turns();
+        }
+        // Behind the others: what they have closed makes room for newcomers.
+        for (int i = 0; has_others && i < count; ++i) {
+            const uint64_t tag = events_[i].data.u64;
+            if (is_descriptor(tag)) serve_other(static_cast<int>(tag >> 1));
+        }
+        if (now_ >= due_at_) pass_time();
+        flush_dirty();
+        bury();
+        return count;
+    }
 
-    int timeout_ms();
-    void pass_time();
-    void drain();
+    void serve(Connection &connection, uint32_t ready) {
+        if (connection.fd < 0) return;  // closed in this very wake-up
+        if (ready & EPOLLOUT) dirty_.put(connection);
+        if (!(ready & ~static_cast<uint32_t>(EPOLLOUT))) return;
+        if ((connection.mask & EPOLLIN) && (connection.is_heavy() || measured_at_ - now_ > kSliceS)) {
+            turns_.add(connection);
+            return;
+        }
+        const size_t received = read(connection);
+        const bool is_small = received < SMALL_SIZE && connection.output.size() < SMALL_SIZE && owed_ < FEW_OWED;
+        if (is_small && ++unmeasured_ < UNMEASURED_MAX) {
+            connection.slow_steps = 0;
+        } else {
+            measure(connection);
+        }
+    }
 
-    void enter();
-    void leave();
-    void abandon();
+    // Serve a slice of those that wait for their turn.
+    void serve_turns() {
+        measured_at_ = clock_now();
+        const double until = measured_at_ + kSliceS;
+        while (measured_at_ < until && turns_.light.first != nullptr) serve_turn(*turns_.light.take_first());
+        while (Connection *connection = turns_.heavy.take_first()) {  // one in any case
+            serve_turn(*connection);
+            if (measured_at_ >= until) return;
+        }
+    }
 
-    Engine engine_;
+    void serve_turn(Connection &connection) {
+        if (connection.is_paused) {
+            connection.is_paused = false;
+            if (!connection.is_closing) engine_.resume(connection);
+            watch(connection);
+        } else if (connection.mask & EPOLLIN) {
+            read(connection);
+        }
+        measure(connection);
+        flush_dirty();  // it belongs to the slice, much output is much work, but not to the next one's step
+        measured_at_ = clock_now();
+    }
+
+    // Take note of how long a connection's step took.
+    void measure(Connection &connection) {
+        const double after = clock_now();
+        const bool is_slow = after - measured_at_ > kHeavyS;
+        connection.slow_steps = is_slow ? static_cast<uint8_t>(connection.slow_steps + !connection.is_heavy()) : 0;
+        measured_at_ = after;
+        unmeasured_ = owed_ = 0;
+    }
+
+    // Read once and take one step; gives the bytes read.
+    size_t read(Connection &connection) {
+        // One that is not read on purpose reports the loss of the connection.
+        const ssize_t size = connection.mask & EPOLLIN ? recv(connection.fd, buffer_, kReadSize, 0) : -1;
+        if (size < 0) {
+            if (!(connection.mask & EPOLLIN) || (errno != EAGAIN && errno != EINTR)) lose(connection);
+            return 0;
+        }
+        if (size == 0) {
+            end_of_input(connection);
+        } else if (!connection.is_closing) {
+            engine_.receive(connection, buffer_, static_cast<size_t>(size));
+            if (connection.is_blocked) {
+                connection.settle();
+                watch(connection);
+            }
+        }
+        return static_cast<size_t>(size);
+    }
+
+    void flush_dirty() {
+        while (Connection *connection = dirty_.take_first()) {
+            const bool was_blocked = connection->is_blocked;
+            if (!connection->flush()) {
+                lose(*connection);
+                continue;
+            }
+            blocked_ += connection->is_blocked - was_blocked;
+            if (!connection->is_blocked) {
+                if (connection->is_paused) turns_.add(*connection);
+                if (connection->is_closing) announce_end(*connection);
+            }
+            if (was_blocked || connection->is_blocked) watch(*connection);
+        }
+        owed_ = 0;
+    }
+
+    // --- what the engine says ----------------------------------------------------------------------------------------
+
+    void owes(Peer &peer) override {
+        ++owed_;
+        dirty_.put(static_cast<Connection &>(peer));
+    }
+
+    void paused(Peer &peer) override {
+        dirty_.put(static_cast<Connection &>(peer));
+        watch(static_cast<Connection &>(peer));
+    }
+
+    // Close a peer on the engine's word; the log says why.
+    void closed(Peer &peer, int reason, const char *detail) override {
+        Connection &connection = static_cast<Connection &>(peer);
+        notices_.put(reason, "closed %s: %s", PeerName(connection).text, detail);
+        begin_closing(connection);
+    }
+
+    // --- what is watched ---------------------------------------------------------------------------------------------
+
+    // An event tells a connection's address, which is even, or twice another descriptor and one.
+    static bool is_descriptor(uint64_t tag) { return tag & 1; }
+
+    bool control(int operation, int fd, uint32_t mask, uint64_t tag) {
+        epoll_event event = {};
+        event.events = mask;
+        event.data.u64 = tag;
+        return epoll_ctl(epoll_, operation, fd, &event) == 0;
+    }
+    bool control(int operation, int fd) { return control(operation, fd, EPOLLIN, static_cast<uint64_t>(fd) << 1 | 1); }
+    bool control(int operation, Connection &connection) {
+        return control(operation, connection.fd, connection.mask, reinterpret_cast<uintptr_t>(&connection));
+    }
+
+    // Watch a connection for what it is ready for by its state.
+    void watch(Connection &connection) {
+        const uint32_t mask = connection.wanted_mask();
+        if (mask == connection.mask) return;
+        connection.mask = mask;
+        control(EPOLL_CTL_MOD, connection);
+    }
+
+    void serve_other(int fd) {
+        if (fd == wake_) {
+            eventfd_t times;
+            eventfd_read(wake_, &times);
+        } else if (is_accepting_) {
+            int accepted[kAcceptsMax];
+            const int count = acceptor_.accept(fd, now_, accepted);
+            for (int i = 0; i < count; ++i) welcome(accepted[i]);
+            if (acceptor_.paused_until() > now_) accept_newcomers(false);
+        }
+    }
+
+    void welcome(int fd) {
+        Connection *connection = new Connection(fd);
+        open_.add(*connection);
+        if (control(EPOLL_CTL_ADD, *connection)) {
+            engine_.connect(*connection, now_);
+            return;
+        }
+        const int error = errno;  // the system's bound on watched descriptors
+        notices_.put(-1, "refused %s: it cannot be watched ([Errno %d] %s)", PeerName(*connection).text, error,
+                     strerror(error));
+        close(*connection);
+    }
+
+    void accept_newcomers(bool is_accepting) {
+        if (is_accepting == is_accepting_) return;
+        is_accepting_ = is_accepting;
+        for (int i = 0; i < acceptor_.count(); ++i) {
+            control(is_accepting ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, acceptor_.fd(i));
+        }
+    }
+
+    // --- ends of connections -----------------------------------------------------------------------------------------
+
+    // The peer sends no more; what it is owed still goes out.
+    void end_of_input(Connection &connection) {
+        if (connection.is_closing || connection.output.empty()) {
+            lose(connection);
+        } else {
+            engine_.disconnect(connection);
+            begin_closing(connection);
+        }
+    }
+
+    void begin_closing(Connection &connection) {
+        connection.linger_until = clock_now() + options_.linger_s;
+        connection.is_closing = true;
+        closing_.add(connection);
+        dirty_.put(connection);
+        watch(connection);
+    }
+
+    // Close our side only: closing both at once would take back replies that the peer has not read yet.
+    void announce_end(Connection &connection) {
+        if (connection.is_lingering) return;
+        connection.is_lingering = true;
+        shutdown(connection.fd, SHUT_WR);
+        watch(connection);
+    }
+
+    void lose(Connection &connection) {
+        if (!connection.is_closing) engine_.disconnect(connection);
+        close(connection);
+    }
+
+    void close(Connection &connection) {
+        open_.remove(connection);
+        dirty_.drop(connection);
+        closing_.drop(connection);
+        turns_.drop(connection);
+        blocked_ -= connection.is_blocked;
+        // Closing alone would leave it watched while a process that is about to become another program holds a copy.
+        control(EPOLL_CTL_DEL, connection);
+        ::close(connection.fd);
+        connection.fd = -1;
+        closed_.add(connection);
+    }
+
+    // Give back the memory of closed connections, which no event can name any more.
+    void bury() {
+        while (Connection *connection = closed_.take_first()) delete connection;
+    }
+
+    // --- time --------------------------------------------------------------------------------------------------------
+
+    static double clock_now() {
+        timespec time;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+    }
+
+    static int as_timeout_ms(double left_s) {
+        if (!(left_s > 0)) return 0;
+        return left_s * 1000 < INT_MAX - 1 ? static_cast<int>(left_s * 1000) + 1 : INT_MAX;  // not too early
+    }
+
+    // How long the next poll may wait, -1 for ever.
+    int timeout_ms() {
+        due_at_ = 0;
+        if (!turns_.empty()) return 0;
+        due_at_ = engine_.next_deadline();
+        if (closing_.first != nullptr) due_at_ = fmin(due_at_, closing_.first->linger_until);
+        if (!is_accepting_) due_at_ = fmin(due_at_, acceptor_.paused_until());
+        return due_at_ == INFINITY ? -1 : as_timeout_ms(due_at_ - now_);
+    }
+
+    void pass_time() {
+        if (engine_.next_deadline() <= now_) engine_.tick(now_);
+        while (closing_.first != nullptr && closing_.first->linger_until <= now_) close(*closing_.first);
+        if (drain_s_ < 0 && acceptor_.paused_until() <= now_) accept_newcomers(true);
+    }
+
+    // Serve what is there and send what is owed, until nothing is left or the time is over.
+    void drain() {
+        accept_newcomers(false);
+        acceptor_.close();
+        is_listening_ = false;
+        Notices::wake(notices_.fd);
+        const double started = clock_now();
+        while (true) {
+            const double left_s = started + drain_s_ - clock_now();
+            if (left_s <= 0) return;
+            const bool has_turns = !turns_.empty(), is_busy = blocked_ > 0 || has_turns;
+            due_at_ = 0;
+            if (!wake_up(blocked_ > 0 && !has_turns ? as_timeout_ms(left_s) : 0) && !is_busy) return;
+        }
+    }
+
+    // --- visitors and forks ------------------------------------------------------------------------------------------
+
+    void enter() {
+        ++visitors_;
+        pthread_mutex_lock(&door_);
+        pthread_mutex_lock(&mutex_);
+    }
+
+    void leave() {
+        pthread_mutex_unlock(&mutex_);
+        pthread_mutex_unlock(&door_);
+        --visitors_;
+    }
+
+    // Close this process's copies of all descriptors; the thread did not come along.
+    void abandon() {
+        is_abandoned_ = true;
+        for (const Connection *each = open_.first; each != nullptr; each = each->of_reactor.after) ::close(each->fd);
+        close();
+        has_thread_ = false;
+    }
+
+    static inline pthread_mutex_t registry_ = PTHREAD_MUTEX_INITIALIZER;
+    Link<Reactor> of_living_;
+    static inline List<Reactor, &Reactor::of_living_> living_;
+
     const Options options_;
     Notices notices_;
-    Acceptor acceptor_;
+    Acceptor acceptor_{notices_};
     Turns turns_;
-    Row<&Connection::all> all_, closed_;
-    Row<&Connection::dirty> dirty_;
-    Row<&Connection::lingering> lingering_;
-    int64_t blocked_ = 0;  // connections with output that the system did not take
-    int owed_ = 0;         // connections that got output since the last look
-    double now_ = 0;       // at the beginning of this wake-up
+    List<Connection, &Connection::of_reactor> open_, closed_;
+    List<Connection, &Connection::of_dirty> dirty_;  // to be flushed
+    List<Connection, &Connection::of_closing> closing_;
+    Engine engine_;
+    int64_t blocked_ = 0;       // connections with output that the system did not take
+    int owed_ = 0;              // connections that got output since the last look
+    double now_ = clock_now();  // at the beginning of this wake-up
     double measured_at_ = 0;
-    int unmeasured_ = 0;  // steps since then
+    int unmeasured_ = 0;        // steps since then
     double due_at_ = 0;
     bool is_accepting_ = false;
     bool is_abandoned_ = false;
     bool has_thread_ = false;
-    int epoll_ = -1, wake_ = -1;
+    int epoll_ = epoll_create1(EPOLL_CLOEXEC);
+    int wake_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     std::atomic<double> drain_s_{-1};  // below 0: nobody has asked for the end
     std::atomic<bool> has_ended_{false}, is_listening_{true};
 
@@ -133,10 +521,9 @@ class Reactor final : Driver {
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_t door_ = PTHREAD_MUTEX_INITIALIZER;  // held by a visitor; the reactor waits there for its end
     std::atomic<int> visitors_{0};
-    Reactor *previous_ = nullptr, *next_ = nullptr;  // in the list of the living
 
-    epoll_event *events_;
-    char *buffer_;
+    epoll_event events_[kEventsMax];
+    char buffer_[kReadSize];
 };
 
 }  // namespace rallypoint

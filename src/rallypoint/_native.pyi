@@ -57,7 +57,7 @@ class Reactor:
 
     Args:
         limits: what peers are granted.
-        listeners: descriptors of bound and listening sockets; they belong to the reactor, unless there is an error.
+        listeners: descriptors of bound and listening sockets, as C has numbers (``array("i")``); they belong to the reactor, unless there is an error.
         linger_s: how long a refused peer may take to read the end of its stream, in seconds.
         spin_s: how long to look for events before sleeping, after the last ones, in seconds.
 
@@ -72,7 +72,7 @@ class Reactor:
     def __new__(
         cls,
         limits: RawLimits,
-        listeners: tuple[int, ...],
+        listeners: bytes,
         linger_s: float,
         spin_s: float,
         /,

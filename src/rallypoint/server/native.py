@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import socket
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from time import monotonic
@@ -84,7 +85,7 @@ class NativeLoop:
         module = native()
         if module is None:
             raise AssertionError("the compiled twin is not there")
-        fds = tuple(listener.fileno() for listener in listeners)
+        fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
         handshake_s, *numbers = astuple(limits)
         bounds = (handshake_s, *(min(number, _NUMBER_MAX) for number in numbers))
         self._reactor = module.Reactor(bounds, fds, LINGER_S, spin_us / 1e6)
