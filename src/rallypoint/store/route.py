@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import struct
 
@@ -134,7 +133,7 @@ def _is_same(direct: Connection, other: Connection) -> bool:
         shake_hands(other.stream, deadline)
     except DistError:
         return False
-    name, item = b"rallypoint/route/" + secrets.token_hex(16).encode(), secrets.token_bytes(16)
+    name, item = b"rallypoint/route/" + os.urandom(16).hex().encode(), os.urandom(16)
     direct.begin(client.queue_push(name, item), deadline, [])
     direct.begin(ping(), deadline, [])
     found: list[bytes] = []
