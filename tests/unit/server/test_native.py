@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -278,3 +280,49 @@ def test_a_local_peer_is_served_under_an_abstract_name(twin):
         assert running.client().ping()
         refuse(running)
         assert running.wait_for_line(lambda line: "0x63" in line).startswith("closed a local peer: ")
+
+
+FULL_TABLE = """
+import os, resource, socket, threading
+from rallypoint.net.address import listen
+from rallypoint.protocol.codec import encode_request
+from rallypoint.protocol.spec import MAGIC, Verb
+from rallypoint.server.limits import Limits
+from rallypoint.server.native import NativeLoop
+
+(listener,) = listen("127.0.0.1", 0)
+client = socket.socket()
+client.settimeout(20)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+for _ in range(3):  # what the server itself needs; nothing is left for its reserve
+    os.close(taken.pop())
+
+def log(line):
+    print(line, flush=True)
+    while taken:
+        os.close(taken.pop())
+
+address = listener.getsockname()
+loop = NativeLoop(Limits(), [listener], log=log)
+client.connect(address)
+thread = threading.Thread(target=loop.run)
+thread.start()
+client.sendall(encode_request(Verb.VALIDATE, MAGIC) + encode_request(Verb.PING, 7))
+print(client.recv(4))
+loop.stop(0.0)
+thread.join()
+"""
+
+
+def test_accepting_pauses_when_not_even_the_reserve_is_left():
+    for _ in NATIVE:
+        run = subprocess.run([sys.executable, "-c", FULL_TABLE], capture_output=True, text=True, check=True)
+        said, answer = run.stdout.splitlines()
+        assert said.endswith("accepts nothing for 0.1 s: no file descriptor is left (limit 64)")
+        assert answer == str(struct.pack("<I", 7))
