@@ -39,7 +39,8 @@ PyObject *take_output(Output &output) {
 // Drives an engine for one Python object: collects what a step causes.
 class Steps final : public Driver {
   public:
-    Steps(const Limits &limits, const HashKey &key) : engine(limits, *this, key.first, key.second), key_(key), members_(key) {}
+    Steps(const Limits &limits, const HashKey &key)
+        : engine(limits, *this, key.first, key.second), key_(key), members_(key) {}
     ~Steps() {
         while (members_.first() != nullptr) {
             engine.disconnect(*members_.first()->item);
@@ -55,11 +56,11 @@ class Steps final : public Driver {
     }
 
     // Give what the step causes: replies, then the rest; null with an error set.
-    PyObject *step(int event, int64_t id, Bytes data, double now) {
+    PyObject *step(int event, long long id, Bytes data, double now) {
         const Name name(key_, {reinterpret_cast<const char *>(&id), sizeof(id)});
         auto *entry = members_.find(name);
         if (event == CONNECTED) {
-            if (entry != nullptr) return PyErr_Format(PyExc_AssertionError, "peer %lld connected twice", static_cast<long long>(id));
+            if (entry != nullptr) return PyErr_Format(PyExc_AssertionError, "peer %lld connected twice", id);
             entry = members_.insert(name);
             entry->item = new (take_memory(sizeof(Member))) Member;
             entry->item->id = id;
@@ -125,21 +126,18 @@ struct Object {
 Steps &steps_of(PyObject *self) { return reinterpret_cast<Object *>(self)->steps; }
 
 PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
-    double seconds;
-    unsigned long long n[7];
-    if (!PyArg_ParseTuple(arguments, "(dKKKKKKK)", &seconds, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6)) return nullptr;
+    Limits limits;
     HashKey key;
+    if (!PyArg_ParseTuple(arguments, "O&", read_limits, &limits)) return nullptr;
     if (getrandom(&key, sizeof(key), 0) != sizeof(key)) return PyErr_SetFromErrno(PyExc_OSError);
-    PyObject *self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    if (self != nullptr) new (&steps_of(self)) Steps({seconds, n[0], n[1], n[2], n[3], n[4], n[5], n[6]}, key);
+    PyObject *self = make_object(type);
+    if (self != nullptr) new (&steps_of(self)) Steps(limits, key);
     return self;
 }
 
 void destroy(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     steps_of(self).~Steps();
-    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 PyObject *step(PyObject *self, PyObject *arguments) {
@@ -160,11 +158,7 @@ PyObject *next_deadline(PyObject *self, PyObject *) {
 
 PyObject *statistics(PyObject *self, PyObject *) {
     const Statistics statistics = steps_of(self).engine.statistics();
-    uint64_t numbers[sizeof(statistics) / sizeof(uint64_t)];
-    memcpy(numbers, &statistics, sizeof(numbers));
-    PyObject *list = PyList_New(0);
-    for (uint64_t number : numbers) add(list, PyLong_FromUnsignedLongLong(number));
-    return list;
+    return as_list(&statistics, sizeof(statistics) / sizeof(uint64_t));
 }
 
 PyMethodDef methods[] = {
@@ -185,9 +179,4 @@ PyType_Spec spec = {"rallypoint._native.Engine", sizeof(Object), 0, Py_TPFLAGS_D
 
 }  // namespace
 
-bool add_engine(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    const bool is_added = type != nullptr && PyModule_AddObjectRef(module, "Engine", type) == 0;
-    Py_XDECREF(type);
-    return is_added;
-}
+bool add_engine(PyObject *module) { return add_type(module, &spec); }

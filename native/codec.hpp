@@ -216,12 +216,14 @@ class Reader {
 
     static bool allows(uint8_t verb, Kind kind, uint64_t number, Refusal &refusal) {
         if (verb == 0 && number != kMagic) {
-            return refusal.say(BAD_HANDSHAKE, "VALIDATE carries 0x%08" PRIx64 " instead of 0x%08" PRIx64, number, kMagic);
+            return refusal.say(BAD_HANDSHAKE, "VALIDATE carries 0x%08" PRIx64 " instead of 0x%08" PRIx64, number,
+                               kMagic);
         }
         if (number <= most(kind)) return true;
         const bool is_key = kind == Kind::KEY, is_text = is_key || kind == Kind::VALUE;
+        const char *what = is_key ? "key" : is_text ? "value" : "list", *unit = is_text ? "bytes" : "items";
         return refusal.say(FIELD_TOO_LARGE, "%s claims a %s of %" PRIu64 " %s, the limit is %" PRIu64, kVerbNames[verb],
-                           is_key ? "key" : is_text ? "value" : "list", number, is_text ? "bytes" : "items", most(kind));
+                           what, number, unit, most(kind));
     }
 
     const char *data_ = nullptr;  // the segment, or `own_`

@@ -48,12 +48,9 @@ class Keyspace {
         return listing_.get();
     }
 
-    Change set(const Name &name, Bytes value, Refusal &refusal) {
-        return put(values_.find(name), name, value, limits_.stored_size_max, refusal);
-    }
-    // Of a pair that `allows` has seen.
-    Change set_allowed(const Name &name, Bytes value, Refusal &refusal) {
-        return put(values_.find(name), name, value, UINT64_MAX, refusal);
+    // A pair that `allows` has seen together with others is not asked whether it fits.
+    Change set(const Name &name, Bytes value, Refusal &refusal, bool is_allowed = false) {
+        return put(values_.find(name), name, value, refusal, is_allowed);
     }
 
     // Whether all pairs together can be set; `pairs` is PAIRS as on the wire.
@@ -74,7 +71,7 @@ class Keyspace {
             total += each->item;
             total = old == nullptr ? total + each->size + kEntrySize : total - old->size;
         }
-        return fits(total, limits_.stored_size_max, refusal);
+        return fits(total, refusal);
     }
 
     Change append(const Name &name, Bytes value, Refusal &refusal) {
@@ -87,7 +84,7 @@ class Keyspace {
                         Shown(name).text, length, limits_.value_stored_size_max);
             return REFUSED;
         }
-        if (!fits(stored_size_ + value.size, limits_.stored_size_max, refusal)) return REFUSED;
+        if (!fits(stored_size_ + value.size, refusal)) return REFUSED;
         stored_size_ += value.size;
         entry->item = grow(entry->item, value);
         return REPLACED;
@@ -107,7 +104,7 @@ class Keyspace {
         } while (rest > 0);
         if (*total < 0) *--digit = '-';
         const Bytes value = {digit, static_cast<size_t>(text + sizeof(text) - digit)};
-        return put(entry, name, value, limits_.stored_size_max, refusal);
+        return put(entry, name, value, refusal);
     }
 
     bool remove(const Name &name) {
@@ -122,7 +119,7 @@ class Keyspace {
 
     bool push(const Name &name, Bytes item, Refusal &refusal) {
         const uint64_t size = stored_size_ + name.size + item.size + kEntrySize;
-        if (!fits(size, limits_.stored_size_max, refusal)) return false;
+        if (!fits(size, refusal)) return false;
         stored_size_ = size;
         Queues::Entry *entry = queues_.find(name);
         if (entry == nullptr) entry = queues_.insert(name);
@@ -153,12 +150,12 @@ class Keyspace {
     static constexpr ptrdiff_t DIGITS_MAX = 19;  // of a number of 64 bits
     static constexpr size_t TEXT_MAX = 99;       // bytes that are looked at to show a text
 
-    // Put other bytes under an entry, or under a new one, if the store holds `limit` bytes at most then.
-    Change put(Values::Entry *entry, const Name &name, Bytes value, uint64_t limit, Refusal &refusal) {
+    // Put other bytes under an entry, or under a new one.
+    Change put(Values::Entry *entry, const Name &name, Bytes value, Refusal &refusal, bool is_allowed = false) {
         Value *old = entry == nullptr ? nullptr : entry->item;
         const uint64_t size =
             stored_size_ + value.size + (old == nullptr ? name.size + kEntrySize : 0 - uint64_t{old->size});
-        if (!fits(size, limit, refusal)) return REFUSED;
+        if (!is_allowed && !fits(size, refusal)) return REFUSED;
         stored_size_ = size;
         if (old == nullptr) {
             values_.insert(name)->item = make_value(value);
@@ -200,10 +197,10 @@ class Keyspace {
                            at > first ? "which 64 bits cannot hold" : "not a decimal number");
     }
 
-    bool fits(uint64_t size, uint64_t limit, Refusal &refusal) const {
-        if (size <= limit) return true;
-        return refusal.say(STORE_FULL, "the store would hold %" PRIu64 " bytes in %zu keys and %zu queues, the limit is %"
-                           PRIu64, size, values_.count(), queues_.count(), limit);
+    bool fits(uint64_t size, Refusal &refusal) const {
+        if (size <= limits_.stored_size_max) return true;
+        return refusal.say(STORE_FULL, "the store would hold %" PRIu64 " bytes in %zu keys and %zu queues, the limit"
+                           " is %" PRIu64, size, values_.count(), queues_.count(), limits_.stored_size_max);
     }
 
     const Limits limits_;

@@ -123,12 +123,16 @@ class Waiters {
 
     // Drop what a peer waits for, if it waits.
     void drop(Waiter &waiter) {
-        if (WaitSet *set = waiter.set) {
+        WaitSet *set = waiter.set;
+        Barrier *barrier = waiter.barrier;
+        if (set == nullptr && barrier == nullptr) return;
+        --count_;
+        if (set != nullptr) {
             names_held_ -= set->count;
-            leave(waiter, set->line);
+            set->line.remove(waiter);
             if (set->line.first == nullptr) discard(set);
-        } else if (Barrier *barrier = waiter.barrier) {
-            leave(waiter, barrier->line);
+        } else {
+            barrier->line.remove(waiter);
             if (barrier->line.first == nullptr) barriers_.erase(Table<Barrier>::entry_of(barrier));
         }
         waiter.set = nullptr;
@@ -151,17 +155,18 @@ class Waiters {
         return drop_released();
     }
 
-    Waiter *pushed(const Name &name, bool is_newly_present) {
+    const Ring<Waiter *> &pushed(const Name &name, bool is_newly_present) {
+        released_.clear();
         Waiter *first = nullptr;
         for (Watch *watch = first_watch(name); watch != nullptr; watch = watch->of_name.after) {
             watch->set->missing -= is_newly_present;
             Waiter *candidate = watch->set->line.first;
             if (watch->set->missing == 0 && (first == nullptr || candidate->turn < first->turn)) first = candidate;
         }
-        if (first == nullptr) return nullptr;
-        drop(*first);
+        if (first == nullptr) return released_;
         first->called.hold(make_value(static_cast<Bytes>(name)));
-        return first;
+        released_.push(first);
+        return drop_released();
     }
 
     void vanished(const Name &name) {
@@ -185,8 +190,7 @@ class Waiters {
 
   private:
     static int compare_turns(const void *left, const void *right) {
-        const uint64_t a = (*static_cast<Waiter *const *>(left))->turn, b = (*static_cast<Waiter *const *>(right))->turn;
-        return a < b ? -1 : a > b;
+        return (*static_cast<Waiter *const *>(left))->turn < (*static_cast<Waiter *const *>(right))->turn ? -1 : 1;
     }
 
     Watch *first_watch(const Name &name) const {
@@ -197,10 +201,6 @@ class Waiters {
         waiter.turn = ++turns_;
         line.add(waiter);
         ++count_;
-    }
-    void leave(Waiter &waiter, WaitLine &line) {
-        line.remove(waiter);
-        --count_;
     }
     const Ring<Waiter *> &drop_released() {
         for (size_t at = 0; at < released_.count(); ++at) drop(*released_[at]);

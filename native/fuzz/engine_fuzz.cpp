@@ -2,7 +2,7 @@
 // that do not balance; that both twins do the same is for tools/fuzz.py to find.
 //
 //     clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -Inative native/fuzz/engine_fuzz.cpp
-//         native/engine.cpp -o build/engine_fuzz
+//         -o build/engine_fuzz
 //     build/engine_fuzz -max_total_time=60 -max_len=2000 build/fuzz-found tests/fuzz/corpus
 #include <new>
 
