@@ -128,8 +128,8 @@ class _Member:
                 if is_timeout(error):
                     return error
                 with contextlib.suppress(*STORE_ERRORS), store_timeout(self.store, LEAVE_TIMEOUT_S):
-                    take_back(self.store, arrival, Deadline(LEAVE_TIMEOUT_S))
-                    self._mark_left(arrival)
+                    arrived = take_back(self.store, arrival, Deadline(LEAVE_TIMEOUT_S))
+                    self._mark_left(arrival, arrived)
             raise
         return None
 
@@ -160,15 +160,16 @@ class _Member:
         arrived = take_back(self.store, arrival, budget)
         if self.rank is None or arrived == self.world_size:
             return arrived, None
+        self._mark_left(arrival, arrived)
         roll = call_roll(self.store, self.prefix, self.world_size, arrival.generation, arrived=arrived, deadline=budget)
-        self._mark_left(arrival)
+        roll = roll._replace(left=[rank for rank in roll.left if rank != self.rank])
         if self.rank == 0 and roll.has_strangers:
             self.store.set(self.prefix + TRACING_GATE, IGNORED)
         return arrived, roll
 
-    def _mark_left(self, arrival: Arrival) -> None:
+    def _mark_left(self, arrival: Arrival, arrived: int) -> None:
         if self.rank is not None:
-            write_mark(self.store, self.prefix, self.rank, Mark.new(arrival.generation, LEFT))
+            write_mark(self.store, self.prefix, self.rank, Mark.new(arrival.generation, LEFT, arrived))
 
     def _sentence(self, arrival: Arrival, waited: Deadline, arrived: int, missing: list[str], roll: Roll | None) -> str:
         size = self.world_size

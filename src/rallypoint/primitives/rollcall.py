@@ -7,7 +7,8 @@ Rules:
 - A rank that comes twice in one generation is refused by name, before it is counted. It may come again when the
   generation is complete, or when it has left.
 - Marks are overwritten by the next generation: a barrier keeps one key a rank, however often it is used.
-- Who left stays readable as such, so that members whose time is up a moment later do not take it for missing.
+- Who left stays readable as such, so that members whose time is up a moment later do not take it for missing. It also
+  says how many it left behind: the counter no longer tells the later ones how many had come.
 """
 
 from __future__ import annotations
@@ -39,28 +40,30 @@ class Mark(NamedTuple):
         generation: of its latest arrival.
         state: ``"here"`` or ``"left"``.
         token: random, so that a swap that writes it can be told from any other.
+        arrived: how many were counted when this rank left, itself included; 0 while it is here.
     """
 
     generation: int
     state: str
     token: str
+    arrived: int = 0
 
     @classmethod
-    def new(cls, generation: int, state: str) -> Mark:
+    def new(cls, generation: int, state: str, arrived: int = 0) -> Mark:
         """Make a mark with a token of its own."""
-        return cls(generation, state, secrets.token_hex(8))
+        return cls(generation, state, secrets.token_hex(8), arrived)
 
     @classmethod
     def decode(cls, data: bytes) -> Mark:
         """Read a mark; what is not one of ours is torch's: generation 0, gave up."""
         words = data.decode(errors="replace").split(" ")
-        if len(words) == 3 and words[0].isdigit() and words[1] in {HERE, LEFT}:
-            return cls(int(words[0]), words[1], words[2])
+        if len(words) == 4 and words[0].isdigit() and words[1] in {HERE, LEFT} and words[3].isdigit():
+            return cls(int(words[0]), words[1], words[2], int(words[3]))
         return cls(0, LEFT, "")
 
     def encode(self) -> bytes:
-        """Give the bytes that are stored. Shape: decimal generation, state, token; one space between."""
-        return f"{self.generation} {self.state} {self.token}".encode()
+        """Give the bytes that are stored. Shape: decimal generation, state, token, number; one space between."""
+        return f"{self.generation} {self.state} {self.token} {self.arrived}".encode()
 
 
 class Roll(NamedTuple):
@@ -139,8 +142,8 @@ def call_roll(
         prefix: the barrier's.
         world_size: ranks 0 to ``world_size - 1`` are looked at.
         generation: the one that is asked about.
-        arrived: how many were counted. If fewer left marks, some are torch's members, which write theirs only when
-            their time is up: they are waited for.
+        arrived: how many were counted; whoever left before may know of more. If fewer left marks, some are torch's
+            members, which write theirs only when their time is up: they are waited for.
         deadline: the end of all this.
         clock: for the pauses.
 
@@ -151,6 +154,7 @@ def call_roll(
     while True:
         absent, unknown = _read(store, prefix, open_ranks, marks, deadline)
         came = [rank for rank, mark in marks.items() if mark.generation == generation]
+        arrived = max(arrived, *(marks[rank].arrived for rank in came), 0)
         if len(came) >= arrived or generation > 0 or deadline.has_passed():
             break
         open_ranks = absent

@@ -32,14 +32,14 @@ def roll(store, world_size, generation=0, arrived=0, **options):
 
 
 def test_a_mark_survives_its_bytes():
-    mark = Mark.new(7, HERE)
-    assert Mark.decode(mark.encode()) == mark
-    assert Mark.new(7, HERE) != mark
+    for mark in (Mark.new(7, HERE), Mark.new(7, LEFT, 3)):
+        assert Mark.decode(mark.encode()) == mark
+    assert Mark.new(7, HERE) != Mark.new(7, HERE)
 
 
 @pytest.mark.parametrize("data", [b"<val_ignored>", b"", b"x here y", b"1 gone y", b"\xff", b"1 here"])
 def test_any_other_mark_is_that_of_a_torch_member_that_gave_up(data):
-    assert Mark.decode(data) == (0, LEFT, "")
+    assert Mark.decode(data) == Mark(0, LEFT, "")
 
 
 def test_the_mark_is_torchs_key():
@@ -130,6 +130,23 @@ def test_members_of_torch_are_waited_for_while_fewer_marks_than_members_are_ther
     found = roll(store, 3, arrived=2, clock=clock)
     assert (found.marked, found.missing, found.has_strangers) == ([0, 2], [1], True)
     assert len(clock.slept) == 3
+
+
+def test_members_of_torch_are_waited_for_though_others_of_ours_have_left_before():
+    store = HashStore()
+    come(store, 0)
+    come(store, 1)
+    write_mark(store, "p", 0, Mark.new(0, LEFT, 3))  # when there were the two of ours and one of torch's
+
+    class Clock(ManualClock):
+        def sleep(self, duration_s):
+            super().sleep(duration_s)
+            store.set("p2/TRACE", "<val_ignored>")
+
+    clock = Clock()
+    found = roll(store, 4, arrived=2, clock=clock)
+    assert (found.marked, found.missing, found.has_strangers) == ([0, 1, 2], [3], True)
+    assert len(clock.slept) == 1
 
 
 def test_members_without_a_mark_are_waited_for_until_the_deadline_only():
