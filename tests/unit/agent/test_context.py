@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         return context
 
     yield start_one
-    for context in contexts:
+    for context in reversed(contexts):  # each gives back the signal handlers that it found
         context.close(signal.SIGKILL, 0)
 
 
