@@ -242,11 +242,10 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     PyObject *helper;
     int fd, is_careful;
     unsigned spin_us;
-    long owner_pid;
-    if (!PyArg_ParseTuple(arguments, "OipIl", &helper, &fd, &is_careful, &spin_us, &owner_pid)) return nullptr;
+    if (!PyArg_ParseTuple(arguments, "OipI", &helper, &fd, &is_careful, &spin_us)) return nullptr;
     PyObject *self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == nullptr) return nullptr;
-    Client *client = new (&client_of(self)) Client(Py_NewRef(helper), owner_pid, spin_us, is_careful);
+    Client *client = new (&client_of(self)) Client(Py_NewRef(helper), spin_us, is_careful);
     client->main.stream.open(fd, spin_us, helper);
     return self;
 }

@@ -17,8 +17,6 @@ namespace rallypoint {
 constexpr size_t kDirectSize = 16384;              // larger values are received into their own memory
 constexpr size_t kChunkSizeMax = 8 * 1024 * 1024;  // memory taken for an announced size before its bytes are there
 
-inline unsigned forks = 0;  // how many forks lie between this process and the one that loaded the module
-
 class Call;
 
 // One connection, past its handshake.
@@ -33,8 +31,8 @@ struct Connection {
 class Client {
   public:
     // `helper` is store/native.py's Helper, a reference taken.
-    Client(PyObject *helper, long owner_pid, unsigned spin_us, bool is_careful)
-        : helper(helper), owner_pid(owner_pid), spin_us(spin_us), is_careful(is_careful) {
+    Client(PyObject *helper, unsigned spin_us, bool is_careful)
+        : helper(helper), spin_us(spin_us), is_careful(is_careful) {
         if (turn == nullptr) abort();
     }
     ~Client() {
@@ -52,6 +50,7 @@ class Client {
     Client &operator=(const Client &) = delete;
 
     bool is_forked() const { return generation != forks; }
+    bool check_owner() const { return check_fork(generation, helper); }
     // True while calls are possible.
     bool check() {
         return end == nullptr || raise_error(helper, "ended", "(OO)", end, Py_None);
@@ -75,7 +74,7 @@ class Client {
             bool is_taken = PyThread_acquire_lock_timed(turn, (long long)(kWaitSliceS * 1e6), 1) == PY_LOCK_ACQUIRED;
             PyEval_RestoreThread(state);
             if (is_taken) break;
-            if (PyErr_CheckSignals() < 0) return false;
+            if (PyErr_CheckSignals() < 0 || !check_owner()) return false;
         }
         holder = pthread_self();
         return is_held = true;
@@ -114,7 +113,6 @@ class Client {
 
     PyObject *const helper;
     PyObject *end = nullptr;  // why no call is possible any more; nullptr while they are
-    const long owner_pid;
     const unsigned spin_us;
     const unsigned generation = forks;  // of the process that made it
     bool is_careful;                    // the server is torch's legacy one, which must not be asked for missing keys
@@ -163,7 +161,7 @@ class Call {
 
     // Get a connection. `settles`: the call may wait without asking anything first.
     bool begin(bool settles) {
-        if (client.is_forked()) return raise_error(client.helper, "forked", "(l)", client.owner_pid);
+        if (!client.check_owner()) return false;
         if (client.has_turn()) return begin_beside();
         if (!client.take_turn(patience_)) return false;
         has_turn_ = true;

@@ -27,6 +27,13 @@ inline double monotonic() {
     return double(time.tv_sec) + double(time.tv_nsec) * 1e-9;
 }
 
+inline unsigned forks = 0;  // how many forks lie between this process and the one that loaded the module
+
+// True in the process of that number; else raises. A signal's handler may fork amid a call, and its child goes on.
+inline bool check_fork(unsigned generation, PyObject *helper) {
+    return generation == forks || raise_error(helper, "forked", "()");
+}
+
 // How long a caller waits, twin of Deadline in clock.py. Neither the clock nor the store's timeout is looked at before
 // it matters, which is after the first look at the latest.
 class Patience {
@@ -79,6 +86,7 @@ class Stream {
     void open(int fd, unsigned spin_us, PyObject *helper) {
         fd_ = fd;
         spin_us_ = spin_us;
+        generation_ = forks;
         helper_ = helper;
         loss_ = 0;
         buffer_ = static_cast<char *>(take_memory(capacity_ = kBufferSize));
@@ -103,6 +111,7 @@ class Stream {
 
     bool send(const char *data, size_t size, Patience &patience) {
         for (bool is_first = true; size > 0; is_first = false) {
+            if (!check_fork(generation_, helper_)) return false;
             double left_s = 0;
             if (!is_first && !patience.left(true, &left_s)) return false;
             PyThreadState *state = is_first && size <= kSmallSize ? nullptr : PyEval_SaveThread();
@@ -151,6 +160,7 @@ class Stream {
     // Receive some bytes, at least one, and give their number; 0 with a Python error set. `looks`: see `look`.
     size_t receive(char *target, size_t room, Patience &patience, bool is_owed, bool looks = false) {
         for (;; looks = false) {
+            if (!check_fork(generation_, helper_)) return 0;
             if (loss_) return lost(loss_);
             double left_s = 0;
             if (!looks && !patience.left(is_owed, &left_s)) return 0;
@@ -202,6 +212,7 @@ class Stream {
 
     int fd_ = -1;
     unsigned spin_us_ = 0;
+    unsigned generation_ = 0;  // the process that it belongs to
     PyObject *helper_ = nullptr;
     int loss_ = 0;            // why nothing can be received any more: an errno, or kEnd; 0 while it can
     char *buffer_ = nullptr;  // bytes read ahead, from start_ to end_

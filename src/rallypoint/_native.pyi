@@ -57,7 +57,8 @@ class Reactor:
 
     Args:
         limits: what peers are granted.
-        listeners: descriptors of bound and listening sockets, as C has numbers (``array("i")``); they belong to the reactor, unless there is an error.
+        listeners: descriptors of bound and listening sockets, as C has numbers (``array("i")``); they
+            belong to the reactor, unless there is an error.
         linger_s: how long a refused peer may take to read the end of its stream, in seconds.
         spin_s: how long to look for events before sleeping, after the last ones, in seconds.
 
@@ -127,10 +128,9 @@ class Client:
 
     Args:
         helper: what is left to Python: more connections, unusual calls, errors.
-        fd: the first connection, past its handshake, not blocking; it belongs to the client from now on.
+        fd: the first connection, past its handshake, as a ``Stream`` has it; it belongs to the client from now on.
         is_careful: the server is torch's legacy one, which must not be asked for keys that may be missing.
         spin_us: how long to look for a reply before sleeping, 0 to 1000 microseconds.
-        owner_pid: this process, for the error in one that is forked from it.
 
     The calls are those of ``TCPStore``, where they are described. Each has its *patience* last: the seconds that the
     caller waits, ``math.inf`` for ever, or the store whose own timeout counts. Keys are given as the user writes them,
@@ -149,7 +149,7 @@ class Client:
     wait, may raise, and may use the client.
     """
 
-    def __new__(cls, helper: Helper, fd: int, is_careful: bool, spin_us: int, owner_pid: int, /) -> Client: ...
+    def __new__(cls, helper: Helper, fd: int, is_careful: bool, spin_us: int, /) -> Client: ...
     def set(self, key: Text, value: Text, patience: Patience, /) -> None: ...
     def get(self, key: Text, patience: Patience, /) -> bytes: ...
     def add(self, key: Text, amount: int, patience: Patience, /) -> int: ...

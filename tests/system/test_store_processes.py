@@ -218,6 +218,35 @@ def test_a_forked_child_is_told_and_can_clone(store):
         store.wait(["absent"], 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_child_that_a_signals_handler_forks_amid_a_call_leaves_the_answer_to_its_parent(store, other):
+    parent, children = os.getpid(), []
+    reader, writer = os.pipe()
+
+    def fork(*_):
+        child = os.fork()
+        if child:
+            children.append(child)
+            other.set("late", "v")
+
+    before = signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        found = store.get("late")
+    except ForkedStoreError:
+        found = b"forked"
+    finally:
+        if os.getpid() != parent:
+            os.write(writer, found)
+            os._exit(0)
+        signal.signal(signal.SIGALRM, before)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answers:
+        assert (found, answers.read()) == (b"v", b"forked")
+    os.waitpid(children[0], 0)
+    assert store.add("n", 1) == 1
+
+
 def test_a_stopped_server_is_an_error_in_time_and_forgiven_when_it_goes_on(store, other, monkeypatch):
     monkeypatch.setattr(connections, "REPLY_GRACE_S", 0.1)
     store.set("k", "v")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from typing import Protocol, TypeAlias, TypeVar
 
-from rallypoint.errors import ForkedStoreError
+from rallypoint.errors import DistNetworkError, ForkedStoreError
 from rallypoint.protocol import client
 from rallypoint.store import plans
 from rallypoint.store.connections import Connections
@@ -35,8 +36,13 @@ Patience: TypeAlias = float | Patient
 _forks = [0]  # how many forks lie between this process and the one that loaded this module
 
 
+_clients: weakref.WeakSet[PythonClient] = weakref.WeakSet()
+
+
 def _count_fork() -> None:
     _forks[0] += 1
+    for inherited in list(_clients):
+        inherited.close("it belongs to another process")  # a call that goes on in a signal's handler must read nothing
 
 
 os.register_at_fork(after_in_child=_count_fork)
@@ -62,10 +68,14 @@ class PythonClient:
         self._connections = connections
         self._owner_pid = os.getpid()
         self._generation = _forks[0]
+        _clients.add(self)
+
+    def _check_owner(self) -> None:
+        if self._generation != _forks[0]:
+            raise forked(self._owner_pid) from None
 
     def _run(self, plan: Plan[T], patience: Patience) -> T:
-        if self._generation != _forks[0]:
-            raise forked(self._owner_pid)
+        self._check_owner()
         connections = self._connections
         timeout_s = patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001 - see Patient
         started = time.monotonic()
@@ -74,12 +84,18 @@ class PythonClient:
         except client.WaitExpired as expired:
             waited_s = time.monotonic() - started
             raise plan.explain(expired, timeout_s, waited_s, connections.endpoint) from None
+        except DistNetworkError:
+            self._check_owner()
+            raise
 
     def _post(self, plan: Plan[None], patience: Patience) -> None:
-        if self._generation != _forks[0]:
-            raise forked(self._owner_pid)
+        self._check_owner()
         timeout_s = patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001 - see Patient
-        self._connections.post(plan.begin, timeout_s)
+        try:
+            self._connections.post(plan.begin, timeout_s)
+        except DistNetworkError:
+            self._check_owner()
+            raise
 
     # --- the calls, as the store's ----------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from rallypoint.errors import (
     BarrierTimeoutError,
     ConnectionLostError,
     DistNetworkError,
+    ForkedStoreError,
     ReplyTimeoutError,
     StoreTimeoutError,
 )
@@ -61,7 +62,7 @@ def make_client(
     if module is None:
         return PythonClient(Connections(endpoint, main, is_careful=is_careful, reconnect=reach))
     helper = Helper(endpoint, reach)
-    return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, spin_us, os.getpid()))
+    return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, spin_us))
 
 
 class Helper:
@@ -74,7 +75,6 @@ class Helper:
 
     plans = plans
     ping = staticmethod(ping)
-    forked = staticmethod(forked)
     lost_error = ConnectionLostError
     legacy_error = client.LegacyServerError
     expired_error = client.WaitExpired
@@ -84,6 +84,7 @@ class Helper:
     def __init__(self, endpoint: Endpoint, reconnect: Callable[[Endpoint, float], Connection]) -> None:
         self.endpoint = endpoint
         self._reconnect = reconnect
+        self._owner_pid = os.getpid()
         self._ends: dict[int, tuple[Endpoint, Endpoint]] = {}
 
     def grace_s(self) -> float:
@@ -105,6 +106,10 @@ class Helper:
     def ends(self, fd: int) -> tuple[int, Endpoint, Endpoint]:
         """Give a connection's descriptor and the addresses of its ends."""
         return (fd, *self._ends[fd])
+
+    def forked(self) -> ForkedStoreError:
+        """Make the error of a client in a process that inherited it."""
+        return forked(self._owner_pid)
 
     def silent(self, what: str, waited_s: float) -> ReplyTimeoutError:
         """Make the error of a server that owes something."""
