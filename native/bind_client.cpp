@@ -3,6 +3,8 @@
 // A call that goes its usual course is one request from the arguments, one reply into the result. Any other is run by
 // Python's plan for it (store/plans.py, protocol/client.py), from where it stands: a reply is only looked at until it
 // turns out to be the usual one, so that the plan finds it untouched.
+#include <limits.h>
+
 #include "client.hpp"
 
 namespace rallypoint {
@@ -31,23 +33,19 @@ bool peek_number(Call &call, long long *number) {
     return data;
 }
 
-PyObject *decode_number(Call &call, const Request &) {
+template <long long kLeast, long long kMost> PyObject *decode_number(Call &call, const Request &) {
     long long number;
-    if (!peek_number(call, &number)) return nullptr;
+    if (!peek_number(call, &number) || number < kLeast || number > kMost) return nullptr;
     call.take(sizeof(number));
     return PyLong_FromLongLong(number);
 }
 
-PyObject *decode_count(Call &call, const Request &request) {
-    long long number;
-    return peek_number(call, &number) && number >= 0 ? decode_number(call, request) : nullptr;
-}
+constexpr auto decode_sum = decode_number<LLONG_MIN, LLONG_MAX>;
+constexpr auto decode_count = decode_number<0, LLONG_MAX>;
 
-PyObject *decode_deleted(Call &call, const Request &) {
-    long long number;
-    if (!peek_number(call, &number) || (number != 0 && number != 1)) return nullptr;
-    call.take(sizeof(number));
-    return PyBool_FromLong(long(number));
+PyObject *decode_deleted(Call &call, const Request &request) {
+    Ref number(decode_number<0, 1>(call, request));
+    return number ? PyBool_FromLong(PyLong_AsLong(number)) : nullptr;
 }
 
 PyObject *decode_check(Call &call, const Request &) {
@@ -114,7 +112,7 @@ PyObject *decode_multi_get(Call &call, const Request &request) {
 #define RALLYPOINT_CALLS(CALL)                                            \
     CALL(set, "set_value", 3, Verb::SET, decode_nothing)                  \
     CALL(get, "get", 2, Verb::GET, decode_get)                            \
-    CALL(add, "add", 3, Verb::ADD, decode_number)                         \
+    CALL(add, "add", 3, Verb::ADD, decode_sum)                            \
     CALL(compare_set, "compare_set", 4, Verb::COMPARE_SET, decode_stored) \
     CALL(check, "check", 2, Verb::CHECK, decode_check)                    \
     CALL(wait, "wait", 2, Verb::CHECK, decode_wait)                       \
@@ -166,12 +164,6 @@ PyObject *try_usual(Call &call, const Course &course, const Request &request) {
     return result;
 }
 
-// The time was up: put the error that the user sees in the place of the plan's.
-void explain(Client &client, PyObject *plan, Patience &patience) {
-    TakenError expired;
-    raise_error(client.helper, "explained", "(OOdd)", plan, expired.error, patience.timeout_s(), patience.waited_s());
-}
-
 PyObject *run(Client &client, const Course &course, Arguments given) {
     Patience patience(client.helper, given[course.count - 1]);
     Request request;
@@ -191,7 +183,11 @@ PyObject *run(Client &client, const Course &course, Arguments given) {
     }
     if (result == nullptr) {
         client.note_loss();
-        if (is_error(client.helper, "expired_error")) explain(client, plan, patience);
+        if (is_error(client.helper, "expired_error")) {
+            TakenError expired;
+            raise_error(client.helper, "explained", "(OOdd)", plan, expired.error, patience.timeout_s(),
+                        patience.waited_s());
+        }
     }
     Py_XDECREF(plan);
     return result;
@@ -243,7 +239,7 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     int fd, is_careful;
     unsigned spin_us;
     if (!PyArg_ParseTuple(arguments, "OipI", &helper, &fd, &is_careful, &spin_us)) return nullptr;
-    PyObject *self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    PyObject *self = make_object(type);
     if (self == nullptr) return nullptr;
     Client *client = new (&client_of(self)) Client(Py_NewRef(helper), spin_us, is_careful);
     client->main.stream.open(fd, spin_us, helper);
@@ -251,10 +247,8 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
 }
 
 void drop(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     client_of(self).~Client();
-    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 PyType_Slot slots[] = {
@@ -270,8 +264,5 @@ PyType_Spec specification = {"rallypoint._native.Client", sizeof(Object), 0, Py_
 
 bool add_client(PyObject *module) {
     pthread_atfork(nullptr, nullptr, [] { ++rallypoint::forks; });
-    PyObject *type = PyType_FromSpec(&rallypoint::specification);
-    bool is_added = type && PyModule_AddObjectRef(module, "Client", type) == 0;
-    Py_XDECREF(type);
-    return is_added;
+    return add_type(module, &rallypoint::specification);
 }

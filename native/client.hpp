@@ -37,8 +37,8 @@ class Client {
     }
     ~Client() {
         main.stream.close(!is_forked());
-        while (Connection *side = sides) {
-            sides = side->next;
+        while (Connection *side = main.next) {
+            main.next = side->next;
             side->stream.close(!is_forked());
             free(side);
         }
@@ -100,8 +100,7 @@ class Client {
 
     void close(PyObject *reason) {
         if (end == nullptr) end = Py_NewRef(reason);
-        Connection *connection = &main;
-        for (Connection *next = sides; connection; connection = next, next = next ? next->next : nullptr) {
+        for (Connection *connection = &main; connection; connection = connection->next) {
             connection->is_in_step = false;
             if (connection->is_busy && !is_forked()) {
                 connection->stream.shut_down();  // its user closes it
@@ -116,9 +115,8 @@ class Client {
     const unsigned spin_us;
     const unsigned generation = forks;  // of the process that made it
     bool is_careful;                    // the server is torch's legacy one, which must not be asked for missing keys
-    Connection main;
-    Connection *sides = nullptr;  // idle ones in front, the last used first
-    Call *waiter = nullptr;       // the call that waits on the main connection
+    Connection main;         // `next`: the side connections, idle ones in front, the last used first
+    Call *waiter = nullptr;  // the call that waits on the main connection
 
   private:
     bool is_held = false;  // the turn at the main connection, by the thread `holder`
@@ -200,9 +198,9 @@ class Call {
         was_sent_ = true;
         return connection_->stream.send(data, size, patience_);
     }
-    // Bytes that the server owes at once, looked at without being taken; at most kBufferSizeMax.
-    const char *peek(size_t size) {
-        return connection_->stream.need(size, patience_, true) ? connection_->stream.front() : nullptr;
+    // Bytes that the server sent, or owes, looked at without being taken; at most kBufferSizeMax.
+    const char *peek(size_t size, bool is_owed = true) {
+        return connection_->stream.need(size, patience_, is_owed) ? connection_->stream.front() : nullptr;
     }
     // Take what was looked at.
     void take(size_t size) {
@@ -236,13 +234,13 @@ class Call {
 
     bool begin_beside() {
         if (!client.check()) return false;
-        Connection *found = client.sides;
+        Connection *found = client.main.next;
         while (found && found->is_busy) found = found->next;
         bool is_new = found == nullptr;
         if (is_new) {
             found = new (take_memory(sizeof(Connection))) Connection;
-            found->next = client.sides;
-            client.sides = found;
+            found->next = client.main.next;
+            client.main.next = found;
         }
         found->is_busy = true;
         connection_ = found;
@@ -252,14 +250,14 @@ class Call {
 
     void end_beside() {
         uint64_t idle = 0;
-        for (Connection *side = client.sides; side; side = side->next) idle += !side->is_busy;
-        Connection **link = &client.sides;
+        for (Connection *side = client.main.next; side; side = side->next) idle += !side->is_busy;
+        Connection **link = &client.main.next;
         while (*link != connection_) link = &(*link)->next;
         *link = connection_->next;
         if (connection_->is_in_step && client.end == nullptr && idle < kIdleSidesMax) {
             connection_->is_busy = false;
-            connection_->next = client.sides;
-            client.sides = connection_;
+            connection_->next = client.main.next;
+            client.main.next = connection_;
         } else {
             connection_->stream.close(!client.is_forked());
             free(connection_);
@@ -293,21 +291,18 @@ class Call {
             client.waiter = this;  // from now on the others go beside
             give_turn();
         }
-        Stream &stream = connection_->stream;
-        if (!stream.need(size, patience_, false)) return nullptr;
-        PyObject *bytes = PyBytes_FromStringAndSize(stream.front(), Py_ssize_t(size));
-        stream.skip(size);
-        was_sent_ = false;
+        return read_small(size, false);
+    }
+
+    PyObject *read_small(size_t size, bool is_owed) {
+        const char *data = peek(size, is_owed);
+        PyObject *bytes = data ? PyBytes_FromStringAndSize(data, Py_ssize_t(size)) : nullptr;
+        if (bytes) take(size);
         return bytes;
     }
 
     PyObject *read_bytes(size_t size) {
-        if (size <= kDirectSize || size <= connection_->stream.available()) {
-            const char *data = peek(size);
-            PyObject *bytes = data ? PyBytes_FromStringAndSize(data, Py_ssize_t(size)) : nullptr;
-            if (bytes) take(size);
-            return bytes;
-        }
+        if (size <= kDirectSize || size <= connection_->stream.available()) return read_small(size, true);
         PyObject *bytes = PyBytes_FromStringAndSize(nullptr, 0);
         while (bytes && size > 0) {
             size_t room = size < kChunkSizeMax ? size : kChunkSizeMax;

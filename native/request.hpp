@@ -1,8 +1,8 @@
 // A request as bytes, twin of the encoders in protocol/codec.py: what a caller gives goes straight into the segment
 // that is sent, each key with its `/` in front.
 //
-// Anything unusual (a wrong type, something over a limit, an iterator for a list) is left to the Python twin, which
-// raises the error or gets along with it: an encoder here gives false then, and no error is set.
+// Anything unusual (a wrong type, a `bytearray`, something over a limit, an iterator for a list) is left to the Python
+// twin, which raises the error or gets along with it: an encoder here gives false then, and no error is set.
 #pragma once
 
 #include "module.hpp"
@@ -58,30 +58,27 @@ class Request {
     }
 
   private:
-    struct Text {
-        const char *data;
-        size_t size;
-    };
-
     bool field(Kind kind, Arguments given) {
-        if (kind == Kind::KEY) return key(given[0]);
-        if (kind == Kind::VALUE) return value(given[0]);
+        if (kind == Kind::KEY || kind == Kind::VALUE) return text(given[0], kind == Kind::KEY);
         if (kind == Kind::I64) return integer(given[0]);
         return list(given[0], kind == Kind::PAIRS ? given[1] : nullptr);
     }
-    bool key(PyObject *object) {
-        Text key;
-        if (!text(object, &key) || key.size >= kKeySizeMax) return false;
-        number(key.size + 1);
-        put("/", 1);
-        put(key.data, key.size);
-        return true;
-    }
-    bool value(PyObject *object) {
-        Text value;
-        if (!text(object, &value) || value.size > kValueSizeMax) return false;
-        number(value.size);
-        put(value.data, value.size);
+    // A key with its `/`, or a value.
+    bool text(PyObject *object, bool is_key) {
+        const char *data = nullptr;
+        Py_ssize_t size = 0;
+        if (PyUnicode_Check(object)) {
+            data = PyUnicode_AsUTF8AndSize(object, &size);
+            if (data == nullptr) PyErr_Clear();
+        } else if (PyBytes_Check(object)) {
+            data = PyBytes_AsString(object);
+            size = PyBytes_Size(object);
+        }
+        const size_t wire_size = size_t(size) + is_key;
+        if (data == nullptr || wire_size > (is_key ? kKeySizeMax : kValueSizeMax)) return false;
+        number(wire_size);
+        if (is_key) put("/", 1);
+        put(data, size_t(size));
         return true;
     }
     bool integer(PyObject *object) {
@@ -97,27 +94,10 @@ class Request {
         if (count == 0 || count > kKeyCountMax || (values && count_of(values) != count)) return false;
         number(count);
         for (size_t index = 0; index < count; ++index) {
-            if (!key(item_of(keys, index)) || (values && !value(item_of(values, index)))) return false;
+            if (!text(item_of(keys, index), true) || (values && !text(item_of(values, index), false))) return false;
             if (size_ > kRequestSizeMax) return false;
         }
         return true;
-    }
-    static bool text(PyObject *object, Text *text) {
-        Py_ssize_t size = 0;
-        if (PyUnicode_Check(object)) {
-            text->data = PyUnicode_AsUTF8AndSize(object, &size);
-            if (text->data == nullptr) PyErr_Clear();
-        } else if (PyBytes_Check(object)) {
-            text->data = PyBytes_AsString(object);
-            size = PyBytes_Size(object);
-        } else if (PyByteArray_Check(object)) {
-            text->data = PyByteArray_AsString(object);
-            size = PyByteArray_Size(object);
-        } else {
-            return false;
-        }
-        text->size = size_t(size);
-        return text->data != nullptr;
     }
     static size_t count_of(PyObject *list) {
         if (PyList_CheckExact(list)) return size_t(PyList_Size(list));
@@ -137,12 +117,10 @@ class Request {
     void reserve(size_t count) {
         if (size_ + count <= capacity_) return;
         capacity_ = size_ + count > 2 * capacity_ ? size_ + count : 2 * capacity_;
-        if (data_ != inline_) {
-            data_ = static_cast<char *>(resize_memory(data_, capacity_));
-            return;
-        }
-        data_ = static_cast<char *>(take_memory(capacity_));
-        memcpy(data_, inline_, size_);
+        char *moved = static_cast<char *>(take_memory(capacity_));
+        memcpy(moved, data_, size_);
+        if (data_ != inline_) free(data_);
+        data_ = moved;
     }
 
     char inline_[1000];

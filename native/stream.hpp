@@ -111,25 +111,10 @@ class Stream {
 
     bool send(const char *data, size_t size, Patience &patience) {
         for (bool is_first = true; size > 0; is_first = false) {
-            if (!check_fork(generation_, helper_)) return false;
-            double left_s = 0;
-            if (!is_first && !patience.left(true, &left_s)) return false;
-            PyThreadState *state = is_first && size <= kSmallSize ? nullptr : PyEval_SaveThread();
-            ssize_t sent = -1;
-            errno = EAGAIN;
-            if (is_first || is_ready(POLLOUT, left_s)) sent = ::send(fd_, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-            int number = errno;
-            if (state) PyEval_RestoreThread(state);
-            if (sent >= 0) {
-                data += sent;
-                size -= size_t(sent);
-                continue;
-            }
-            if (number != EAGAIN && number != EINTR) return raise_error(helper_, "broken", "(i)", number);
-            if (PyErr_CheckSignals() < 0) return false;
-            if (!is_first && left_s <= 0) {
-                return raise_error(helper_, "silent", "(sd)", "did not take a request", patience.waited_s());
-            }
+            size_t sent = pass(POLLOUT, const_cast<char *>(data), size, patience, true, is_first);
+            if (sent == 0) return false;
+            data += sent;
+            size -= sent;
         }
         return true;
     }
@@ -159,34 +144,41 @@ class Stream {
 
     // Receive some bytes, at least one, and give their number; 0 with a Python error set. `looks`: see `look`.
     size_t receive(char *target, size_t room, Patience &patience, bool is_owed, bool looks = false) {
-        for (;; looks = false) {
-            if (!check_fork(generation_, helper_)) return 0;
-            if (loss_) return lost(loss_);
-            double left_s = 0;
-            if (!looks && !patience.left(is_owed, &left_s)) return 0;
-            PyThreadState *state = PyEval_SaveThread();
-            ssize_t count = -1;
-            errno = EAGAIN;
-            if (looks) {
-                count = look(target, room);
-            } else if (is_ready(POLLIN, left_s)) {
-                count = recv(fd_, target, room, MSG_DONTWAIT);
-            }
-            int number = errno;
-            PyEval_RestoreThread(state);
-            if (count > 0) return size_t(count);
-            if (count == 0) return lost(kEnd);
-            if (number != EAGAIN && number != EINTR) return lost(number);
-            if (PyErr_CheckSignals() < 0) return 0;
-            if (looks || left_s > 0) continue;
-            if (!is_owed) return raise_error(helper_, "expired_error", "()");
-            return raise_error(helper_, "silent", "(sd)", "did not answer", patience.waited_s());
-        }
+        return pass(POLLIN, target, room, patience, is_owed, looks);
     }
 
   private:
     static constexpr int kEnd = -1;
 
+    // Send or receive some bytes; 0 with a Python error set. `is_first`: try it before any wait.
+    size_t pass(short event, char *data, size_t size, Patience &patience, bool is_owed, bool is_first) {
+        const bool sends = event == POLLOUT;
+        for (;; is_first = false) {
+            if (!check_fork(generation_, helper_)) return 0;
+            if (loss_ && !sends) return lost(loss_);
+            double left_s = 0;
+            if (!is_first && !patience.left(is_owed, &left_s)) return 0;
+            PyThreadState *state = sends && is_first && size <= kSmallSize ? nullptr : PyEval_SaveThread();
+            ssize_t count = -1;
+            errno = EAGAIN;
+            if (is_first && !sends) {
+                count = look(data, size);
+            } else if (is_first || is_ready(event, left_s)) {
+                count = sends ? ::send(fd_, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                              : recv(fd_, data, size, MSG_DONTWAIT);
+            }
+            int number = errno;
+            if (state) PyEval_RestoreThread(state);
+            if (count > 0) return size_t(count);
+            if (count == 0) return lost(kEnd);
+            if (number != EAGAIN && number != EINTR) return sends ? broken(number) : lost(number);
+            if (PyErr_CheckSignals() < 0) return 0;
+            if (is_first || left_s > 0) continue;
+            if (!is_owed) return raise_error(helper_, "expired_error", "()");
+            const char *what = sends ? "did not take a request" : "did not answer";
+            return raise_error(helper_, "silent", "(sd)", what, patience.waited_s());
+        }
+    }
     // The first look: nearly every reply comes within it, and it costs one call of the system. Runs without the lock.
     ssize_t look(char *target, size_t room) const {
         if (spin_us_) {
@@ -207,8 +199,9 @@ class Stream {
     // A loss is remembered: whoever asks again is told the same.
     bool lost(int number) {
         loss_ = number;
-        return number == kEnd ? raise_error(helper_, "lost", "()") : raise_error(helper_, "broken", "(i)", number);
+        return number == kEnd ? raise_error(helper_, "lost", "()") : broken(number);
     }
+    bool broken(int number) { return raise_error(helper_, "broken", "(i)", number); }
 
     int fd_ = -1;
     unsigned spin_us_ = 0;
