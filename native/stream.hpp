@@ -18,6 +18,7 @@
 namespace rallypoint {
 
 constexpr size_t kSmallSize = 16384;        // a request up to this size is sent without giving the lock back
+constexpr int kLooksMax = 8;                // in one call, without regard to its deadline
 constexpr size_t kBufferSize = 65536;       // what is read ahead
 constexpr size_t kBufferSizeMax = 1 << 20;  // ... and what a buffer may grow to for one reply
 
@@ -47,6 +48,8 @@ class Patience {
         if (started_ < 0) started_ = now;
         return now - started_;
     }
+    // Whether to look for bytes without a look at the clock: a few times only, for a reply may come in many pieces.
+    bool may_look() { return looks_ < kLooksMax && ++looks_; }
     // The caller's timeout; below 0 with a Python error set.
     double timeout_s() {
         if (timeout_s_ >= 0) return timeout_s_;
@@ -73,6 +76,7 @@ class Patience {
   private:
     PyObject *helper_, *source_;
     double started_ = -1, timeout_s_ = -1;
+    int looks_ = 0;
 };
 
 // Its user closes it: nothing happens at the end of its life.
@@ -133,8 +137,8 @@ class Stream {
         }
         double left_s = 0;
         if (!is_owed && !patience.left(false, &left_s)) return false;
-        // An owed answer has the grace period at least, so nobody need look at the clock before the first look.
-        for (bool looks = is_owed || left_s > kWaitSliceS; available() < size; looks = false) {
+        // An owed answer has the grace period at least, so nobody need look at the clock before the first looks.
+        for (bool looks = is_owed ? patience.may_look() : left_s > kWaitSliceS; available() < size; looks = false) {
             size_t received = receive(buffer_ + end_, capacity_ - end_, patience, is_owed, looks);
             if (received == 0) return false;
             end_ += received;
@@ -154,10 +158,10 @@ class Stream {
     size_t pass(short event, char *data, size_t size, Patience &patience, bool is_owed, bool is_first) {
         const bool sends = event == POLLOUT;
         for (;; is_first = false) {
+            double left_s = 0;
+            if (!is_first && (PyErr_CheckSignals() < 0 || !patience.left(is_owed, &left_s))) return 0;
             if (!check_fork(generation_, helper_)) return 0;
             if (loss_ && !sends) return lost(loss_);
-            double left_s = 0;
-            if (!is_first && !patience.left(is_owed, &left_s)) return 0;
             PyThreadState *state = sends && is_first && size <= kSmallSize ? nullptr : PyEval_SaveThread();
             ssize_t count = -1;
             errno = EAGAIN;
@@ -172,7 +176,6 @@ class Stream {
             if (count > 0) return size_t(count);
             if (count == 0) return lost(kEnd);
             if (number != EAGAIN && number != EINTR) return sends ? broken(number) : lost(number);
-            if (PyErr_CheckSignals() < 0) return 0;
             if (is_first || left_s > 0) continue;
             if (!is_owed) return raise_error(helper_, "expired_error", "()");
             const char *what = sends ? "did not take a request" : "did not answer";

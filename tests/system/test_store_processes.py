@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.client_twins import each_client  # noqa: F401 - a fixture
+from tests.support.scripted_peer import ScriptedPeer
 
 from rallypoint import twin
 from rallypoint.errors import (
@@ -19,6 +23,7 @@ from rallypoint.errors import (
     ReplyTimeoutError,
     StoreTimeoutError,
 )
+from rallypoint.protocol.spec import Verb
 from rallypoint.store import connections
 from rallypoint.store.tcp import TCPStore
 
@@ -26,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("each_client")
 
 HOST = "127.0.0.1"
 JOIN_S = 60
+PIECES = 20_000
 
 
 @pytest.fixture
@@ -264,6 +270,40 @@ def test_a_stopped_server_is_an_error_in_time_and_forgiven_when_it_goes_on(store
         os.kill(pid, signal.SIGCONT)
     monkeypatch.undo()
     assert other.get("k") == b"v"
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_reply_in_many_pieces_ends_with_its_deadline_or_a_signal(pool, monkeypatch, is_interrupted):
+    monkeypatch.setattr(connections, "REPLY_GRACE_S", 0.05)
+    sent = []
+
+    def dribble(conversation):
+        conversation.expect((Verb.CHECK, [b"/k"] * PIECES), (Verb.MULTI_GET, [b"/k"] * PIECES))
+        conversation.reply(b"\0")
+        with contextlib.suppress(OSError):
+            while len(sent) < PIECES:
+                conversation.reply(struct.pack("<Qs", 1, b"x"))
+                sent.append(True)
+                time.sleep(0.0003)
+        conversation.close()
+
+    def interrupt(*_):
+        raise InterruptionError
+
+    with ScriptedPeer() as peer:
+        connecting = pool.submit(TCPStore, HOST, peer.port, timeout=JOIN_S if is_interrupted else 0.5)
+        dribbling = pool.submit(dribble, peer.accept())
+        client = connecting.result(JOIN_S)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2 if is_interrupted else 0)
+            with pytest.raises(InterruptionError if is_interrupted else ReplyTimeoutError):
+                client.multi_get(["k"] * PIECES)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        dribbling.result(JOIN_S)
+        assert len(sent) < PIECES
+        client.close()
 
 
 def test_a_killed_server_is_an_error_at_once(store, other):
