@@ -73,7 +73,8 @@ class Acceptor {
             } else if (refuse_one(listener)) {
                 ++refused;
             } else {
-                paused_until_ = now + kPauseS;
+                // EAGAIN: nobody waits, the system only looked for a descriptor before it looked for a connection.
+                if (errno != EAGAIN) paused_until_ = now + kPauseS;
                 break;
             }
         }
@@ -86,16 +87,16 @@ class Acceptor {
 
     void refill() { reserve_ = open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
-    // Take one connection on the reserve descriptor and close it; tell whether that was possible.
+    // Take one connection on the reserve descriptor and close it; tell whether there was one, else `errno` says why.
     bool refuse_one(int listener) {
         if (reserve_ < 0) refill();
         if (reserve_ < 0) return false;
         ::close(reserve_);
-        const int fd = take(listener);
-        const bool is_taken = fd >= 0 || errno == EAGAIN;
+        const int fd = take(listener), error = errno;
         if (fd >= 0) ::close(fd);
         refill();
-        return is_taken;
+        errno = error;
+        return fd >= 0;
     }
 
     void log(int refused) {
