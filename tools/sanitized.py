@@ -97,7 +97,7 @@ def unshuffled(kinds: str) -> list[str]:
 
 
 def show(reports: Path) -> int:
-    """Print all reports but those of programs that end themselves by a signal, as some tests want; give their number."""
+    """Print all reports but those of programs that signal themselves, as some tests want; give their number."""
     found = 0
     for file in sorted(reports.iterdir()):
         report = file.read_text(encoding="utf-8", errors="replace")
