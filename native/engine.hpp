@@ -48,7 +48,7 @@ class Driver {
 // Twin of vocabulary.Statistics, in its order; `closed` by reason.
 struct Statistics {
     uint64_t connections, validated, paused, keys, queues, stored_size, waiting, input_held, requests;
-    uint64_t closed[STORE_FULL + 1];
+    uint64_t closed[ENDED + 1];
 };
 
 class Engine {
@@ -406,7 +406,7 @@ class Engine {
     uint64_t input_held_ = 0;
     uint64_t requests_ = 0;
     uint64_t produced_ = 0;  // bytes of replies that the requests of this step made for their peer
-    uint64_t closed_[STORE_FULL + 1] = {};
+    uint64_t closed_[ENDED + 1] = {};
     Refusal refusal_;
     Held present_;  // a list of names that are all present
     Held got_;      // a MULTI_GET ...

@@ -33,7 +33,7 @@ struct Steps final : Driver {
         if (!peer.is_paused) abort();
     }
     void closed(Peer &peer, int reason, const char *detail) override {
-        if (reason > STORE_FULL || detail[0] == '\0') abort();
+        if (reason > ENDED || detail[0] == '\0') abort();
         static_cast<Member &>(peer).is_open = false;
     }
 };
