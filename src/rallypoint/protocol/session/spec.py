@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "CLOSING_ID",
+    "EXPIRED_FIELDS",
     "GROUP_SIZE_MAX",
     "HELLO_SIZE_MAX",
     "LABEL_SIZE_MAX",
@@ -38,6 +39,7 @@ __all__ = [
     "SESSION_ID_SIZE",
     "SESSION_TIMEOUT_MS_MAX",
     "SESSION_VERBS",
+    "STATUS_FIELDS",
     "VERSION",
     "EventKind",
     "Field",
@@ -183,91 +185,170 @@ class SessionVerbSpec(NamedTuple):
         reply: the fields of an OK.
         is_write: it changes what is stored, so its answer is kept until the client's ``done`` passes it.
         is_deferred: its OK may be long in coming, and CANCEL ends the wait for it.
+        is_answered: it gets a reply.
+        names: what the fields are, request's and reply's, for people.
+        purpose: what it does, one or two sentences for people.
     """
 
     request: tuple[Field, ...]
     reply: tuple[Field, ...]
-    is_write: bool = False
-    is_deferred: bool = False
+    is_write: bool
+    is_deferred: bool
+    is_answered: bool
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    purpose: str
 
 
-def _write(request: tuple[Field, ...], reply: tuple[Field, ...]) -> SessionVerbSpec:
-    return SessionVerbSpec(request, reply, is_write=True)
+def _row(
+    request: str, reply: str | None, purpose: str, is_write: bool = False, is_deferred: bool = False
+) -> SessionVerbSpec:
+    """Make a row of ``FIELD what it is, ...`` twice."""
+    taken, given = _fields(request), _fields(reply or "")
+    return SessionVerbSpec(
+        tuple(Field[kind] for kind, _ in taken),
+        tuple(Field[kind] for kind, _ in given),
+        is_write,
+        is_deferred,
+        reply is not None,
+        (tuple(name for _, name in taken), tuple(name for _, name in given)),
+        purpose,
+    )
 
 
-_KEY, _VALUE, _I64, _U32, _U8 = Field.KEY, Field.VALUE, Field.I64, Field.U32, Field.U8
+def _fields(text: str) -> list[tuple[str, str]]:
+    return [(kind, name) for kind, _, name in (part.partition(" ") for part in text.split(", ") if part)]
+
+
+_WELCOME = (
+    "KEY session id, U8 1 if it was resumed, KEY id of the data, KEY id of this life of the server, "
+    "KEY proof or empty without a token, I64 milliseconds granted, I64 revision"
+)
 
 SESSION_VERBS: Final[Mapping[SessionVerb, SessionVerbSpec]] = MappingProxyType(
     {
-        # Revision of the write.
-        SessionVerb.SET: _write((_KEY, _VALUE), (_I64,)),
-        # As in c10d: what is there now.
-        SessionVerb.COMPARE_SET: _write((_KEY, _VALUE, _VALUE), (Field.STORED,)),
-        SessionVerb.GET: SessionVerbSpec((_KEY,), (Field.STORED,), is_deferred=True),
-        SessionVerb.ADD: _write((_KEY, _I64), (_I64,)),
-        # READY or NOT_READY.
-        SessionVerb.CHECK: SessionVerbSpec((Field.KEYS,), (_U8,)),
-        SessionVerb.WAIT: SessionVerbSpec((Field.KEYS,), (), is_deferred=True),
-        SessionVerb.GETNUMKEYS: SessionVerbSpec((), (_I64,)),
-        # How many were removed.
-        SessionVerb.DELETE_KEY: _write((_KEY,), (_I64,)),
-        SessionVerb.APPEND: _write((_KEY, _VALUE), (_I64,)),
-        SessionVerb.MULTI_GET: SessionVerbSpec((Field.KEYS,), (Field.STORED_EACH,), is_deferred=True),
-        SessionVerb.MULTI_SET: _write((Field.PAIRS,), (_I64,)),
-        SessionVerb.PING: SessionVerbSpec((_U32,), (_U32,)),
-        # Length of the queue after the push.
-        SessionVerb.QUEUE_PUSH: _write((_KEY, _VALUE), (_I64,)),
-        SessionVerb.QUEUE_POP: SessionVerbSpec((_KEY,), (Field.STORED,), is_write=True, is_deferred=True),
-        SessionVerb.QUEUE_LEN: SessionVerbSpec((_KEY,), (_I64,)),
-        SessionVerb.LIST_KEYS: SessionVerbSpec((), (Field.LISTED,)),
-        # c10d's barrier: counts in the key, world size; a name serves once.
-        SessionVerb.BARRIER: SessionVerbSpec((_KEY, _I64), (), is_write=True, is_deferred=True),
-        # Version · session's id, empty for a new one · identity, empty if the job has one token · label · nonce ·
-        # milliseconds that the session is to outlive its connection by.  OK: session's id · 1 if resumed · id of the
-        # server's data · id of the server's life · proof, empty without a token · the milliseconds granted · revision.
-        SessionVerb.HELLO: SessionVerbSpec(
-            (_U32, _KEY, _KEY, _KEY, _KEY, _I64), (_KEY, _U8, _KEY, _KEY, _KEY, _I64, _I64)
+        SessionVerb.SET: _row("KEY key, VALUE value", "I64 revision", "Stores a value.", is_write=True),
+        SessionVerb.COMPARE_SET: _row(
+            "KEY key, VALUE expected, VALUE desired",
+            "STORED value now",
+            "Stores ``desired`` if the key has ``expected``, or is absent and that is empty; answers as in c10d.",
+            is_write=True,
         ),
-        # Proof. OK: as HELLO's.
-        SessionVerb.PROVE: SessionVerbSpec((_KEY,), (_KEY, _U8, _KEY, _KEY, _KEY, _I64, _I64)),
-        # Ends the session, with its leases and waits.
-        SessionVerb.BYE: SessionVerbSpec((), ()),
-        # Id of a request that waits: it is answered EXPIRED, if it has not been answered. No reply of its own.
-        SessionVerb.CANCEL: SessionVerbSpec((_I64,), ()),
-        # Revision, NO_REVISION if absent · value. Does not wait.
-        SessionVerb.READ: SessionVerbSpec((_KEY,), (_I64, Field.STORED)),
-        # Key · the revision that it must have, NO_REVISION absent, -1 any · value · lease, 0 for none.
-        # OK: 1 if swapped · the revision now.
-        SessionVerb.SWAP: _write((_KEY, _I64, _VALUE, _I64), (_U8, _I64)),
-        SessionVerb.READ_PREFIX: SessionVerbSpec((_KEY,), (Field.ENTRIES,)),
-        SessionVerb.LIST_PREFIX: SessionVerbSpec((_KEY,), (Field.LISTED,)),
-        SessionVerb.DELETE_PREFIX: _write((_KEY,), (_I64,)),
-        # Milliseconds to live, 0 as long as the session. OK: the lease, above 0, also a fencing token: they rise.
-        SessionVerb.LEASE_GRANT: _write((_I64,), (_I64,)),
-        # OK: milliseconds until it ends unless renewed.
-        SessionVerb.LEASE_RENEW: SessionVerbSpec((_I64,), (_I64,)),
-        # Deletes its keys. OK: how many there were.
-        SessionVerb.LEASE_REVOKE: _write((_I64,), (_I64,)),
-        # Key · 1 if it is a prefix · revision up to which the client knows, -1 for now. OK: the revision now. Events
-        # under this request's id follow: u8 kind · KEY key · STORED value · I64 revision.
-        SessionVerb.WATCH: SessionVerbSpec((_KEY, _U8, _I64), (_I64,)),
-        # Id of the WATCH. No reply.
-        SessionVerb.UNWATCH: SessionVerbSpec((_I64,), ()),
-        # Name · rank · how many members · label. OK: the generation that has met, from 1 on.
-        SessionVerb.MEET: SessionVerbSpec((_KEY, _U32, _U32, _KEY), (_I64,), is_write=True, is_deferred=True),
-        # Name · rank · how many members · label · value. OK: generation · every member's value by rank.
-        SessionVerb.EXCHANGE: SessionVerbSpec(
-            (_KEY, _U32, _U32, _KEY, _VALUE), (_I64, Field.STORED_EACH), is_write=True, is_deferred=True
+        SessionVerb.GET: _row("KEY key", "STORED value", "Reads a value, waiting for its key.", is_deferred=True),
+        SessionVerb.ADD: _row("KEY key, I64 amount", "I64 sum", "Adds to a number in decimal text.", is_write=True),
+        SessionVerb.CHECK: _row("KEYS keys", "U8 READY or NOT_READY", "Tells whether all names are present."),
+        SessionVerb.WAIT: _row("KEYS keys", "", "Waits until all names are present.", is_deferred=True),
+        SessionVerb.GETNUMKEYS: _row("", "I64 number", "Counts the keys."),
+        SessionVerb.DELETE_KEY: _row("KEY key", "I64 how many were removed", "Removes a key.", is_write=True),
+        SessionVerb.APPEND: _row("KEY key, VALUE value", "I64 revision", "Adds to a value's end.", is_write=True),
+        SessionVerb.MULTI_GET: _row(
+            "KEYS keys", "STORED_EACH values", "Reads several values, waiting for all their keys.", is_deferred=True
         ),
-        # A JSON object of what is asked for: empty for an overview, "peers", "sessions", "barriers", "leases", or
-        # "keys/" and a prefix.
-        SessionVerb.STATUS: SessionVerbSpec((_KEY,), (Field.STORED,)),
+        SessionVerb.MULTI_SET: _row(
+            "PAIRS keys and values", "I64 revision", "Stores several values, all or none.", is_write=True
+        ),
+        SessionVerb.PING: _row("U32 number", "U32 the same", "Does nothing."),
+        SessionVerb.QUEUE_PUSH: _row(
+            "KEY queue, VALUE item", "I64 length after", "Puts an item at a queue's end.", is_write=True
+        ),
+        SessionVerb.QUEUE_POP: _row(
+            "KEY queue",
+            "STORED item",
+            "Takes a queue's oldest item, waiting for one.",
+            is_write=True,
+            is_deferred=True,
+        ),
+        SessionVerb.QUEUE_LEN: _row("KEY queue", "I64 length", "Counts a queue's items."),
+        SessionVerb.LIST_KEYS: _row("", "LISTED keys", "Names all keys."),
+        SessionVerb.BARRIER: _row(
+            "KEY key, I64 world size",
+            "",
+            "c10d's barrier: counts in the key, waits until the count is the world size; a name serves once.",
+            is_write=True,
+            is_deferred=True,
+        ),
+        SessionVerb.HELLO: _row(
+            "U32 version, KEY session id or empty for a new one, KEY identity or empty, KEY label, KEY nonce, "
+            "I64 milliseconds that the session is to outlive its connection by",
+            _WELCOME,
+            "Begins a session or goes on with one. A server with a token answers CHALLENGE.",
+        ),
+        SessionVerb.PROVE: _row("KEY proof", _WELCOME, "Proves that the client has the token."),
+        SessionVerb.BYE: _row("", "", "Ends the session, with its leases and waits."),
+        SessionVerb.CANCEL: _row(
+            "I64 request id", None, "Ends a wait: the request is answered EXPIRED if it has not been answered."
+        ),
+        SessionVerb.READ: _row(
+            "KEY key", "I64 revision or NO_REVISION, STORED value", "Reads a value as it is now, without waiting."
+        ),
+        SessionVerb.SWAP: _row(
+            "KEY key, I64 revision it must have or -1 for any, VALUE value, I64 lease or 0",
+            "U8 1 if swapped, I64 revision now",
+            "Stores a value if the key has not changed; NO_REVISION means that it must be absent. With a lease, the "
+            "key is deleted when that ends.",
+            is_write=True,
+        ),
+        SessionVerb.READ_PREFIX: _row("KEY prefix", "ENTRIES entries", "Reads all keys that begin so."),
+        SessionVerb.LIST_PREFIX: _row("KEY prefix", "LISTED keys", "Names all keys that begin so."),
+        SessionVerb.DELETE_PREFIX: _row(
+            "KEY prefix", "I64 how many were removed", "Removes all keys that begin so.", is_write=True
+        ),
+        SessionVerb.LEASE_GRANT: _row(
+            "I64 milliseconds to live or 0 as long as the session",
+            "I64 lease",
+            "Grants a lease. Its number is above 0 and above all before: it is also a fencing token.",
+            is_write=True,
+        ),
+        SessionVerb.LEASE_RENEW: _row("I64 lease", "I64 milliseconds until it ends", "Has a lease live on."),
+        SessionVerb.LEASE_REVOKE: _row(
+            "I64 lease", "I64 how many keys went with it", "Ends a lease; its keys are deleted.", is_write=True
+        ),
+        SessionVerb.WATCH: _row(
+            "KEY key, U8 1 if it is a prefix, I64 revision that the client has seen or -1 for now",
+            "I64 revision now",
+            "Asks for an EVENT under this request's id for each change from now on.",
+        ),
+        SessionVerb.UNWATCH: _row("I64 request id of the WATCH", None, "Ends a watch."),
+        SessionVerb.MEET: _row(
+            "KEY name, U32 rank, U32 how many members, KEY label",
+            "I64 generation",
+            "A barrier: answers all when the last has come. Generations count from 1; a name serves for ever.",
+            is_write=True,
+            is_deferred=True,
+        ),
+        SessionVerb.EXCHANGE: _row(
+            "KEY name, U32 rank, U32 how many members, KEY label, VALUE value",
+            "I64 generation, STORED_EACH values by rank",
+            "As MEET, and everybody gets what everybody gave.",
+            is_write=True,
+            is_deferred=True,
+        ),
+        SessionVerb.STATUS: _row(
+            "KEY section",
+            "STORED JSON",
+            "Describes the server: empty for an overview, ``peers``, ``sessions``, ``barriers``, ``leases``, or "
+            "``keys/`` and a prefix.",
+        ),
     }
 )
-"""The wire: verb -> layouts and rules.
+"""The wire: verb -> layouts and rules."""
 
-EXPIRED has ``LISTED`` missing names, for a queue its name, for BARRIER its name; for MEET and EXCHANGE ``MEMBERS``
-missing and ``MEMBERS`` waiting. LOST has ``MEMBERS`` gone. REFUSED and CLOSING have ``KEY`` reason code · ``KEY``
-sentence, the code being a ``CloseReason``'s value. CHALLENGE has ``KEY`` nonce. EVENT has ``U8`` kind · ``KEY`` key ·
-``STORED`` value · ``I64`` revision.
-"""
+EXPIRED_FIELDS: Final[Mapping[SessionVerb, tuple[Field, ...]]] = MappingProxyType(
+    {
+        verb: (Field.MEMBERS, Field.MEMBERS) if verb >= SessionVerb.MEET else (Field.LISTED,)
+        for verb, row in SESSION_VERBS.items()
+        if row.is_deferred
+    }
+)
+"""What EXPIRED says: the missing names (a queue's, a barrier's own); for groups the missing members, those waiting."""
+
+STATUS_FIELDS: Final[Mapping[Status, tuple[Field, ...]]] = MappingProxyType(
+    {
+        Status.REFUSED: (Field.KEY, Field.KEY),
+        Status.LOST: (Field.MEMBERS,),
+        Status.EVENT: (Field.U8, Field.KEY, Field.STORED, Field.I64),
+        Status.CHALLENGE: (Field.KEY,),
+        Status.CLOSING: (Field.KEY, Field.KEY),
+    }
+)
+"""What the other statuses say: reason code (a ``CloseReason``'s value) and sentence; members gone; kind, key, value and
+revision; nonce; reason code and sentence."""
