@@ -76,13 +76,18 @@ wheel: $(VENV)/.base  ## a wheel in dist/, with the native twin where it can be 
 	$(PIP) wheel --no-deps --wheel-dir dist .
 
 .PHONY: lint
-lint: $(VENV)/.lint  ## style, types, import contracts, mirror of src in tests/unit, the native table
+lint: $(VENV)/.lint  ## style, types, import contracts, mirror of src in tests/unit, what is made from tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_mirror.py
 	$(BIN)/python tools/generate_spec.py --check
+	$(BIN)/python tools/generate_wire.py --check
+
+.PHONY: wire
+wire: $(VENV)/.base  ## write docs/reference/wire.md anew from the tables
+	$(BIN)/python tools/generate_wire.py
 
 .PHONY: format
 format: $(VENV)/.lint  ## rewrite the style
