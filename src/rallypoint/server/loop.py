@@ -29,6 +29,7 @@ from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.events import emit
 from rallypoint.server.acceptor import Acceptor
 from rallypoint.server.connection import Connection
+from rallypoint.server.door import Door
 from rallypoint.server.engine import Engine
 from rallypoint.server.limits import DRAIN_S, LINGER_S
 from rallypoint.server.poller import READ, WRITE, make_poller
@@ -54,6 +55,9 @@ class ServerLoop:
         clock: the time that the engine is told.
         spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
+
+    Attributes:
+        door: where other threads put in what this one is to do.
 
     Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
     in ``run``.
@@ -85,10 +89,8 @@ class ServerLoop:
         self._drain_s: float | None = None
         self._due_at = 0.0
         self._acceptor = Acceptor(listeners, self._note)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self.watch(self._wake_reader.fileno(), self._woken)
+        self.door = Door()
+        self.watch(self.door.fileno(), self.door.serve)
 
     # --- for the owner -----------------------------------------------------------------------------------
 
@@ -108,8 +110,7 @@ class ServerLoop:
         Threads: any; also from a signal handler.
         """
         self._drain_s = drain_s
-        with contextlib.suppress(OSError):  # full: the loop wakes up anyway; closed: it has ended
-            self._wake_writer.send(b"\0")
+        self.door.wake()
 
     def run(self) -> None:
         """Serve until ``stop``; all sockets are closed at the end, however it comes."""
@@ -290,10 +291,6 @@ class ServerLoop:
             for fd in self._acceptor.fds:
                 self._poller.unregister(fd)
 
-    def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_reader.recv(4096)
-
     def _note(self, message: str) -> None:
         self._refusals.note(message, self._clock.now())
 
@@ -384,7 +381,7 @@ class ServerLoop:
         self._stop_accepting()
         self._acceptor.close()
         for fd in self._watched:
-            if fd != self._wake_reader.fileno():
+            if fd != self.door.fileno():
                 self._poller.unregister(fd)  # what asked for the end may go on asking
         started = self._clock.now()
         while True:
@@ -406,5 +403,4 @@ class ServerLoop:
 
     def _close_own(self) -> None:
         self._poller.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self.door.close()
