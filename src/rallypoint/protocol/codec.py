@@ -10,6 +10,7 @@ Decoders here see only requests that lie whole in one segment; the rest is ``pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +34,9 @@ __all__ = [
     "Decoder",
     "Request",
     "RequestError",
+    "checked_count",
+    "checked_key",
+    "checked_value",
     "encode_request",
     "too_large",
 ]
@@ -219,7 +223,8 @@ def _shown(text: bytes) -> str:
     return repr(text) if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]!r}..."
 
 
-def _checked_key(key: bytes) -> bytes:
+def checked_key(key: bytes) -> bytes:
+    """Give the key back; raises ``LocalProtocolError`` if it is over its limit."""
     if len(key) > KEY_SIZE_MAX:
         raise LocalProtocolError(
             f"the key {_shown(key)} is {len(key)} bytes long on the wire, the limit is {KEY_SIZE_MAX} bytes"
@@ -227,7 +232,8 @@ def _checked_key(key: bytes) -> bytes:
     return key
 
 
-def _checked_value(key: bytes, value: bytes) -> bytes:
+def checked_value(key: bytes, value: bytes) -> bytes:
+    """Give the value back; raises ``LocalProtocolError``, which names the key, if it is over its limit."""
     if len(value) > VALUE_SIZE_MAX:
         raise LocalProtocolError(
             f"the value for key {_shown(key)} is {len(value)} bytes long, the limit is {VALUE_SIZE_MAX} bytes"
@@ -235,7 +241,8 @@ def _checked_value(key: bytes, value: bytes) -> bytes:
     return value
 
 
-def _checked_count(verb: Verb, count: int) -> int:
+def checked_count(verb: IntEnum, count: int) -> int:
+    """Give the number of items back; raises ``LocalProtocolError``, which names the verb, if it is over its limit."""
     if count > KEY_COUNT_MAX:
         raise LocalProtocolError(f"{verb.name} was given {count} keys, the limit for one request is {KEY_COUNT_MAX}")
     return count
@@ -250,7 +257,7 @@ def _encode_u32(verb: Verb, number: int) -> bytes:
 
 
 def _encode_key(verb: Verb, key: bytes) -> bytes:
-    return _HEAD.pack(verb, len(_checked_key(key))) + key
+    return _HEAD.pack(verb, len(checked_key(key))) + key
 
 
 def _encode_key_i64(verb: Verb, key: bytes, number: int) -> bytes:
@@ -260,24 +267,24 @@ def _encode_key_i64(verb: Verb, key: bytes, number: int) -> bytes:
 
 
 def _encode_key_value(verb: Verb, key: bytes, *values: bytes) -> bytes:
-    parts = [_HEAD.pack(verb, len(_checked_key(key))), key]
+    parts = [_HEAD.pack(verb, len(checked_key(key))), key]
     for value in values:
-        parts += (_u64(len(_checked_value(key, value))), value)
+        parts += (_u64(len(checked_value(key, value))), value)
     return b"".join(parts)
 
 
 def _encode_keys(verb: Verb, keys: Sequence[bytes]) -> bytes:
-    parts = [_HEAD.pack(verb, _checked_count(verb, len(keys)))]
+    parts = [_HEAD.pack(verb, checked_count(verb, len(keys)))]
     for key in keys:
-        parts.append(_u64(len(_checked_key(key))))
+        parts.append(_u64(len(checked_key(key))))
         parts.append(key)
     return _joined(verb, parts)
 
 
 def _encode_pairs(verb: Verb, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    parts = [_HEAD.pack(verb, _checked_count(verb, len(pairs)))]
+    parts = [_HEAD.pack(verb, checked_count(verb, len(pairs)))]
     for key, value in pairs:
-        parts += (_u64(len(_checked_key(key))), key, _u64(len(_checked_value(key, value))), value)
+        parts += (_u64(len(checked_key(key))), key, _u64(len(checked_value(key, value))), value)
     return _joined(verb, parts)
 
 

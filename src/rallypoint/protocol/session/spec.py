@@ -85,7 +85,7 @@ NO_REVISION: Final = 0
 """The revision of a key that is absent."""
 
 CLOSING_ID: Final = 0
-"""The request id of what belongs to no request: the handshake's replies and CLOSING."""
+"""The request id of what belongs to no request: HELLO, PROVE, CANCEL and UNWATCH, the handshake's replies, CLOSING."""
 
 
 @unique

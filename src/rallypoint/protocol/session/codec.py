@@ -1,0 +1,430 @@
+"""Frames of the session dialect as bytes, both ways: one encoder and one decoder a layout, chosen from the table.
+
+A *request* is the plain tuple ``(verb, field, ...)`` that the c10d dialect's codec makes too, so that what serves a
+verb need not ask which dialect it came in; request id and ``done`` stand beside it. The fields of a reply are a plain
+tuple. As Python objects: numbers are ``int``; KEY, VALUE and STORED ``bytes``; KEYS, LISTED and STORED_EACH a list of
+``bytes``; PAIRS of ``(key, value)``; ENTRIES of ``(key, revision, value)``; MEMBERS of ``(rank, label, milliseconds)``.
+
+Decoders see frames that lie whole in one segment (``protocol.session.frames`` cuts them), and take a frame to its very
+end: a byte too few or too many is BAD_FRAME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from struct import Struct
+from typing import Any, Final, TypeAlias
+
+from rallypoint.errors import LocalProtocolError
+from rallypoint.protocol.codec import (
+    DECODERS,
+    I64,
+    U32,
+    U64,
+    Request,
+    RequestError,
+    checked_count,
+    checked_key,
+    checked_value,
+)
+from rallypoint.protocol.session.spec import (
+    CLOSING_ID,
+    SESSION_VERBS,
+    EventKind,
+    Field,
+    SessionVerb,
+    Status,
+)
+from rallypoint.protocol.spec import (
+    KEY_SIZE_MAX,
+    REQUEST_SIZE_MAX,
+    VALUE_SIZE_MAX,
+    CloseReason,
+    Verb,
+)
+
+__all__ = [
+    "GROUP_VERBS",
+    "ID_MAX",
+    "REPLY_HEAD_SIZE",
+    "REQUEST_HEAD_SIZE",
+    "decode_head",
+    "decode_reply",
+    "decode_reply_head",
+    "decode_request",
+    "encode_closing",
+    "encode_empty",
+    "encode_event",
+    "encode_number",
+    "encode_refusal",
+    "encode_reply",
+    "encode_reply_head",
+    "encode_request",
+    "encode_stored_head",
+    "reply_fields",
+]
+
+ID_MAX: Final = (1 << 63) - 1
+"""The last request id: CANCEL names one as an I64."""
+
+GROUP_VERBS: Final = frozenset((SessionVerb.MEET, SessionVerb.EXCHANGE))
+"""The verbs whose EXPIRED names members."""
+
+_SIZE: Final = U32.size
+_REQUEST_HEAD: Final = Struct("<IBQQ")
+_REPLY_HEAD: Final = Struct("<IBQ")
+_NUMBER_REPLY: Final = Struct("<IBQq")
+_STORED_REPLY: Final = Struct("<IBQQ")
+
+REQUEST_HEAD_SIZE: Final = _REQUEST_HEAD.size
+"""Bytes before a request's fields, its size included."""
+
+REPLY_HEAD_SIZE: Final = _REPLY_HEAD.size
+"""Bytes before a reply's fields, its size included."""
+
+_SENTENCE_SIZE_MAX = 1024
+
+_FieldDecoder: TypeAlias = Callable[[bytes, int, int], "tuple[Any, int]"]
+
+
+def _short(what: str) -> RequestError:
+    return RequestError(CloseReason.BAD_FRAME, f"a frame ends amid {what}")
+
+
+# --- fields: decoding ------------------------------------------------------------------------------------
+
+
+def _u8(data: bytes, at: int, end: int) -> tuple[int, int]:
+    if at + 1 > end:
+        raise _short("a number")
+    return data[at], at + 1
+
+
+def _u32(data: bytes, at: int, end: int) -> tuple[int, int]:
+    if at + 4 > end:
+        raise _short("a number")
+    return U32.unpack_from(data, at)[0], at + 4
+
+
+def _i64(data: bytes, at: int, end: int) -> tuple[int, int]:
+    if at + 8 > end:
+        raise _short("a number")
+    return I64.unpack_from(data, at)[0], at + 8
+
+
+def _sized(what: str, limit: int | None) -> _FieldDecoder:
+    def decode(data: bytes, at: int, end: int) -> tuple[bytes, int]:
+        start = at + 8
+        if start > end:
+            raise _short(f"the size of a {what}")
+        size = U64.unpack_from(data, at)[0]
+        if limit is not None and size > limit:
+            message = f"a frame claims a {what} of {size} bytes, the limit is {limit}"
+            raise RequestError(CloseReason.FIELD_TOO_LARGE, message)
+        stop = start + size
+        if stop > end:
+            raise _short(f"a {what}")
+        return data[start:stop], stop
+
+    return decode
+
+
+_key = _sized("key", KEY_SIZE_MAX)
+_value = _sized("value", VALUE_SIZE_MAX)
+_stored = _sized("value", None)
+
+
+def _stored_each(data: bytes, at: int, end: int) -> tuple[list[bytes], int]:
+    values = []
+    while at < end:
+        value, at = _stored(data, at, end)
+        values.append(value)
+    return values, at
+
+
+def _counted(item: Callable[[bytes, int, int], tuple[Any, int]]) -> _FieldDecoder:
+    def decode(data: bytes, at: int, end: int) -> tuple[list[Any], int]:
+        count, at = _i64(data, at, end)
+        if not 0 <= count <= (end - at) // 8:  # every item has 8 bytes or more
+            raise RequestError(CloseReason.BAD_FRAME, f"a frame claims a list of {count} items in {end - at} bytes")
+        items = []
+        for _ in range(count):
+            one, at = item(data, at, end)
+            items.append(one)
+        return items, at
+
+    return decode
+
+
+def _entry(data: bytes, at: int, end: int) -> tuple[tuple[bytes, int, bytes], int]:
+    key, at = _key(data, at, end)
+    revision, at = _i64(data, at, end)
+    value, at = _stored(data, at, end)
+    return (key, revision, value), at
+
+
+def _member(data: bytes, at: int, end: int) -> tuple[tuple[int, bytes, int], int]:
+    rank, at = _u32(data, at, end)
+    label, at = _key(data, at, end)
+    since_ms, at = _i64(data, at, end)
+    return (rank, label, since_ms), at
+
+
+def _by_c10d(verb: Verb) -> _FieldDecoder:
+    """Give the decoder of a list out of c10d's: of a verb whose only field it is."""
+    decoder = DECODERS[verb]
+
+    def decode(data: bytes, at: int, end: int) -> tuple[list[Any], int]:
+        found = decoder(verb, data, at, end)
+        if found is None:
+            raise _short("a list")
+        return found[1][1], found[0]
+
+    return decode
+
+
+_FIELD_DECODERS: Final[Mapping[Field, _FieldDecoder]] = {
+    Field.U8: _u8,
+    Field.U32: _u32,
+    Field.I64: _i64,
+    Field.KEY: _key,
+    Field.VALUE: _value,
+    Field.KEYS: _by_c10d(Verb.CHECK),
+    Field.PAIRS: _by_c10d(Verb.MULTI_SET),
+    Field.STORED: _stored,
+    Field.STORED_EACH: _stored_each,
+    Field.LISTED: _counted(_key),
+    Field.ENTRIES: _counted(_entry),
+    Field.MEMBERS: _counted(_member),
+}
+
+
+def _decode_fields(layout: tuple[Field, ...], data: bytes, at: int, end: int) -> tuple[Any, ...]:
+    fields = []
+    for field in layout:
+        value, at = _FIELD_DECODERS[field](data, at, end)
+        fields.append(value)
+    if at != end:
+        raise RequestError(CloseReason.BAD_FRAME, f"a frame has {end - at} bytes behind its last field")
+    return tuple(fields)
+
+
+# --- fields: encoding ------------------------------------------------------------------------------------
+
+
+def _bytes_parts(value: bytes) -> tuple[bytes, bytes]:
+    return U64.pack(len(value)), value
+
+
+def _field_parts(field: Field, value: Any) -> Sequence[bytes]:  # noqa: PLR0911 - one return a field
+    """Give the pieces of one field; sizes are the caller's to check."""
+    match field:
+        case Field.U8:
+            return (bytes((value,)),)
+        case Field.U32:
+            return (U32.pack(value),)
+        case Field.I64:
+            return (I64.pack(value),)
+        case Field.KEY | Field.VALUE | Field.STORED:
+            return _bytes_parts(value)
+        case Field.STORED_EACH:
+            return [part for one in value for part in _bytes_parts(one)]
+        case Field.KEYS | Field.LISTED:
+            return [I64.pack(len(value)), *(part for one in value for part in _bytes_parts(one))]
+        case Field.PAIRS:
+            return [U64.pack(len(value)), *(part for pair in value for one in pair for part in _bytes_parts(one))]
+        case Field.ENTRIES:
+            parts = [I64.pack(len(value))]
+            for key, revision, stored in value:
+                parts += (*_bytes_parts(key), I64.pack(revision), *_bytes_parts(stored))
+            return parts
+        case Field.MEMBERS:
+            parts = [I64.pack(len(value))]
+            for rank, label, since_ms in value:
+                parts += (U32.pack(rank), *_bytes_parts(label), I64.pack(since_ms))
+            return parts
+
+
+def _check_field(verb: SessionVerb, field: Field, value: Any) -> None:
+    """Raise ``LocalProtocolError`` if a request's field is over its limit."""
+    if field is Field.KEY:
+        checked_key(value)
+    elif field is Field.VALUE:
+        checked_value(b"", value)
+    elif field is Field.KEYS:
+        checked_count(verb, len(value))
+        for key in value:
+            checked_key(key)
+    elif field is Field.PAIRS:
+        checked_count(verb, len(value))
+        for key, stored in value:
+            checked_value(checked_key(key), stored)
+    elif field is Field.I64 and not -(1 << 63) <= value < 1 << 63:
+        raise LocalProtocolError(f"{verb.name} was given {value}, which 64 bits cannot hold")
+    elif field is Field.U32 and not 0 <= value < 1 << 32:
+        raise LocalProtocolError(f"{verb.name} was given {value}, which 32 bits cannot hold")
+
+
+# --- requests --------------------------------------------------------------------------------------------
+
+
+def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) -> bytes:
+    """Give one request's frame.
+
+    Args:
+        verb: what is asked.
+        request_id: ``CLOSING_ID`` for HELLO, PROVE, CANCEL and UNWATCH, else one more than the last.
+        done: the client holds the replies to all its writes with ids below this.
+        fields: as the verb's layout says.
+
+    Raises:
+        LocalProtocolError: a key, value, list or the whole request is over its limit, a number outside its bits.
+
+    Shape: ``u32 size · u8 verb · u64 id · u64 done · fields``.
+    """
+    parts = [b""]
+    for field, value in zip(SESSION_VERBS[verb].request, fields, strict=True):
+        _check_field(verb, field, value)
+        parts += _field_parts(field, value)
+    size = sum(map(len, parts)) + REQUEST_HEAD_SIZE - _SIZE
+    if size > REQUEST_SIZE_MAX:
+        raise LocalProtocolError(
+            f"{verb.name} would be {size} bytes long, the limit for one request is {REQUEST_SIZE_MAX}"
+        )
+    parts[0] = _REQUEST_HEAD.pack(size, verb, request_id, done)
+    return b"".join(parts)
+
+
+def decode_head(data: bytes, at: int) -> tuple[int, int, int]:
+    """Give verb byte, request id and ``done`` of a frame at ``at``, whose ``REQUEST_HEAD_SIZE`` bytes are there."""
+    _, verb, request_id, done = _REQUEST_HEAD.unpack_from(data, at)
+    return verb, request_id, done
+
+
+def decode_request(verb: int, data: bytes, at: int, end: int) -> Request:
+    """Give a request from a whole frame.
+
+    Args:
+        verb: its verb byte.
+        data: where the frame is.
+        at: where its fields begin.
+        end: where the frame ends.
+
+    Returns:
+        ``(verb, field, ...)``.
+
+    Raises:
+        RequestError: the verb is unknown, a field over its limit, or the frame too short or too long.
+    """
+    layout = _REQUEST_LAYOUTS.get(verb)
+    if layout is None:
+        raise RequestError(CloseReason.UNKNOWN_VERB, f"the verb byte of a frame is {verb}, which means nothing")
+    if verb <= Verb.BARRIER:
+        found = DECODERS[verb](verb, data, at, end)
+        if found is not None and found[0] == end:
+            return found[1]
+    return (verb, *_decode_fields(layout, data, at, end))
+
+
+_REQUEST_LAYOUTS: Final[Mapping[int, tuple[Field, ...]]] = {
+    int(verb): spec.request for verb, spec in SESSION_VERBS.items()
+}
+
+
+# --- replies ---------------------------------------------------------------------------------------------
+
+_REASON_FIELDS: Final = (Field.KEY, Field.KEY)
+_STATUS_FIELDS: Final[Mapping[Status, tuple[Field, ...]]] = {
+    Status.EXPIRED: (Field.LISTED,),
+    Status.REFUSED: _REASON_FIELDS,
+    Status.LOST: (Field.MEMBERS,),
+    Status.EVENT: (Field.U8, Field.KEY, Field.STORED, Field.I64),
+    Status.CHALLENGE: (Field.KEY,),
+    Status.CLOSING: _REASON_FIELDS,
+}
+
+
+def reply_fields(status: Status, verb: SessionVerb | None) -> tuple[Field, ...]:
+    """Give the layout of a reply.
+
+    Args:
+        status: what it is.
+        verb: of the request that it answers; ``None`` for what belongs to none.
+    """
+    if status is Status.OK:
+        if verb is None:
+            raise RequestError(CloseReason.BAD_FRAME, "the server answered OK to what was not asked")
+        return SESSION_VERBS[verb].reply
+    if status is Status.EXPIRED and verb in GROUP_VERBS:
+        return (Field.MEMBERS, Field.MEMBERS)
+    return _STATUS_FIELDS[status]
+
+
+def encode_reply(status: Status, verb: SessionVerb | None, request_id: int, *fields: Any) -> bytes:
+    """Give one reply's frame. Shape: ``u32 size · u8 status · u64 id · fields``."""
+    parts = [b""]
+    for field, value in zip(reply_fields(status, verb), fields, strict=True):
+        parts += _field_parts(field, value)
+    parts[0] = encode_reply_head(status, request_id, sum(map(len, parts)))
+    return b"".join(parts)
+
+
+def encode_reply_head(status: Status, request_id: int, fields_size: int) -> bytes:
+    """Give what precedes a reply's fields, for fields of ``fields_size`` bytes that are sent as they are."""
+    return _REPLY_HEAD.pack(REPLY_HEAD_SIZE - _SIZE + fields_size, status, request_id)
+
+
+def encode_empty(request_id: int) -> bytes:
+    """Give an OK without fields."""
+    return _REPLY_HEAD.pack(9, 0, request_id)
+
+
+def encode_number(request_id: int, number: int) -> bytes:
+    """Give an OK with one I64."""
+    return _NUMBER_REPLY.pack(17, 0, request_id, number)
+
+
+def encode_stored_head(request_id: int, size: int) -> bytes:
+    """Give what precedes the value of an OK with one STORED of ``size`` bytes."""
+    return _STORED_REPLY.pack(17 + size, 0, request_id, size)
+
+
+def encode_refusal(request_id: int, reason: CloseReason, sentence: str) -> bytes:
+    """Give a REFUSED; a very long sentence is cut."""
+    return encode_reply(Status.REFUSED, None, request_id, reason.value.encode(), _cut(sentence))
+
+
+def encode_closing(reason: CloseReason, sentence: str) -> bytes:
+    """Give a CLOSING; a very long sentence is cut."""
+    return encode_reply(Status.CLOSING, None, CLOSING_ID, reason.value.encode(), _cut(sentence))
+
+
+def encode_event(watch_id: int, kind: EventKind, key: bytes, value: bytes, revision: int) -> bytes:
+    """Give an EVENT of the watch that request ``watch_id`` began."""
+    return encode_reply(Status.EVENT, None, watch_id, kind, key, value, revision)
+
+
+def decode_reply_head(data: bytes, at: int) -> tuple[int, int]:
+    """Give status byte and request id of a frame at ``at``, whose ``REPLY_HEAD_SIZE`` bytes are there."""
+    _, status, request_id = _REPLY_HEAD.unpack_from(data, at)
+    return status, request_id
+
+
+def decode_reply(status: Status, verb: SessionVerb | None, data: bytes, at: int, end: int) -> tuple[Any, ...]:
+    """Give the fields of a reply.
+
+    Args:
+        status: what it is.
+        verb: of the request that it answers; ``None`` for what belongs to none.
+        data: where the frame is.
+        at: where its fields begin.
+        end: where the frame ends.
+
+    Raises:
+        RequestError: a ``RemoteProtocolError``: the fields are not those of the layout.
+    """
+    return _decode_fields(reply_fields(status, verb), data, at, end)
+
+
+def _cut(sentence: str) -> bytes:
+    return sentence.encode(errors="replace")[:_SENTENCE_SIZE_MAX]
