@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import busy, calls, growth, memory, results, servers
+from benchmarks import busy, calls, collectives, growth, memory, results, servers
 from benchmarks.bars import bars_of
 from benchmarks.build import build
 from benchmarks.machine import describe
@@ -30,6 +30,7 @@ QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
     "calls": calls.run,
     "busy": busy.run,
     "memory": memory.run,
+    "collectives": collectives.run,
     "growth": growth.run,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import busy, calls, memory, servers
+from benchmarks import busy, calls, collectives, memory, servers
 from benchmarks.calls import ACROSS, SAME_CORE, SPIN_US, Pair
 from benchmarks.peers import FLOOR_PEER, TORCH
 from benchmarks.report import Bar
@@ -17,7 +17,7 @@ DELAY_US = 1000
 
 def bars_of(ours: str) -> list[Bar]:
     """Give all bars for one of our twins."""
-    return [*_server_bars(ours), *_caller_bars(ours), *_other_bars(ours)]
+    return [*_server_bars(ours), *_caller_bars(ours), *_other_bars(ours), *_session_bars(ours)]
 
 
 def _server_bars(ours: str) -> Iterator[Bar]:
@@ -53,3 +53,17 @@ def _other_bars(ours: str) -> Iterator[Bar]:
     host = str(busy.Host(ours, busy.BUSY))
     text = f"a busy main thread delays no reply by more than {DELAY_US} us"
     yield Bar(text, busy.QUESTION, busy.LONGEST, host, DELAY_US)
+
+
+def _session_bars(ours: str) -> Iterator[Bar]:
+    def faster(workload: str, who: str, times: float) -> Bar:
+        text = f"{who}, {workload}: at least {times:g}x as fast as torch, at most {1 / times:.3f}x its time"
+        return Bar(text, collectives.QUESTION, workload, who, 1 / times, TORCH)
+
+    for workload, times in ((collectives.exchange_of(512), 4.0), (collectives.barrier_of(4096), 1.3)):
+        yield faster(workload, collectives.session(ours), times)
+        yield faster(workload, collectives.relayed(ours), max(3.0, times))
+    for op in ("get", "set"):
+        workload, who = f"one client, same core, {op}", collectives.session(ours)
+        text = f"{who}, {workload}: at most 1.1x our own c10d dialect"
+        yield Bar(text, collectives.QUESTION, workload, who, 1.1, ours)

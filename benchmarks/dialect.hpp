@@ -1,4 +1,4 @@
-// What the load generator says: requests of the c10d wire and of RESP, and what their replies look like.
+// What the load generator says: requests of the c10d wire, of sessions and of RESP, and what their replies look like.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace bench {
 
-enum class Wire { c10d, resp };
+enum class Wire { c10d, session, resp };
 
 // One request or several, and the end of its reply: after so many bytes, or after so many lines where a reply's size
 // is not known before.
@@ -67,6 +67,39 @@ inline std::string wait(const std::vector<std::string> &keys) { return listed('\
 
 inline std::string multi_get(const std::vector<std::string> &keys) { return listed('\x0a', keys); }
 
+// --- sessions ----------------------------------------------------------------------------------------------
+
+constexpr uint32_t VERSION = 1;
+constexpr size_t REQUEST_HEAD = 4 + 1 + 8 + 8;  // size · verb · id · done
+constexpr size_t REPLY_HEAD = 4 + 1 + 8;        // size · status · id
+constexpr char HELLO = 32, MEET = 46, EXCHANGE = 47;
+constexpr int64_t OUTLIVES_MS = 10'000;
+// Session · resumed · data · life · proof · milliseconds · revision.
+constexpr size_t WELCOME_SIZE = REPLY_HEAD + 24 + 1 + 24 + 24 + 8 + 8 + 8;
+
+// One request, whose id is stamped on before it goes out.
+inline std::string frame(char verb, const std::string &fields) {
+    return raw(static_cast<uint32_t>(REQUEST_HEAD - 4 + fields.size())) + verb + std::string(16, '\0') + fields;
+}
+
+// Gives the requests of a batch their ids; all before them were answered.
+inline void stamp(std::string &batch, uint64_t &next_id) {
+    const uint64_t done = next_id;
+    for (size_t at = 0; at < batch.size();) {
+        uint32_t size = 0;
+        memcpy(&size, &batch[at], sizeof size);
+        memcpy(&batch[at + 5], &next_id, sizeof next_id);
+        memcpy(&batch[at + 13], &done, sizeof done);
+        next_id++;
+        at += 4 + size;
+    }
+}
+
+// A request of the c10d wire as a session's, answered with so many bytes of fields.
+inline Ask framed(const std::string &request, size_t size) {
+    return {frame(request[0], request.substr(1)), REPLY_HEAD + size, 0, ""};
+}
+
 // --- RESP ------------------------------------------------------------------------------------------------------
 
 inline std::string command(const std::vector<std::string> &words) {
@@ -79,6 +112,11 @@ inline std::string command(const std::vector<std::string> &words) {
 
 inline Ask greeting(Wire wire) {
     if (wire == Wire::resp) return {command({"PING"}), 7, 0, "+PONG\r\n"};
+    if (wire == Wire::session) {
+        std::string fields = raw(VERSION) + counted("") + counted("") + counted("bench") + counted(std::string(16, 'n'));
+        std::string reply = raw(static_cast<uint32_t>(WELCOME_SIZE - 4)) + '\0';  // OK; the rest is the server's choice
+        return {"RPS1" + frame(HELLO, fields + raw(OUTLIVES_MS)), WELCOME_SIZE, 0, reply};
+    }
     Ask ask = ping();
     ask.request = '\0' + raw(MAGIC) + ask.request;
     return ask;
@@ -87,6 +125,11 @@ inline Ask greeting(Wire wire) {
 // One operation on one key. SET has no reply on the c10d wire: `ask_many` puts a PING behind the last one.
 inline Ask ask_one(Wire wire, const std::string &op, const std::string &key, const std::string &value) {
     bool is_resp = wire == Wire::resp;
+    if (wire == Wire::session) {
+        if (op == "get") return framed(get(key, value).request, 8 + value.size());
+        if (op == "set") return framed(set(key, value), 8);
+        return op == "check" ? framed(check(key).request, 1) : framed(add(key, 1).request, 8);
+    }
     if (op == "get") {
         if (!is_resp) return get(key, value);
         std::string reply = "$" + std::to_string(value.size()) + "\r\n" + value + "\r\n";

@@ -9,314 +9,25 @@
 //   load --workload storm    --target PORT --connections 4000
 //   load --workload fill     --target PORT --keys 1000000                 writes the keys and leaves them
 //   load --workload hold     --target PORT --connections 4000             holds them until the standard input ends
+//   load --workload meet     --target PORT --wire session --connections 512 --per 8
+//   load --workload gather   --target PORT --wire session --connections 512 --value 1024
 //   load --workload members  --target PORT --connections 64               barriers and single gets, every delay kept
 //
 // So that the server is the slower side, requests are made before the clock runs, a whole batch goes out by one send, and
 // replies are counted, not parsed: the first of each connection is compared byte by byte, ADD's counter at the end.
 // `--floor 1` leaves out what only a real store can answer. `--pid` names the server, whose CPU time is then read.
 
-#include <dirent.h>
-#include <sys/epoll.h>
-
-#include <algorithm>
-#include <memory>
+#include <map>
 #include <random>
-#include <string_view>
 
-#include "common.hpp"
-#include "dialect.hpp"
+#include "collectives.hpp"
+#include "crowd.hpp"
 
 namespace {
 
 using namespace bench;
 
-constexpr size_t BUFFER_SIZE = 256 * 1024;
-constexpr size_t GREETED_AT_ONCE = 1024;    // connections that are opened before their greetings are read
-constexpr size_t PER_SOURCE = 8000;         // connections from one loopback address: ports are scarcer than descriptors
-constexpr int POOL = 64;                    // different batches, so that random keys are random
-
-char buffer[BUFFER_SIZE];
-
-// --- options and figures -----------------------------------------------------------------------------------
-
-struct Options {
-    explicit Options(const Arguments &arguments)
-        : target(parse_target(arguments.text("target"))),
-          wire(arguments.text("wire") == "resp" ? Wire::resp : Wire::c10d),
-          op(arguments.text("op", "get")),
-          connections(static_cast<size_t>(arguments.number("connections", 1))),
-          depth(static_cast<size_t>(arguments.number("depth", 1))),
-          keys(static_cast<size_t>(arguments.number("keys", 1))),
-          value(static_cast<size_t>(arguments.number("value", 32)), 'v'),
-          repeat(static_cast<int>(arguments.number("repeat", 3))),
-          ns(static_cast<int64_t>(arguments.real("seconds", 0.4) * 1e9)),
-          spin_ns(arguments.number("spin-us", 0) * 1000),
-          pid(arguments.number("pid", 0)),
-          is_floor(arguments.number("floor", 0) != 0),
-          is_rotated(arguments.number("rotate", 0) != 0),
-          by_verb(arguments.number("verb", 0) != 0) {}
-
-    Address target;
-    Wire wire;
-    std::string op;
-    size_t connections, depth, keys;
-    std::string value;
-    int repeat;
-    int64_t ns, spin_ns, pid;
-    bool is_floor, is_rotated, by_verb;
-};
-
-std::string key_name(size_t i) {
-    char name[32];
-    snprintf(name, sizeof name, "/bench/%09zu", i);
-    return name;
-}
-
-// Seconds of processor time that all threads of a process have had; the kernel counts nanoseconds here.
-double cpu_s(int64_t pid) {
-    if (pid == 0) return 0;
-    std::string folder = "/proc/" + std::to_string(pid) + "/task";
-    double total = 0;
-    DIR *tasks = opendir(folder.c_str());
-    if (tasks == nullptr) die("the server is gone");
-    while (dirent *entry = readdir(tasks)) {
-        if (entry->d_name[0] == '.') continue;
-        FILE *file = fopen((folder + "/" + entry->d_name + "/schedstat").c_str(), "r");
-        unsigned long long ran = 0;
-        if (file == nullptr) continue;
-        if (fscanf(file, "%llu", &ran) == 1) total += static_cast<double>(ran) / 1e9;
-        fclose(file);
-    }
-    closedir(tasks);
-    return total;
-}
-
-// What a measured stretch took: time, and how busy either side was.
-class Stretch {
-  public:
-    explicit Stretch(const Options &options) : pid_(options.pid) { start(); }
-
-    void start() {
-        server_s_ = cpu_s(pid_);
-        own_s_ = cpu_s(getpid());
-        start_ns_ = now_ns();
-    }
-
-    double end() {
-        double took_s = static_cast<double>(now_ns() - start_ns_) / 1e9;
-        own_busy += cpu_s(getpid()) - own_s_;
-        server_busy += cpu_s(pid_) - server_s_;
-        total_s += took_s;
-        return took_s;
-    }
-
-    // The last members of the line that every workload prints.
-    void print_shares() const {
-        printf("\"generator_busy\": %.3f, \"server_busy\": %.3f, \"server_cpu_s\": %.6f}\n", own_busy / total_s,
-               server_busy / total_s, server_busy);
-    }
-
-    double own_busy = 0, server_busy = 0, total_s = 0;
-
-  private:
-    int64_t pid_;
-    double server_s_ = 0, own_s_ = 0;
-    int64_t start_ns_ = 0;
-};
-
-double quantile(std::vector<float> &sorted, double share) {
-    return sorted[std::min(sorted.size() - 1, static_cast<size_t>(share * static_cast<double>(sorted.size())))];
-}
-
-// Prints `"NAME_p50": ...` and so on; sorts the figures.
-void print_quantiles(const char *name, std::vector<float> &figures) {
-    if (figures.empty()) die("nothing was measured");
-    std::sort(figures.begin(), figures.end());
-    double sum = 0;
-    for (float figure : figures) sum += static_cast<double>(figure);
-    printf("\"%s_mean\": %.3f, \"%s_p50\": %.3f, \"%s_p99\": %.3f, \"%s_p999\": %.3f, \"%s_max\": %.3f, \"%s_count\": %zu, ",
-           name, sum / static_cast<double>(figures.size()), name, quantile(figures, 0.5), name, quantile(figures, 0.99),
-           name, quantile(figures, 0.999), name, static_cast<double>(figures.back()), name, figures.size());
-}
-
-void print_list(const char *name, const std::vector<double> &figures) {
-    printf("\"%s\": [", name);
-    for (size_t i = 0; i < figures.size(); i++) printf("%s%.4f", i > 0 ? ", " : "", figures[i]);
-    printf("], ");
-}
-
-// --- connections ---------------------------------------------------------------------------------------------
-
-int open_socket(const Options &options, size_t number) {
-    const Address &target = options.target;
-    int fd = socket(target.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) die("socket: %s", strerror(errno));
-    if (target.family == AF_INET && options.connections > PER_SOURCE) {
-        int on = 1;
-        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-        Address source = tcp_address(INADDR_LOOPBACK + 1 + static_cast<uint32_t>(number / PER_SOURCE), 0);
-        if (bind(fd, source.get(), source.size) != 0) die("bind: %s", strerror(errno));
-    }
-    while (connect(fd, target.get(), target.size) != 0) {
-        if (errno != EAGAIN && errno != EINTR) die("connect: %s", strerror(errno));
-    }
-    no_delay(fd, target.family);
-    return fd;
-}
-
-void send_fully(int fd, std::string_view data) {
-    while (!data.empty()) {
-        ssize_t sent = send(fd, data.data(), data.size(), MSG_NOSIGNAL);
-        if (sent < 0) die("send: %s", strerror(errno));
-        data.remove_prefix(static_cast<size_t>(sent));
-    }
-}
-
-void read_fully(int fd, char *into, size_t size) {
-    for (size_t have = 0; have < size;) {
-        ssize_t got = recv(fd, into + have, size - have, 0);
-        if (got <= 0) die("the server ended the connection after %zu of %zu bytes", have, size);
-        have += static_cast<size_t>(got);
-    }
-}
-
-// Reads the reply of one request where its size may be unknown.
-void read_reply(int fd, const Ask &ask) {
-    if (ask.reply_lines == 0) {
-        if (ask.reply_size > BUFFER_SIZE) die("the reply is too long to be read at once");
-        return read_fully(fd, buffer, ask.reply_size);
-    }
-    for (size_t lines = 0; lines < ask.reply_lines;) {
-        ssize_t got = recv(fd, buffer, sizeof buffer, 0);
-        if (got <= 0) die("the server ended the connection");
-        lines += static_cast<size_t>(std::count(buffer, buffer + got, '\n'));
-    }
-}
-
-void greet(int fd, const Ask &hello) {
-    read_fully(fd, buffer, hello.reply_size);
-    if (memcmp(buffer, hello.reply.data(), hello.reply_size) != 0) die("the server does not speak the protocol");
-}
-
-// Closed by a reset: thousands of ports in TIME_WAIT would slow down the next measurement's connects.
-void close_at_once(int fd) {
-    linger now{1, 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-    close(fd);
-}
-
-struct Peer {
-    int fd = -1;
-    uint32_t number = 0;
-    int stage = 0;
-    size_t have = 0;       // bytes or lines of the reply so far
-    std::string_view out;  // what the socket did not take
-    std::string first;     // the first reply, while it is being compared
-};
-
-// All connections of one measurement, and one epoll around them.
-class Crowd {
-  public:
-    explicit Crowd(const Options &options) : peers_(options.connections), poller_(epoll_create1(EPOLL_CLOEXEC)) {
-        Ask hello = greeting(options.wire);
-        for (size_t begin = 0; begin < peers_.size(); begin += GREETED_AT_ONCE) {
-            size_t end = std::min(begin + GREETED_AT_ONCE, peers_.size());
-            for (size_t i = begin; i < end; i++) {
-                peers_[i].fd = open_socket(options, i);
-                peers_[i].number = static_cast<uint32_t>(i);
-                send_fully(peers_[i].fd, hello.request);
-            }
-            for (size_t i = begin; i < end; i++) greet(peers_[i].fd, hello);
-        }
-        for (Peer &peer : peers_) {
-            epoll_event event{EPOLLIN, {&peer}};
-            epoll_ctl(poller_, EPOLL_CTL_ADD, peer.fd, &event);
-        }
-    }
-
-    ~Crowd() {
-        for (Peer &peer : peers_) close_at_once(peer.fd);
-        close(poller_);
-    }
-
-    Crowd(const Crowd &) = delete;
-    Crowd &operator=(const Crowd &) = delete;
-
-    std::vector<Peer> &peers() { return peers_; }
-
-    // Sends without blocking; what does not fit goes out later. `data` must live until then.
-    void post(Peer &peer, std::string_view data) {
-        if (!peer.out.empty()) die("a connection has two requests to send at once");
-        ssize_t sent = send(peer.fd, data.data(), data.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0 && errno != EAGAIN) die("send: %s", strerror(errno));
-        if (sent == static_cast<ssize_t>(data.size())) return;
-        peer.out = data.substr(sent < 0 ? 0 : static_cast<size_t>(sent));
-        want(peer, EPOLLIN | EPOLLOUT);
-    }
-
-    // Hands every piece of data that arrives to `on_data(peer, bytes)` until `is_over()`, asked once a wake-up.
-    template <class OnData, class IsOver>
-    void run(OnData on_data, IsOver is_over) {
-        epoll_event events[512];
-        while (!is_over()) {
-            int n = epoll_wait(poller_, events, 512, -1);
-            for (int i = 0; i < n; i++) {
-                auto &peer = *static_cast<Peer *>(events[i].data.ptr);
-                if (events[i].events & EPOLLOUT) flush(peer);
-                if (!(events[i].events & ~uint32_t{EPOLLOUT})) continue;
-                ssize_t got = recv(peer.fd, buffer, sizeof buffer, MSG_DONTWAIT);
-                if (got < 0 && errno == EAGAIN) continue;
-                if (got <= 0) die("the server ended connection %u: %s", peer.number, got < 0 ? strerror(errno) : "EOF");
-                on_data(peer, std::string_view(buffer, static_cast<size_t>(got)));
-            }
-        }
-    }
-
-  private:
-    std::vector<Peer> peers_;
-    int poller_;
-
-    void want(Peer &peer, uint32_t what) {
-        epoll_event event{what, {&peer}};
-        epoll_ctl(poller_, EPOLL_CTL_MOD, peer.fd, &event);
-    }
-
-    void flush(Peer &peer) {
-        std::string_view rest = peer.out;
-        if (rest.empty()) return;
-        peer.out = {};
-        ssize_t sent = send(peer.fd, rest.data(), rest.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0 && errno != EAGAIN) die("send: %s", strerror(errno));
-        if (sent == static_cast<ssize_t>(rest.size())) return want(peer, EPOLLIN);
-        peer.out = rest.substr(sent < 0 ? 0 : static_cast<size_t>(sent));
-    }
-};
-
-// One blocking connection for what happens before and after a measurement.
-class Single {
-  public:
-    explicit Single(const Options &options) : fd_(open_socket(options, 0)) {
-        Ask hello = greeting(options.wire);
-        send_fully(fd_, hello.request);
-        greet(fd_, hello);
-    }
-
-    ~Single() { close_at_once(fd_); }
-
-    Single(const Single &) = delete;
-    Single &operator=(const Single &) = delete;
-
-    int fd() const { return fd_; }
-
-    void ask(const Ask &ask) {
-        send_fully(fd_, ask.request);
-        read_reply(fd_, ask);
-        if (!ask.reply.empty() && memcmp(buffer, ask.reply.data(), ask.reply_size) != 0) die("a reply is wrong");
-    }
-
-  private:
-    int fd_;
-};
+constexpr int POOL = 64;  // different batches, so that random keys are random
 
 // --- preparing, checking -------------------------------------------------------------------------------------
 
@@ -331,7 +42,7 @@ void write_keys(const Options &options) {
         for (size_t i = begin; i < end; i++) names.push_back(key_name(i));
         Ask next = ask_many(options.wire, "set", names, options.value);
         if (begin > 0) read_reply(single.fd(), under_way);
-        send_fully(single.fd(), next.request);
+        send_fully(single.fd(), single.prepared(next.request));
         under_way = std::move(next);
     }
     read_reply(single.fd(), under_way);
@@ -348,11 +59,13 @@ void prepare(const Options &options) {
 
 // ADD's counter tells how many requests the server has really served.
 void check_counter(const Options &options, uint64_t asked) {
-    if (options.is_floor || options.op != "add" || options.wire != Wire::c10d) return;
+    if (options.is_floor || options.op != "add" || options.wire == Wire::resp) return;
     Single single(options);
-    single.ask(add(key_name(0), 0));
+    Ask zero = add(key_name(0), 0);
+    const bool is_session = options.wire == Wire::session;
+    single.ask(is_session ? framed(zero.request, 8) : zero);
     uint64_t counted = 0;
-    memcpy(&counted, buffer, sizeof counted);
+    memcpy(&counted, buffer + (is_session ? REPLY_HEAD : 0), sizeof counted);
     if (counted < asked) die("the server counted %lu of %lu requests", counted, asked);
 }
 
@@ -369,8 +82,8 @@ std::vector<Ask> batches(const Options &options) {
 
 // --- workloads -------------------------------------------------------------------------------------------------
 
-void round_trip(int fd, const Ask &ask, int64_t spin_ns) {
-    send_fully(fd, ask.request);
+void round_trip(int fd, std::string_view request, const Ask &ask, int64_t spin_ns) {
+    send_fully(fd, request);
     if (spin_ns == 0) return read_reply(fd, ask);
     for (int64_t until = now_ns() + spin_ns; now_ns() < until;) {
         ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
@@ -391,12 +104,12 @@ void ping_pong(const Options &options) {
     uint64_t asked = 0;
     {
         Single single(options);
-        for (int i = 0; i < 200; i++, asked++) round_trip(single.fd(), ask, options.spin_ns);
+        for (int i = 0; i < 200; i++, asked++) round_trip(single.fd(), single.prepared(ask.request), ask, options.spin_ns);
         if (!options.is_floor) single.ask(ask);
         stretch.start();
         int64_t end = now_ns() + options.ns;
         for (int64_t before = now_ns(); before < end; asked++) {
-            round_trip(single.fd(), ask, options.spin_ns);
+            round_trip(single.fd(), single.prepared(ask.request), ask, options.spin_ns);
             int64_t after = now_ns();
             us.push_back(static_cast<float>(after - before) / 1000);
             before = after;
@@ -428,7 +141,7 @@ void flight(const Options &options) {
     size_t whole = pool[0].reply_lines > 0 ? pool[0].reply_lines : pool[0].reply_size;
     {
         Crowd crowd(options);
-        for (Peer &peer : crowd.peers()) crowd.post(peer, pool[0].request);
+        for (Peer &peer : crowd.peers()) crowd.post_again(peer, pool[0].request);
         auto on_data = [&](Peer &peer, std::string_view data) {
             if (is_checked && peer.stage == 0) {
                 if (!is_first_read(peer, data, pool[0])) return;
@@ -443,7 +156,7 @@ void flight(const Options &options) {
             peer.have = 0;
             peer.stage = 1;
             answered += options.depth;
-            crowd.post(peer, pool[next++ % pool.size()].request);
+            crowd.post_again(peer, pool[next++ % pool.size()].request);
         };
         // A warm-up, then the stretch that counts: in each there are as many answers as connections can have at once.
         uint64_t at_once = options.connections * options.depth;
@@ -660,7 +373,7 @@ void members(const Options &options) {
             barrier_us.push_back(static_cast<float>(barrier_once(options, crowd, stretch, turn % 10) * 1e6));
             for (Peer &peer : crowd.peers()) {
                 int64_t before = now_ns();
-                round_trip(peer.fd, ask, 0);
+                round_trip(peer.fd, ask.request, ask, 0);
                 get_us.push_back(static_cast<float>(now_ns() - before) / 1000);
             }
         }
@@ -700,6 +413,7 @@ int main(int argc, char **argv) {
     const std::map<std::string, void (*)(const Options &)> workloads = {
         {"pingpong", ping_pong}, {"flight", flight}, {"exchange", exchange}, {"barrier", barrier_of_all},
         {"storm", storm},        {"fill", fill},     {"hold", hold},         {"members", members},
+        {"meet", meet},          {"gather", gather},
     };
     if (arguments.number("print-steps", 0) != 0) {
         print_steps(options, workload);
