@@ -43,6 +43,7 @@ class Connection:
         is_blocked: the system took less than there was; ``flush`` again when it can be written.
         is_paused: the engine wants to be told when the output is sent.
         is_choked: not read, because too much output is waiting.
+        is_held: the engine will say when it is to be fed again.
         is_closing: no more requests are taken; it closes when its output is sent.
         is_lingering: its output is sent and its end announced; what the peer still sends is thrown away.
         mask: the events that it is watched for.
@@ -55,6 +56,7 @@ class Connection:
         "is_blocked",
         "is_choked",
         "is_closing",
+        "is_held",
         "is_lingering",
         "is_paused",
         "mask",
@@ -77,6 +79,7 @@ class Connection:
         self.is_blocked = False
         self.is_paused = False
         self.is_choked = False
+        self.is_held = False
         self.is_closing = False
         self.is_lingering = False
         self.mask = 0
@@ -156,7 +159,7 @@ class Connection:
         mask = 0
         if self.is_closing:
             mask = READ if self.is_lingering else 0
-        elif not (self.is_paused or self.is_choked):
+        elif not (self.is_paused or self.is_choked or self.is_held):
             mask = READ
         return mask | WRITE if self.is_blocked else mask
 

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
-from rallypoint.events import emit
+from rallypoint.events import emit, is_observed
 from rallypoint.server.acceptor import Acceptor
 from rallypoint.server.connection import Connection
 from rallypoint.server.door import Door
@@ -35,7 +35,19 @@ from rallypoint.server.limits import DRAIN_S, LINGER_S
 from rallypoint.server.poller import READ, WRITE, make_poller
 from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.server.turns import HEAVY_S, SLICE_S, Turns
-from rallypoint.server.vocabulary import Close, Connected, Disconnected, Effect, Pause, Received, Reply, Resumed, Ticked
+from rallypoint.server.vocabulary import (
+    Close,
+    Connected,
+    Disconnected,
+    Effect,
+    EndReason,
+    Hold,
+    Pause,
+    Received,
+    Reply,
+    Resumed,
+    Ticked,
+)
 
 __all__ = ["ServerLoop"]
 
@@ -58,6 +70,7 @@ class ServerLoop:
 
     Attributes:
         door: where other threads put in what this one is to do.
+        ends: how many connections ended that the engine did not close, for each reason. Read only, for others.
 
     Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
     in ``run``.
@@ -89,6 +102,7 @@ class ServerLoop:
         self._drain_s: float | None = None
         self._due_at = 0.0
         self._acceptor = Acceptor(listeners, self._note)
+        self.ends = dict.fromkeys(EndReason, 0)
         self.door = Door()
         self.watch(self.door.fileno(), self.door.serve)
 
@@ -177,7 +191,7 @@ class ServerLoop:
             before = self._clock.now()
             if connection.is_paused:
                 connection.is_paused = False
-                self._apply(self._step(Resumed(connection.fd), now))
+                self.apply(self._step(Resumed(connection.fd), now))
                 self._watch_connection(connection)
             elif connection.mask & READ:
                 self._read(connection, now)
@@ -202,11 +216,12 @@ class ServerLoop:
             self._lose(connection, now)
             return
         if data and not connection.is_closing:
-            self._apply(self._step(Received(connection.fd, data), now))
+            self.apply(self._step(Received(connection.fd, data), now))
         elif not data:
             self._end_of_input(connection, now)
 
-    def _apply(self, effects: list[Effect]) -> None:
+    def apply(self, effects: list[Effect]) -> None:
+        """Do what the engine wants, in the loop's thread; what it sends leaves with this wake-up."""
         connections = self._connections
         for effect in effects:
             connection = connections.get(effect.peer)
@@ -226,6 +241,9 @@ class ServerLoop:
                 self._watch_connection(connection)
             elif type(effect) is Close:
                 self._refuse(connection, effect)
+            else:
+                connection.is_held = type(effect) is Hold
+                self._watch_connection(connection)
 
     def _flush_dirty(self, now: float) -> None:
         while self._dirty:  # the loss of one may release others
@@ -278,7 +296,7 @@ class ServerLoop:
             return
         connection.mask = READ
         self._connections[connection.fd] = connection
-        self._apply(self._step(Connected(connection.fd), now))
+        self.apply(self._step(Connected(connection.fd, connection.peer_name()), now))
 
     def _resume_accepting(self) -> None:
         self._is_accepting = True
@@ -308,7 +326,8 @@ class ServerLoop:
         if connection.is_closing:
             self._close(connection)
             return
-        self._apply(self._step(Disconnected(connection.fd), now))
+        self._count_end(connection, EndReason.PEER_CLOSED)
+        self.apply(self._step(Disconnected(connection.fd), now))
         if connection.output:
             self._begin_closing(connection)
         else:
@@ -330,9 +349,17 @@ class ServerLoop:
 
     def _lose(self, connection: Connection, now: float) -> None:
         """The connection broke."""
+        if not connection.is_closing:
+            self._count_end(connection, EndReason.CONNECTION_LOST)
         self._close(connection)
         if not connection.is_closing:
-            self._apply(self._step(Disconnected(connection.fd), now))
+            self.apply(self._step(Disconnected(connection.fd), now))
+
+    def _count_end(self, connection: Connection, reason: EndReason) -> None:
+        self.ends[reason] += 1
+        if is_observed():
+            message = f"{connection.peer_name()} is gone: {reason.value.replace('_', ' ')}"
+            emit("server.disconnected", message, reason=reason.name)
 
     def _close(self, connection: Connection) -> None:
         if self._connections.get(connection.fd) is connection:
@@ -362,7 +389,7 @@ class ServerLoop:
     def _pass_time(self, now: float) -> None:
         deadline = self._engine.next_deadline()
         if deadline is not None and deadline <= now:
-            self._apply(self._step(Ticked(), now))
+            self.apply(self._step(Ticked(), now))
         while self._lingering and self._lingering[0][0] <= now:
             connection = self._lingering.popleft()[1]
             if self._connections.get(connection.fd) is connection:
@@ -398,6 +425,8 @@ class ServerLoop:
     def _close_all(self) -> None:
         self._acceptor.close()
         for connection in list(self._connections.values()):
+            if not connection.is_closing:
+                self._count_end(connection, EndReason.SERVER_STOPPED)
             self._close(connection)
         self._close_own()
 

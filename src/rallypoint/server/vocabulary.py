@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, unique
 from typing import NamedTuple, TypeAlias
 
 from rallypoint.protocol.spec import CloseReason
@@ -13,9 +14,12 @@ __all__ = [
     "Connected",
     "Disconnected",
     "Effect",
+    "EndReason",
     "Event",
+    "Hold",
     "Pause",
     "Received",
+    "Release",
     "Reply",
     "Resumed",
     "Statistics",
@@ -24,9 +28,13 @@ __all__ = [
 
 
 class Connected(NamedTuple):
-    """A connection was accepted. ``peer`` is the driver's number for it, not in use by another."""
+    """A connection was accepted. ``peer`` is the driver's number for it, not in use by another.
+
+    ``address`` is where it comes from, for people.
+    """
 
     peer: int
+    address: str = ""
 
 
 class Received(NamedTuple):
@@ -65,6 +73,18 @@ class Pause(NamedTuple):
     peer: int
 
 
+class Hold(NamedTuple):
+    """Feed nothing more of this peer until ``Release``, whatever becomes of its output."""
+
+    peer: int
+
+
+class Release(NamedTuple):
+    """Feed this held peer again."""
+
+    peer: int
+
+
 class Close(NamedTuple):
     """Send the replies before this, then close. ``detail`` is one sentence for the log."""
 
@@ -74,7 +94,17 @@ class Close(NamedTuple):
 
 
 Event: TypeAlias = Connected | Received | Resumed | Disconnected | Ticked
-Effect: TypeAlias = Reply | Pause | Close
+Effect: TypeAlias = Reply | Pause | Hold | Release | Close
+
+
+@unique
+class EndReason(Enum):
+    """Why a connection ended that the engine did not close: the driver knows."""
+
+    PEER_CLOSED = "peer_closed"
+    CONNECTION_LOST = "connection_lost"
+    """It was reset, or the peer's machine went silent."""
+    SERVER_STOPPED = "server_stopped"
 
 
 @dataclass(frozen=True)

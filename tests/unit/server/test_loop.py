@@ -19,6 +19,7 @@ from rallypoint.server import native
 from rallypoint.server.engine import Engine, Limits, Received
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.poller import PlainPoller
+from rallypoint.server.vocabulary import Hold, Release
 
 
 @pytest.fixture(params=LOOP_TWINS)
@@ -430,3 +431,54 @@ def test_a_forked_copy_lets_go_of_everything(twin):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         assert client.ping()
+
+
+class HoldingEngine(Engine):
+    """Holds a peer at its first bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.received = []
+
+    def step(self, event, now):
+        effects = super().step(event, now)
+        if type(event) is Received:
+            self.received.append(event.data)
+            if len(self.received) == 1:
+                effects.append(Hold(event.peer))
+        return effects
+
+
+def test_a_held_peer_is_fed_again_when_the_engine_releases_it():
+    engine = HoldingEngine()
+    with running_loop() as running:
+        running.loop._engine, running.loop._step = engine, engine.step
+        look = running.loop.door.visit
+        client = running.client()
+        while not look(lambda: engine.received, PATIENCE_S):
+            pass
+        client.ask(Verb.PING, 9)
+        for _ in range(30):  # wake-ups in which the held peer could be read
+            look(lambda: None, PATIENCE_S)
+        assert look(lambda: len(engine.received), PATIENCE_S) == 1
+        look(lambda: running.loop.apply([Release(next(iter(engine._peers)))]), PATIENCE_S)
+        assert client.read(4) == struct.pack("<I", 9)
+
+
+def test_ends_of_connections_are_counted_by_reason_and_told():
+    told = []
+    with running_loop() as running:
+        events.subscribe(told.append)
+        try:
+            closing, breaking, staying = running.client(), running.client(), running.client()
+            assert all([closing.ping(), breaking.ping(), staying.ping()])
+            closing.close()
+            breaking.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            breaking.close()
+            while running.loop.door.visit(running.statistics, PATIENCE_S).connections > 1:
+                assert staying.ping()
+            running.stop(0.0)
+        finally:
+            events.unsubscribe(told.append)
+        assert list(running.loop.ends.values()) == [1, 1, 1]
+    assert sorted(event.fields["reason"] for event in told) == ["CONNECTION_LOST", "PEER_CLOSED", "SERVER_STOPPED"]
