@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "rallypoint.errors": (
+        "AccessDeniedError",
         "AgentError",
+        "AuthenticationError",
         "BarrierTimeoutError",
         "BindError",
         "ConnectTimeoutError",

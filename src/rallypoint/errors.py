@@ -11,6 +11,7 @@
     │   ├── WorkersMissingError (TimeoutError)  too few clients joined a new store: .arrived .expected .waited_s
     │   ├── BarrierTimeoutError (TimeoutError)  members did not arrive in time: .missing .arrived .expected .waited_s
     │   ├── DuplicateMemberError                a rank arrived twice in one generation: .member
+    │   ├── AccessDeniedError (PermissionError) the server's rules do not let this identity: .endpoint
     │   ├── CorruptStoreError                   the data behind a store is torn or foreign: .path .offset
     │   └── ForkedStoreError                    a store was used in a process that inherited it: .owner_pid
     ├── DistNetworkError                        the network, or the peer behind it, failed
@@ -18,6 +19,7 @@
     │   ├── ConnectTimeoutError (TimeoutError)  nobody answered in time: .endpoint .waited_s .attempts
     │   ├── ReplyTimeoutError (TimeoutError)    the server took a request and stayed silent: .endpoint .waited_s
     │   ├── ConnectionLostError (ConnectionError) the peer closed or reset the connection: .endpoint
+    │   ├── AuthenticationError                 who the peer is, or who we are, could not be proven: .endpoint
     │   └── RemoteProtocolError                 the peer broke the protocol: .endpoint
     ├── LocalProtocolError (ValueError)         the caller asked for what the protocol cannot carry
     ├── RendezvousError                         who takes part could not be agreed
@@ -46,7 +48,9 @@ from collections.abc import Sequence
 from rallypoint.types import Endpoint
 
 __all__ = [
+    "AccessDeniedError",
     "AgentError",
+    "AuthenticationError",
     "BarrierTimeoutError",
     "BindError",
     "ConnectTimeoutError",
@@ -210,6 +214,18 @@ class DuplicateMemberError(DistStoreError):
         self.member = member
 
 
+class AccessDeniedError(DistStoreError, PermissionError):
+    """The server's access rules do not let this identity do what was asked; nothing was changed.
+
+    Attributes:
+        endpoint: the server; ``None`` where there is none.
+    """
+
+    def __init__(self, message: str, *, endpoint: Endpoint | None = None) -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
+
+
 class CorruptStoreError(DistStoreError):
     """The data behind a store is torn, truncated or of another kind.
 
@@ -303,6 +319,14 @@ class ReplyTimeoutError(DistNetworkError, TimeoutError):
 
 class ConnectionLostError(DistNetworkError, ConnectionError):
     """The peer closed or reset the connection."""
+
+
+class AuthenticationError(DistNetworkError):
+    """Who the peer is could not be proven, or the peer takes no proof of ours. Trying again would not help.
+
+    Attributes:
+        endpoint: the peer.
+    """
 
 
 class RemoteProtocolError(DistNetworkError):
