@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from rallypoint.launch.env import (
-    get_env_variable_or_raise,
-)
-from rallypoint.launch.macros import (
-    macros,
-)
-from rallypoint.store.bootstrap import (
-    get_socket_with_port,
-)
+from rallypoint.elastic.utils import api
+from rallypoint.elastic.utils.api import *  # noqa: F403 - the same names
 
-__all__ = [
-    "get_env_variable_or_raise",
-    "get_socket_with_port",
-    "macros",
-]
+__all__ = api.__all__

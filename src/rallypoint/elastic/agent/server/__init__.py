@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from rallypoint.agent.spec import (
-    RunResult,
-    Worker,
-    WorkerGroup,
-    WorkerSpec,
-    WorkerState,
-)
-from rallypoint.launch.local_agent import (
-    ElasticAgent,
-)
+from rallypoint.elastic.agent.server import api
+from rallypoint.elastic.agent.server.api import *  # noqa: F403 - the same names
 
-__all__ = [
-    "ElasticAgent",
-    "RunResult",
-    "Worker",
-    "WorkerGroup",
-    "WorkerSpec",
-    "WorkerState",
-]
+__all__ = api.__all__
