@@ -10,7 +10,10 @@
     │   ├── StoreTimeoutError (TimeoutError)    keys did not appear in time: .keys .missing .waited_s .endpoint
     │   ├── WorkersMissingError (TimeoutError)  too few clients joined a new store: .arrived .expected .waited_s
     │   ├── BarrierTimeoutError (TimeoutError)  members did not arrive in time: .missing .arrived .expected .waited_s
+    │   ├── BarrierBrokenError                  a member of a barrier is known to be gone: .gone .expected .waited_s
     │   ├── DuplicateMemberError                a rank arrived twice in one generation: .member
+    │   ├── LeaseLostError                      a lease, and what was held by it, ended early: .lease
+    │   ├── LockTimeoutError (TimeoutError)     others held a lock all the time: .name .holder .waited_s
     │   ├── AccessDeniedError (PermissionError) the server's rules do not let this identity: .endpoint
     │   ├── CorruptStoreError                   the data behind a store is torn or foreign: .path .offset
     │   └── ForkedStoreError                    a store was used in a process that inherited it: .owner_pid
@@ -51,6 +54,7 @@ __all__ = [
     "AccessDeniedError",
     "AgentError",
     "AuthenticationError",
+    "BarrierBrokenError",
     "BarrierTimeoutError",
     "BindError",
     "ConnectTimeoutError",
@@ -62,7 +66,9 @@ __all__ = [
     "DistStoreError",
     "DuplicateMemberError",
     "ForkedStoreError",
+    "LeaseLostError",
     "LocalProtocolError",
+    "LockTimeoutError",
     "NotANumberError",
     "QueueEmptyError",
     "RemoteProtocolError",
@@ -202,6 +208,32 @@ class BarrierTimeoutError(DistStoreError, TimeoutError):
         self.endpoint = endpoint
 
 
+class BarrierBrokenError(DistStoreError):
+    """A member of a barrier or an exchange is known to be gone, so that it cannot become complete.
+
+    Attributes:
+        gone: the members that are gone, decoded for people.
+        expected: how many members were waited for.
+        waited_s: how long the caller waited, in seconds.
+        endpoint: the server behind the barrier, where there is one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        gone: Sequence[str] = (),
+        expected: int,
+        waited_s: float,
+        endpoint: Endpoint | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.gone = tuple(gone)
+        self.expected = expected
+        self.waited_s = waited_s
+        self.endpoint = endpoint
+
+
 class DuplicateMemberError(DistStoreError):
     """One member arrived twice in one generation of a barrier: two processes hold the same rank.
 
@@ -224,6 +256,34 @@ class AccessDeniedError(DistStoreError, PermissionError):
     def __init__(self, message: str, *, endpoint: Endpoint | None = None) -> None:
         super().__init__(message)
         self.endpoint = endpoint
+
+
+class LeaseLostError(DistStoreError):
+    """A lease ended before its holder ended it, and with it what was held by it: a lock, an office.
+
+    Attributes:
+        lease: the lease's number.
+    """
+
+    def __init__(self, message: str, *, lease: int) -> None:
+        super().__init__(message)
+        self.lease = lease
+
+
+class LockTimeoutError(DistStoreError, TimeoutError):
+    """Others held a lock, or an office, until the time was up.
+
+    Attributes:
+        name: the lock's.
+        holder: the label of whoever holds it, where it is known.
+        waited_s: how long the caller waited, in seconds.
+    """
+
+    def __init__(self, message: str, *, name: str, holder: str | None = None, waited_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.name = name
+        self.holder = holder
+        self.waited_s = waited_s
 
 
 class CorruptStoreError(DistStoreError):
