@@ -15,6 +15,7 @@
     │   ├── LeaseLostError                      a lease, and what was held by it, ended early: .lease
     │   ├── LockTimeoutError (TimeoutError)     others held a lock all the time: .name .holder .waited_s
     │   ├── AccessDeniedError (PermissionError) the server's rules do not let this identity: .endpoint
+    │   ├── RefusedError                        the server refuses this request, and says why: .reason
     │   ├── CorruptStoreError                   the data behind a store is torn or foreign: .path .offset
     │   └── ForkedStoreError                    a store was used in a process that inherited it: .owner_pid
     ├── DistNetworkError                        the network, or the peer behind it, failed
@@ -22,6 +23,8 @@
     │   ├── ConnectTimeoutError (TimeoutError)  nobody answered in time: .endpoint .waited_s .attempts
     │   ├── ReplyTimeoutError (TimeoutError)    the server took a request and stayed silent: .endpoint .waited_s
     │   ├── ConnectionLostError (ConnectionError) the peer closed or reset the connection: .endpoint
+    │   │   ├── SessionLostError                the server has forgotten the session, or lost its data
+    │   │   └── UnreachableError (TimeoutError) no new connection could be made in time: .waited_s .unreachable_s
     │   ├── AuthenticationError                 who the peer is, or who we are, could not be proven: .endpoint
     │   └── RemoteProtocolError                 the peer broke the protocol: .endpoint
     ├── LocalProtocolError (ValueError)         the caller asked for what the protocol cannot carry
@@ -71,6 +74,7 @@ __all__ = [
     "LockTimeoutError",
     "NotANumberError",
     "QueueEmptyError",
+    "RefusedError",
     "RemoteProtocolError",
     "RendezvousClosedError",
     "RendezvousConnectionError",
@@ -79,8 +83,10 @@ __all__ = [
     "RendezvousStateError",
     "RendezvousTimeoutError",
     "ReplyTimeoutError",
+    "SessionLostError",
     "SignalException",
     "StoreTimeoutError",
+    "UnreachableError",
     "WorkerStartError",
     "WorkersMissingError",
 ]
@@ -286,6 +292,20 @@ class LockTimeoutError(DistStoreError, TimeoutError):
         self.waited_s = waited_s
 
 
+class RefusedError(DistStoreError):
+    """The server took a request and refuses to do it; nothing was changed, and others may follow.
+
+    Attributes:
+        reason: the code of the reason, a word such as ``"no_such_lease"``.
+        endpoint: the server.
+    """
+
+    def __init__(self, message: str, *, reason: str, endpoint: Endpoint | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.endpoint = endpoint
+
+
 class CorruptStoreError(DistStoreError):
     """The data behind a store is torn, truncated or of another kind.
 
@@ -387,6 +407,36 @@ class AuthenticationError(DistNetworkError):
     Attributes:
         endpoint: the peer.
     """
+
+
+class SessionLostError(ConnectionLostError):
+    """The server is there, but does not know the session any more, or not the data that the session had seen.
+
+    Where it has only forgotten the session, whether this request was applied is not known, and the store can go on;
+    where its data is other data, every later call of this store fails, too.
+    """
+
+
+class UnreachableError(ConnectionLostError, TimeoutError):
+    """The connection was lost, and no other could be made before the caller's deadline.
+
+    Attributes:
+        endpoint: the server.
+        waited_s: how long this caller waited, in seconds.
+        unreachable_s: for how long the server had not been reached then, in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        endpoint: Endpoint | None = None,
+        waited_s: float = 0.0,
+        unreachable_s: float = 0.0,
+    ) -> None:
+        super().__init__(message, endpoint=endpoint)
+        self.waited_s = waited_s
+        self.unreachable_s = unreachable_s
 
 
 class RemoteProtocolError(DistNetworkError):
