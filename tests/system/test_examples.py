@@ -66,3 +66,9 @@ def test_torch_ddp_trains_under_rallypoint_run(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_function_runs_as_workers_and_survives_an_accident() -> None:
     assert run(str(EXAMPLES / "functions.py")) == "pi is 3.141593, from 4 workers\n"
+
+
+def test_one_thread_waits_for_what_another_sets_which_torch_cannot() -> None:
+    program = str(EXAMPLES / "two_threads.py")
+    assert "rallypoint: the wait gave b'42'; the set was not held up" in run(program)
+    assert "torch.distributed: the wait failed with DistStoreError; the set was held up by it" in run(program, "torch")
