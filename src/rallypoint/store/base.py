@@ -2,7 +2,8 @@
 
 :class:`Store` has torch's method names, positional arguments and return types. A subclass must bring ``set``, ``get``,
 ``add`` and ``compare_set``, and for waiting ``check`` and ``wait``; ``append``, ``multi_get``, ``multi_set`` and
-``barrier`` are then made from those, and may be replaced by something quicker. Queues and ``list_keys`` are optional.
+``barrier`` are then made from those, and may be replaced by something quicker. Queues, ``list_keys`` and all of
+``store.session_calls`` are optional.
 
 Time: a timeout is seconds (``int`` or ``float``) or a ``timedelta``. ``0`` means "look once": the call succeeds if what
 it waits for is there already. ``math.inf`` waits for ever. A negative timeout is a ``ValueError``: torch's TCPStore
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierTimeoutError, DistStoreError, StoreTimeoutError
+from rallypoint.store.session_calls import SessionCalls
 from rallypoint.types import Endpoint, Keys, Text, Timeout, as_bytes, as_seconds
 
 __all__ = [
@@ -128,7 +130,7 @@ def wait_timed_out(
     )
 
 
-class Store:
+class Store(SessionCalls):
     """A map from keys to bytes that several processes share; the base of all stores and of users' own.
 
     Keys and values are ``str`` (sent as UTF-8), ``bytes`` or ``bytearray``; values come back as ``bytes``. Key lists
