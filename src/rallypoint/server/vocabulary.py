@@ -17,24 +17,50 @@ __all__ = [
     "EndReason",
     "Event",
     "Hold",
+    "Origin",
     "Pause",
     "Received",
     "Release",
     "Reply",
     "Resumed",
+    "Secured",
     "Statistics",
     "Ticked",
 ]
 
 
+class Origin(NamedTuple):
+    """Where a connection comes from, as far as it matters to who may do what.
+
+    Attributes:
+        host: the address of the other machine, as numbers; empty if it came over a Unix domain socket, or unknown.
+        is_local: it came over a Unix domain socket that the system opens to this user, and root, only.
+        is_secure: it is encrypted, with TLS.
+        identity: the name in the certificate that the peer has proven to hold; empty without one.
+    """
+
+    host: str = ""
+    is_local: bool = False
+    is_secure: bool = False
+    identity: bytes = b""
+
+
 class Connected(NamedTuple):
     """A connection was accepted. ``peer`` is the driver's number for it, not in use by another.
 
-    ``address`` is where it comes from, for people.
+    ``address`` is where it comes from, for people; ``origin`` the same for ``access``.
     """
 
     peer: int
     address: str = ""
+    origin: Origin = Origin()
+
+
+class Secured(NamedTuple):
+    """The peer's TLS handshake is done: its first bytes are still to come. ``identity`` as in ``Origin``."""
+
+    peer: int
+    identity: bytes = b""
 
 
 class Received(NamedTuple):
@@ -93,7 +119,7 @@ class Close(NamedTuple):
     detail: str
 
 
-Event: TypeAlias = Connected | Received | Resumed | Disconnected | Ticked
+Event: TypeAlias = Connected | Secured | Received | Resumed | Disconnected | Ticked
 Effect: TypeAlias = Reply | Pause | Hold | Release | Close
 
 

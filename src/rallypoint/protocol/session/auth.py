@@ -97,7 +97,7 @@ class Token:
         text: the secret; ``str`` as UTF-8. White space around it is not part of it.
 
     Raises:
-        ValueError: it is too short or too long, or holds a zero byte; the sentence does not show it.
+        ValueError: it is too short, too long, or not one word; the sentence does not show it.
     """
 
     __slots__ = ("_secret",)
@@ -111,8 +111,8 @@ class Token:
             )
         if len(secret) > TOKEN_SIZE_MAX:
             raise ValueError(f"the token is {len(secret)} bytes long, it must have {TOKEN_SIZE_MAX} at most")
-        if b"\0" in secret:
-            raise ValueError("the token holds a zero byte, which an environment cannot carry: write it as text")
+        if len(secret.split()) > 1 or b"\0" in secret:
+            raise ValueError("the token holds white space or a zero byte: a token is one word")
         self._secret = secret
 
     def reveal(self) -> bytes:
