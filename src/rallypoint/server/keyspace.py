@@ -7,6 +7,8 @@ Rules:
 - Methods that may create a key say whether they did, so that whoever keeps the waiters can wake them. An overwrite
   creates nothing.
 - An emptied queue is gone; asking about an unknown name leaves nothing behind.
+- Each change of a key, its end included, has a revision: one more than the change before, whichever key that was of.
+- Each change is told to ``on_change``, once it is done, in the words of ``server.changes``.
 
 Theory of operation. Values are immutable ``bytes``, handed out without a copy. A value that APPEND grows becomes a
 ``bytearray`` until somebody reads it, so that n appends cost the sum of their sizes and not its square::
@@ -25,11 +27,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from rallypoint.errors import DistStoreError
+from rallypoint.protocol.session.spec import NO_REVISION
 from rallypoint.protocol.spec import CloseReason
+from rallypoint.server.changes import Appended, Change, KeyDeleted, KeySet, Popped, Pushed
+from rallypoint.server.key_index import KeyIndex
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ENTRY_SIZE", "Keyspace", "KeyspaceError"]
@@ -61,20 +66,36 @@ class Keyspace:
     """One map of keys and one of queues.
 
     Attributes:
+        on_change: called with each change of a key or a queue; ``None`` while nobody wants to know.
         queues: name -> its items, oldest first; never an empty one. Read only, for others.
+        revision: that of the last change, 0 before the first. Read only, for others.
         stored_size: bytes stored, ``ENTRY_SIZE`` included for each entry.
 
     Cost: a lookup for each name, unless a method says otherwise.
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_stored_size_max", "_value_size_max", "_values", "queues", "stored_size")
+    __slots__ = (
+        "_index",
+        "_revisions",
+        "_stored_size_max",
+        "_value_size_max",
+        "_values",
+        "on_change",
+        "queues",
+        "revision",
+        "stored_size",
+    )
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._values: dict[bytes, bytes | bytearray] = {}
+        self._revisions: dict[bytes, int] = {}
+        self._index = KeyIndex(self._values)
         self._value_size_max = limits.value_stored_size_max
         self._stored_size_max = limits.stored_size_max
+        self.on_change: Callable[[Change], None] | None = None
         self.queues: dict[bytes, deque[bytes]] = {}
+        self.revision = 0
         self.stored_size = 0
 
     def __len__(self) -> int:
@@ -110,8 +131,16 @@ class Keyspace:
             value = self._values[key] = bytes(value)
         return value
 
-    def set(self, key: bytes, value: bytes) -> bool:
-        """Store a value; say whether the key is new."""
+    def revision_of(self, key: bytes) -> int:
+        """Give the revision of a key's last change, ``NO_REVISION`` if there is no such key."""
+        return self._revisions.get(key, NO_REVISION)
+
+    def keys_with(self, prefix: bytes) -> list[bytes]:
+        """Give the keys that begin with ``prefix``, sorted by their bytes; see ``KeyIndex``."""
+        return self._index.keys_with(prefix)
+
+    def set(self, key: bytes, value: bytes, lease: int = 0) -> bool:
+        """Store a value, which belongs to ``lease`` if that is not 0; say whether the key is new."""
         old = self._values.get(key)
         if old is None:
             size = self.stored_size + len(key) + len(value) + ENTRY_SIZE
@@ -121,7 +150,20 @@ class Keyspace:
             raise self._full(size)
         self.stored_size = size
         self._values[key] = value
-        return old is None
+        self.revision = revision = self.revision + 1
+        self._revisions[key] = revision
+        if self.on_change is not None:
+            self.on_change(KeySet(key, value, revision, lease))
+        if old is not None:
+            return False
+        self._index.add(key)
+        return True
+
+    def swap(self, key: bytes, expected: int, value: bytes, lease: int) -> tuple[bool, bool]:
+        """Store a value if the key's revision is ``expected``, or if that is -1; say whether, and if the key is new."""
+        if expected not in (-1, self._revisions.get(key, NO_REVISION)):
+            return False, False
+        return True, self.set(key, value, lease)
 
     def multi_set(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
         """Store several values, all or none, a later pair over an earlier one; give the new keys in their order.
@@ -143,6 +185,10 @@ class Keyspace:
             raise self._full(size)
         self.stored_size = size
         values.update(new)
+        for key, value in new.items():
+            self._changed(key, value)
+        for key in created:
+            self._index.add(key)
         return created
 
     def append(self, key: bytes, value: bytes) -> bool:
@@ -170,6 +216,10 @@ class Keyspace:
         if not isinstance(old, bytearray):
             old = self._values[key] = bytearray(old)
         old += value
+        self.revision += 1
+        self._revisions[key] = self.revision
+        if self.on_change is not None:
+            self.on_change(Appended(key, value, self.revision))
         return False
 
     def add(self, key: bytes, delta: int) -> tuple[int, bool]:
@@ -213,6 +263,11 @@ class Keyspace:
         if old is None:
             return False
         self.stored_size -= len(key) + len(old) + ENTRY_SIZE
+        del self._revisions[key]
+        self.revision += 1
+        self._index.discard()
+        if self.on_change is not None:
+            self.on_change(KeyDeleted(key, self.revision))
         return True
 
     def push(self, name: bytes, item: bytes) -> None:
@@ -226,6 +281,8 @@ class Keyspace:
             self.queues[name] = deque((item,))
         else:
             queue.append(item)
+        if self.on_change is not None:
+            self.on_change(Pushed(name, item))
 
     def pop(self, name: bytes) -> tuple[int, bytes | None]:
         """Take the oldest item of a queue; give the length before, and the item or ``None``."""
@@ -237,11 +294,25 @@ class Keyspace:
         self.stored_size -= len(name) + len(item) + ENTRY_SIZE
         if length == 1:
             del self.queues[name]
+        if self.on_change is not None:
+            self.on_change(Popped(name))
         return length, item
 
     def queue_length(self, name: bytes) -> int:
         """Give the number of items in a queue, 0 for an unknown one."""
         return len(self.queues.get(name, ()))
+
+    def restore(self, key: bytes, value: bytes, revision: int) -> None:
+        """Put back a key as it was; nobody is told. ``revision`` is then the caller's to set."""
+        self._values[key] = value
+        self._revisions[key] = revision
+        self.stored_size += len(key) + len(value) + ENTRY_SIZE
+
+    def _changed(self, key: bytes, value: bytes) -> None:
+        self.revision += 1
+        self._revisions[key] = self.revision
+        if self.on_change is not None:
+            self.on_change(KeySet(key, value, self.revision))
 
     def _number(self, key: bytes, text: bytes | bytearray) -> int:
         if len(text) < _INT64_DIGITS and text.isdigit():

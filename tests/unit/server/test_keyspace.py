@@ -6,6 +6,7 @@ import pytest
 
 from rallypoint.errors import DistStoreError
 from rallypoint.protocol.spec import CloseReason
+from rallypoint.server.changes import Appended, Change, KeyDeleted, KeySet, Popped, Pushed
 from rallypoint.server.keyspace import ENTRY_SIZE, Keyspace, KeyspaceError
 from rallypoint.server.limits import Limits
 
@@ -272,3 +273,99 @@ def test_a_full_store_refuses_every_kind_of_growth_and_goes_on_with_the_rest() -
     assert keyspace.add(b"a", 1) == (2, False)
     keyspace.pop(b"q")
     assert keyspace.set(b"b", b"1")
+
+
+# --- revisions, prefixes, changes ------------------------------------------------------------------------
+
+
+def test_each_change_has_the_next_revision() -> None:
+    keyspace = Keyspace()
+    assert keyspace.revision_of(b"/a") == 0
+    keyspace.set(b"/a", b"1")
+    keyspace.add(b"/n", 5)
+    keyspace.append(b"/a", b"2")
+    keyspace.compare_set(b"/c", b"", b"x")
+    keyspace.multi_set([(b"/m", b"1"), (b"/a", b"3")])
+    assert [keyspace.revision_of(key) for key in (b"/a", b"/n", b"/c", b"/m")] == [6, 2, 4, 5]
+    keyspace.delete(b"/a")
+    assert (keyspace.revision, keyspace.revision_of(b"/a")) == (7, 0)
+    keyspace.set(b"/a", b"")
+    assert keyspace.revision_of(b"/a") == 8
+
+
+def test_what_changes_no_key_has_no_revision() -> None:
+    keyspace = Keyspace()
+    keyspace.set(b"/a", b"1")
+    keyspace.compare_set(b"/a", b"2", b"3")
+    keyspace.compare_set(b"/b", b"2", b"3")
+    keyspace.delete(b"/none")
+    keyspace.multi_set([])
+    keyspace.push(b"/q", b"")
+    keyspace.pop(b"/q")
+    with pytest.raises(KeyspaceError):
+        keyspace.append(b"/a", bytes(1 << 29))
+    assert (keyspace.revision, keyspace.revision_of(b"/a")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("expected", "is_swapped", "is_new"), [(0, False, False), (1, True, False), (2, False, False), (-1, True, False)]
+)
+def test_a_swap_goes_by_the_revision(expected: int, is_swapped: bool, is_new: bool) -> None:
+    keyspace = Keyspace()
+    keyspace.set(b"/a", b"old")
+    assert keyspace.swap(b"/a", expected, b"new", 0) == (is_swapped, is_new)
+    assert keyspace.get(b"/a") == (b"new" if is_swapped else b"old")
+
+
+@pytest.mark.parametrize(("expected", "outcome"), [(0, (True, True)), (1, (False, False)), (-1, (True, True))])
+def test_a_swap_of_a_missing_key(expected: int, outcome: tuple[bool, bool]) -> None:
+    keyspace = Keyspace()
+    assert keyspace.swap(b"/a", expected, b"new", 0) == outcome
+    assert keyspace.has_key(b"/a") is outcome[0]
+
+
+def test_keys_are_found_by_their_prefix_as_they_come_and_go() -> None:
+    keyspace = Keyspace()
+    keyspace.multi_set([(b"/p/%d" % number, b"") for number in range(3)])
+    assert keyspace.keys_with(b"/p/") == [b"/p/0", b"/p/1", b"/p/2"]
+    keyspace.delete(b"/p/1")
+    keyspace.set(b"/p/", b"")
+    keyspace.push(b"/p/q", b"")
+    assert keyspace.keys_with(b"/p/") == [b"/p/", b"/p/0", b"/p/2"]
+
+
+def test_every_change_is_told_once_it_is_done() -> None:
+    keyspace = Keyspace()
+    told: list[Change] = []
+    keyspace.on_change = told.append
+    keyspace.set(b"/a", b"1")
+    keyspace.set(b"/a", b"2", 7)
+    keyspace.append(b"/a", b"3")
+    keyspace.append(b"/b", b"4")
+    keyspace.multi_set([(b"/c", b"5"), (b"/c", b"6")])
+    keyspace.add(b"/a", 1)
+    keyspace.delete(b"/a")
+    keyspace.push(b"/q", b"item")
+    keyspace.pop(b"/q")
+    keyspace.pop(b"/q")
+    keyspace.delete(b"/none")
+    assert told == [
+        KeySet(b"/a", b"1", 1),
+        KeySet(b"/a", b"2", 2, 7),
+        Appended(b"/a", b"3", 3),
+        KeySet(b"/b", b"4", 4),
+        KeySet(b"/c", b"6", 5),
+        KeySet(b"/a", b"24", 6),
+        KeyDeleted(b"/a", 7),
+        Pushed(b"/q", b"item"),
+        Popped(b"/q"),
+    ]
+
+
+def test_what_was_put_back_is_as_it_was() -> None:
+    keyspace = Keyspace()
+    keyspace.restore(b"/a", b"value", 9)
+    other = Keyspace()
+    other.set(b"/a", b"value")
+    assert (keyspace.get(b"/a"), keyspace.revision_of(b"/a")) == (b"value", 9)
+    assert keyspace.stored_size == other.stored_size
