@@ -31,6 +31,7 @@ __all__ = [
     "HELLO_SIZE_MAX",
     "LABEL_SIZE_MAX",
     "LEASE_TTL_MS_MAX",
+    "MEMBERS_NAMED_MAX",
     "NONCE_SIZE",
     "NO_REVISION",
     "OPENING",
@@ -74,6 +75,9 @@ REPLY_FRAME_SIZE_MAX: Final = 1 << 30
 
 GROUP_SIZE_MAX: Final = 1 << 20
 """Members of one barrier or exchange."""
+
+MEMBERS_NAMED_MAX: Final = 128
+"""Members that one EXPIRED or LOST names of each kind; where it names that many, there may be more."""
 
 SESSION_TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 """The longest time, in milliseconds, that a session may ask to outlive its connection by."""
