@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+
+from rallypoint.gateway.slots import Call, make_slot, reason_of
+from rallypoint.protocol.codec import I64, U64
+from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb, Status
+from rallypoint.protocol.spec import VERBS, CloseReason, Verb
+
+ARGUMENTS = {
+    Verb.SET: (b"k", b"v"),
+    Verb.COMPARE_SET: (b"k", b"v", b"w"),
+    Verb.ADD: (b"k", 1),
+    Verb.CHECK: ([b"k"],),
+    Verb.WAIT: ([b"k"],),
+    Verb.MULTI_GET: ([b"k"],),
+    Verb.MULTI_SET: ([(b"k", b"v")],),
+    Verb.APPEND: (b"k", b"v"),
+    Verb.PING: (7,),
+    Verb.QUEUE_PUSH: (b"q", b"v"),
+    Verb.BARRIER: (b"b", 2),
+    Verb.GETNUMKEYS: (),
+    Verb.LIST_KEYS: (),
+    Verb.CANCEL_WAIT: (),
+}
+
+
+def slot_of(verb):
+    return make_slot((verb, *ARGUMENTS.get(verb, (b"k",))))
+
+
+@pytest.mark.parametrize("verb", [verb for verb in Verb if verb is not Verb.VALIDATE], ids=lambda verb: verb.name)
+def test_every_verb_has_calls_with_the_fields_of_their_layouts(verb):
+    slot = slot_of(verb)
+    calls = slot.begin()
+    assert calls
+    for call in calls:
+        assert len(call.fields) == len(SESSION_VERBS[call.verb].request)
+    assert slot.pieces is None
+    assert slot.is_deferred == VERBS[verb].is_deferred
+
+
+def test_what_waits_upstream_and_not_here_is_withdrawn_at_once():
+    for verb in set(Verb) - {Verb.VALIDATE, Verb.WAIT, Verb.BARRIER}:
+        for call in slot_of(verb).begin():
+            assert call.is_withdrawn == SESSION_VERBS[call.verb].is_deferred, verb
+
+
+def test_a_missing_key_is_an_empty_value():
+    slot = slot_of(Verb.GET)
+    assert slot.begin() == (Call(SessionVerb.READ, (b"k",)),)
+    slot.take(0, Status.OK, (0, b""))
+    assert slot.pieces == (U64.pack(0),)
+
+
+def test_large_values_are_not_copied():
+    slot, value = slot_of(Verb.GET), b"x" * 5000
+    slot.take(0, Status.OK, (3, value))
+    assert slot.pieces[1] is value
+
+
+def test_a_pop_tells_the_length_before_it_and_never_an_item_of_none():
+    slot = slot_of(Verb.QUEUE_POP)
+    slot.take(0, Status.OK, (0,))  # somebody pushed in between
+    assert slot.pieces is None
+    slot.take(1, Status.OK, (b"item",))
+    assert b"".join(slot.pieces) == I64.pack(1) + U64.pack(4) + b"item"
+
+
+def test_a_pop_of_an_empty_queue_is_answered_at_once():
+    slot = slot_of(Verb.QUEUE_POP)
+    slot.take(0, Status.OK, (2,))  # somebody popped in between
+    slot.take(1, Status.EXPIRED, ([b"q"],))
+    assert slot.pieces == (I64.pack(0),)
+
+
+def test_values_that_are_there_are_read_singly_when_others_are_missing():
+    slot = make_slot((Verb.MULTI_GET, [b"a", b"gone", b"b", b"a"]))
+    reads = slot.take(0, Status.EXPIRED, ([b"gone"],))
+    assert reads == [Call(SessionVerb.READ, (b"a",)), Call(SessionVerb.READ, (b"b",))]
+    assert slot.take(2, Status.OK, (5, b"B")) == ()
+    assert slot.pieces is None
+    slot.take(1, Status.OK, (4, b"A"))
+    assert b"".join(slot.pieces) == b"".join(U64.pack(len(value)) + value for value in (b"A", b"", b"B", b"A"))
+
+
+def test_values_of_which_all_are_missing_need_no_second_look():
+    slot = slot_of(Verb.MULTI_GET)
+    assert slot.take(0, Status.EXPIRED, ([b"k"],)) == []
+    assert slot.pieces == (U64.pack(0),)
+
+
+def test_the_first_refusal_counts():
+    slot = slot_of(Verb.QUEUE_POP)
+    slot.refuse(CloseReason.FORBIDDEN, "first")
+    slot.refuse(CloseReason.ENDED, "second")
+    assert slot.refusal == (CloseReason.FORBIDDEN, "first")
+
+
+def test_a_request_is_as_large_as_what_it_keeps():
+    assert make_slot((Verb.SET, b"k", b"v" * 1000)).size > 1000
+    assert make_slot((Verb.MULTI_SET, [(b"k", b"v" * 500)] * 2)).size > 1000
+    assert make_slot((Verb.WAIT, [b"k" * 100] * 10)).size > 1000
+
+
+def test_reasons_are_known_by_their_codes():
+    assert reason_of(b"forbidden") is CloseReason.FORBIDDEN
+    assert reason_of(b"from the future") is CloseReason.ENDED
+    assert reason_of(b"\xff") is CloseReason.ENDED
