@@ -148,6 +148,11 @@ class TlsStream(Stream):
         where = format_endpoint(self.endpoint)
         return kind(f"no TLS connection to {where}: {error}", endpoint=self.endpoint)
 
+    def close(self) -> None:
+        """Close the connection; closing twice is harmless. In a forked child the parent's connection lives on."""
+        super().close()
+        self._send, self._receive = self._sock.send, self._sock.recv  # which hold no stream alive
+
 
 def secure(stream: Stream, tls: Tls, deadline: Deadline) -> Stream:
     """Put TLS on a connection.
