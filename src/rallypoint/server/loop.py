@@ -30,7 +30,6 @@ from rallypoint.events import emit, is_observed
 from rallypoint.server.acceptor import Acceptor
 from rallypoint.server.connection import Connection
 from rallypoint.server.door import Door
-from rallypoint.server.engine import Engine
 from rallypoint.server.limits import DRAIN_S, LINGER_S
 from rallypoint.server.poller import READ, WRITE, make_poller
 from rallypoint.server.refusals import RefusalLog, log_line
@@ -42,6 +41,7 @@ from rallypoint.server.vocabulary import (
     Effect,
     EndReason,
     Hold,
+    Machine,
     Pause,
     Received,
     Reply,
@@ -78,7 +78,7 @@ class ServerLoop:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Machine,
         listeners: Sequence[socket.socket],
         clock: Clock = SYSTEM_CLOCK,
         *,
@@ -108,10 +108,18 @@ class ServerLoop:
 
     # --- for the owner -----------------------------------------------------------------------------------
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back, in the loop's thread, whenever a foreign descriptor can be read; before ``run``."""
+    def watch(self, fd: int, callback: Callable[[], None], mask: int = READ) -> None:
+        """Call back, in the loop's thread, whenever a foreign descriptor is ready for what the mask says.
+
+        Before ``run`` or in the loop's thread; watching it again changes both.
+        """
+        (self._poller.modify if fd in self._watched else self._poller.register)(fd, mask)
         self._watched[fd] = callback
-        self._poller.register(fd, READ)
+
+    def unwatch(self, fd: int) -> None:
+        """Watch a foreign descriptor no more, before it is closed; one that is not watched is fine."""
+        if self._watched.pop(fd, None) is not None:
+            self._poller.unregister(fd)
 
     def every(self, period_s: float, callback: Callable[[], None]) -> None:
         """Call back, in the loop's thread, about every ``period_s`` seconds; one callback a loop, before ``run``."""
@@ -407,9 +415,8 @@ class ServerLoop:
         """Serve what is there and send what is owed, until nothing is left or the time is over."""
         self._stop_accepting()
         self._acceptor.close()
-        for fd in self._watched:
-            if fd != self.door.fileno():
-                self._poller.unregister(fd)  # what asked for the end may go on asking
+        for fd in set(self._watched) - {self.door.fileno()}:
+            self.unwatch(fd)  # what asked for the end may go on asking
         started = self._clock.now()
         while True:
             left_s = started + (self._drain_s or 0.0) - self._clock.now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, unique
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from rallypoint.protocol.spec import CloseReason
 
@@ -17,6 +17,7 @@ __all__ = [
     "EndReason",
     "Event",
     "Hold",
+    "Machine",
     "Origin",
     "Pause",
     "Received",
@@ -121,6 +122,18 @@ class Close(NamedTuple):
 
 Event: TypeAlias = Connected | Secured | Received | Resumed | Disconnected | Ticked
 Effect: TypeAlias = Reply | Pause | Hold | Release | Close
+
+
+class Machine(Protocol):
+    """What a loop drives: an engine, or another machine in its place."""
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; give what must be done."""
+        ...
+
+    def next_deadline(self) -> float | None:
+        """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
+        ...
 
 
 @unique

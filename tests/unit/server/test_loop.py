@@ -18,7 +18,7 @@ from rallypoint.server import loop as module
 from rallypoint.server import native
 from rallypoint.server.engine import Engine, Limits, Received
 from rallypoint.server.loop import ServerLoop
-from rallypoint.server.poller import PlainPoller
+from rallypoint.server.poller import READ, WRITE, PlainPoller
 from rallypoint.server.vocabulary import Hold, Release
 
 
@@ -463,6 +463,23 @@ def test_a_held_peer_is_fed_again_when_the_engine_releases_it():
         assert look(lambda: len(engine.received), PATIENCE_S) == 1
         look(lambda: running.loop.apply([Release(next(iter(engine._peers)))]), PATIENCE_S)
         assert client.read(4) == struct.pack("<I", 9)
+
+
+def test_a_watched_descriptor_may_wait_for_room_and_be_let_go_while_the_loop_runs():
+    ours, theirs = socket.socketpair()
+    seen = []
+    with ours, theirs, running_loop() as running:
+        loop = running.loop
+        loop.door.visit(lambda: loop.watch(ours.fileno(), lambda: seen.append("read")), PATIENCE_S)
+        loop.door.visit(lambda: loop.watch(ours.fileno(), lambda: seen.append("room"), READ | WRITE), PATIENCE_S)
+        while not seen:
+            loop.door.visit(lambda: None, PATIENCE_S)
+        loop.door.visit(lambda: loop.unwatch(ours.fileno()), PATIENCE_S)
+        loop.door.visit(lambda: loop.unwatch(ours.fileno()), PATIENCE_S)
+        count = len(seen)
+        theirs.send(b"x")
+        assert loop.door.visit(lambda: list(seen), PATIENCE_S)[count:] == []
+    assert set(seen) == {"room"}
 
 
 def test_ends_of_connections_are_counted_by_reason_and_told():
