@@ -422,7 +422,7 @@ def said(outcomes: list[Outcome]) -> list[object]:
 
 
 def ordered(told: list[object]) -> list[object]:
-    return [(each[0], sorted(each[1]), sorted(each[2])) if each[0] == "lost" else each for each in told]  # type: ignore[index]
+    return [(each[0], sorted(each[1]), sorted(each[2])) if each[0] == "lost" else each for each in told]
 
 
 STEP = st.one_of(
