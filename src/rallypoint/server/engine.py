@@ -8,21 +8,25 @@ Rules:
 - Replies that a peer is owed come before its ``Close``. After its ``Close`` the engine has forgotten it: a late
   ``Disconnected`` or ``Received`` for it is ignored.
 - A request is applied whole or not at all, and requests of one peer in their order.
-- A refusal closes the peer that asked, and nobody else notices.
+- A refusal closes the peer that asked, and nobody else notices. (The session dialect can refuse a single request.)
 - Output is bounded by pausing: a peer that caused more than ``output_size_max`` bytes in one step gets ``Pause``,
   and the rest of what it sent stays unparsed until ``Resumed``. Input is bounded by closing.
+- The first byte of a connection says which dialect it speaks. Both work on the same keys.
+- What ends by time ends only after a server that stood still has given those who were kept waiting ``GRACE_S``.
 
 Theory of operation::
 
-    Received(7, bytes) -> reader of 7 -> request -> handler -> keyspace: what changed -> waiters: whom that releases
-                                            ^          |                                   |
-                                            |          '-> Reply(7, ...)                   '-> Reply(9, GO_ON)
+    Received(7, bytes) -> reader of 7 -> request -> verbs: keyspace, what changed -> waiters: whom that releases
+                                            ^         |                                     |
+                                            |         '-> Reply(7, ...)                     '-> Reply(9, GO_ON)
                                             '-- next request, unless 7 has caused too much: Pause(7)
 
-A peer's life: ``Connected``, VALIDATE in time, requests, ``Disconnected``; or a ``Close`` from here at any time.
+    first byte 0x00 --> protocol.server.RequestReader        --> c10d_verbs ----.
+    first byte R    --> protocol.session.server.FrameReader                     |--> ground: keyspace, waiters, effects
+                        --> session_dialect: HELLO, sessions --> session_verbs -'
 
-Order of replies within one request: first those to peers that it releases (the requester too, if it waits), key by key
-as the request names them and in the order of their registration, then the requester's own.
+A peer's life: ``Connected``, VALIDATE or HELLO in time, requests, ``Disconnected``; or a ``Close`` from here at any
+time. A session outlives its connection (``sessions``).
 
 What this file does not know: sockets, threads, what a step costs, where ``now`` comes from.
 """
@@ -31,13 +35,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from rallypoint.protocol.codec import I64, U32, U64, Request, RequestError
+from rallypoint.protocol.codec import RequestError
 from rallypoint.protocol.server import RequestReader
-from rallypoint.protocol.spec import CANCELLED, GO_ON, NOT_READY, READY, CloseReason, Verb
-from rallypoint.server.keyspace import Keyspace, KeyspaceError
+from rallypoint.protocol.session.codec import encode_closing
+from rallypoint.protocol.session.server import FrameReader
+from rallypoint.protocol.session.spec import OPENING, SESSION_ID_SIZE
+from rallypoint.protocol.spec import CloseReason
+from rallypoint.server.access import Gate
+from rallypoint.server.c10d_verbs import C10dVerbs
+from rallypoint.server.changes import Change
+from rallypoint.server.ground import Ground
+from rallypoint.server.ids import Ids
+from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.session_dialect import SessionDialect, Talk
+from rallypoint.server.session_verbs import SessionVerbs
+from rallypoint.server.sessions import Sessions
 from rallypoint.server.vocabulary import (
     Close,
     Connected,
@@ -48,12 +63,13 @@ from rallypoint.server.vocabulary import (
     Received,
     Reply,
     Resumed,
+    Secured,
     Statistics,
     Ticked,
 )
-from rallypoint.server.waiters import Waiters
 
 __all__ = [
+    "GRACE_S",
     "Close",
     "CloseReason",
     "Connected",
@@ -70,19 +86,28 @@ __all__ = [
     "Ticked",
 ]
 
-_Handler: TypeAlias = Callable[[int, Request], int]
+GRACE_S: Final = 2.0
+"""How long sessions without a connection live on after the server stood still, so that they can come back, in s."""
 
-# A value up to this size is copied behind its length; a larger one is a Reply of its own, the stored object itself.
-_COPIED_SIZE_MAX = 1024
+_STALL_S = 1.0  # a deadline that is served so late, in seconds, means that the server stood still
+
+_OPENING_BYTE = OPENING[0]
+
+_Serve: TypeAlias = Callable[[int, "_Peer", bytes], None]
 
 
 class _Peer:
-    __slots__ = ("held", "is_paused", "reader")
+    __slots__ = ("address", "held", "is_paused", "origin", "reader", "serve", "since", "talk")
 
-    def __init__(self, reader: RequestReader) -> None:
-        self.reader = reader
+    def __init__(self, serve: _Serve, event: Connected, now: float) -> None:
+        self.serve = serve  # by the dialect that it speaks
+        self.reader: RequestReader | FrameReader | None = None  # until it has said something
+        self.talk: Talk | None = None  # in the session dialect
         self.held = 0
         self.is_paused = False
+        self.address = event.address
+        self.origin = event.origin
+        self.since = now
 
 
 class Engine:
@@ -90,26 +115,57 @@ class Engine:
 
     Args:
         limits: what peers are granted.
+        seed: 32 bytes of the system's randomness, fresh for each life of a server: ids of sessions and nonces come from
+            it. Without one they can be guessed, which only a test may allow.
+        gate: who may come in and do what; ``None`` lets in everybody.
+        journal: note every change of state for ``take_changes``.
+        data_id: of what the server holds, ``SESSION_ID_SIZE`` bytes: the same again after a restart that has lost
+            nothing. Empty for a server that begins with nothing.
+
+    Attributes:
+        ground: keys, queues and waits. Read only, for others.
+        sessions: those there are. Read only, for others.
+        verbs: what sessions' requests do; further verbs are registered there before the first step.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
     Threads: none but the caller's.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        seed: bytes = bytes(32),
+        gate: Gate | None = None,
+        journal: bool = False,
+        data_id: bytes = b"",
+    ) -> None:
         self._limits = limits
         self._output_size_max = limits.output_size_max
-        self._keyspace = Keyspace(limits)
-        self._waiters = Waiters()
+        self._gate = gate
         self._peers: dict[int, _Peer] = {}
         # Deadlines of those not validated yet; a plain dict does not find its first entry in O(1) after deletions.
         self._handshakes: OrderedDict[int, float] = OrderedDict()
-        self._listing: bytes | None = None  # the reply to LIST_KEYS, kept until a key comes or goes
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
-        self._effects: list[Effect] = []
-        # By verb: _validate, _set, ... Each gives the bytes of replies that it makes for the requester.
-        self._handlers: tuple[_Handler, ...] = tuple(getattr(self, f"_{verb.name.lower()}") for verb in Verb)
+        self._grace_until = 0.0
+        ids = Ids(seed)
+        self.ground = ground = Ground(limits, journal=journal)
+        self.sessions = Sessions(limits, ids, ground.note)
+        forbids = gate.forbids if gate is not None and gate.has_rules else None
+        self.verbs = SessionVerbs(ground, self.sessions, forbids)
+        self._dialect = SessionDialect(
+            ground,
+            self.sessions,
+            self.verbs,
+            connections=self,
+            ids=ids,
+            gate=gate,
+            life_id=(life_id := ids.make(b"life", SESSION_ID_SIZE)),
+            data_id=data_id or life_id,
+        )
+        self._handlers = C10dVerbs(ground, self.admit).handlers
 
     # --- the door ----------------------------------------------------------------------------------------
 
@@ -124,63 +180,114 @@ class Engine:
             What must be done, in order; the list is the caller's.
         """
         effects: list[Effect] = []
-        self._effects = effects
+        ground = self.ground
+        ground.effects = effects
+        ground.now = now
         if isinstance(event, Received):
             state = self._peers.get(event.peer)
             if state is not None:
-                state.reader.feed(event.data)
-                self._serve(event.peer, state)
+                state.serve(event.peer, state, event.data)
         elif isinstance(event, Connected):
-            self._connect(event.peer, now)
+            self._connect(event, now)
         elif isinstance(event, Disconnected):
             self._forget(event.peer)
         elif isinstance(event, Resumed):
             state = self._peers.get(event.peer)
             if state is not None:
                 state.is_paused = False
-                self._serve(event.peer, state)
+                state.serve(event.peer, state, b"")
+        elif isinstance(event, Secured):
+            state = self._peers.get(event.peer)
+            if state is not None:
+                state.origin = state.origin._replace(is_secure=True, identity=event.identity)
         else:
-            self._expire_handshakes(now)
+            self._tick(now)
         return effects
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
-        return next(iter(self._handshakes.values()), None)
+        handshake = next(iter(self._handshakes.values()), None)
+        end = self.sessions.next_end()
+        if end is None:
+            return handshake
+        end = max(end, self._grace_until)
+        return end if handshake is None else min(end, handshake)
+
+    def take_changes(self) -> list[Change]:
+        """Give what has changed since the last call, in order; nothing without ``journal``."""
+        return self.ground.take_changes()
 
     def statistics(self) -> Statistics:
         """Give the numbers. Cost: the number of peers."""
         peers = self._peers.values()
+        keyspace = self.ground.keyspace
         return Statistics(
             connections=len(peers),
-            validated=sum(state.reader.is_validated for state in peers),
+            validated=sum(map(_is_validated, peers)),
             paused=sum(state.is_paused for state in peers),
-            keys=len(self._keyspace),
-            queues=len(self._keyspace.queues),
-            stored_size=self._keyspace.stored_size,
-            waiting=len(self._waiters),
+            keys=len(keyspace),
+            queues=len(keyspace.queues),
+            stored_size=keyspace.stored_size,
+            waiting=self.ground.waiting,
             input_held=self._input_held,
             requests=self._requests,
             closed=dict(self._closed),
+            sessions=len(self.sessions),
+            answers_size=self.sessions.answers_size,
         )
 
     # --- connections -------------------------------------------------------------------------------------
 
-    def _connect(self, peer: int, now: float) -> None:
+    def admit(self, peer: int) -> None:
+        """Take note, for the dialects, that a peer's handshake is done."""
+        del self._handshakes[peer]
+
+    def dismiss(self, peer: int) -> None:
+        """Take note, for the session dialect, that a peer has no session any more."""
+        self._handshakes[peer] = self.ground.now + self._limits.handshake_timeout_s
+
+    def evict(self, peer: int, sentence: str) -> None:
+        """Close a peer, for the session dialect, because another has its session now."""
+        self._close(peer, CloseReason.TAKEN_OVER, sentence)
+
+    def _connect(self, event: Connected, now: float) -> None:
+        peer = event.peer
         if peer in self._peers:
             raise AssertionError(f"peer {peer} connected twice")
         if len(self._peers) >= self._limits.connections_max:
             detail = f"{len(self._peers)} peers are connected, the limit is {self._limits.connections_max}"
             self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
             return
-        self._peers[peer] = _Peer(RequestReader(self._limits.input_size_max))
+        self._peers[peer] = _Peer(self._open, event, now)
         self._handshakes[peer] = now + self._limits.handshake_timeout_s
 
-    def _serve(self, peer: int, state: _Peer) -> None:
+    def _open(self, peer: int, state: _Peer, data: bytes) -> None:
+        """Find out from the first byte which dialect a peer speaks, and serve it."""
+        if not data:
+            return
+        is_session = data[0] == _OPENING_BYTE
+        if self._gate is not None and (why := self._gate.refusal(state.origin, is_session=is_session)) is not None:
+            self._close(peer, CloseReason.AUTHENTICATION_REQUIRED, why)
+            return
+        if is_session:
+            state.reader = reader = FrameReader(self._limits.input_size_max)
+            state.talk = Talk(reader)
+            state.serve = self._serve_session
+        else:
+            state.reader = RequestReader(self._limits.input_size_max)
+            state.serve = self._serve_c10d
+        state.serve(peer, state, data)
+
+    def _serve_c10d(self, peer: int, state: _Peer, data: bytes) -> None:
         """Apply the peer's whole requests, until there are no more or they have caused too much output."""
+        reader = state.reader
+        assert reader is not None
+        if data:
+            reader.feed(data)
         if state.is_paused:
             self._hold(state)
             return
-        next_request = state.reader.next
+        next_request = reader.next
         handlers = self._handlers
         produced = 0
         requests = 0
@@ -190,17 +297,40 @@ class Engine:
                 produced += handlers[request[0]](peer, request)
                 if produced > self._output_size_max:
                     state.is_paused = True
-                    self._effects.append(Pause(peer))
+                    self.ground.effects.append(Pause(peer))
                     break
         except (RequestError, KeyspaceError) as refusal:
             self._close(peer, refusal.reason, str(refusal))
         else:
-            if state.reader.held or state.held or state.is_paused:
+            if reader.held or state.held or state.is_paused:
                 self._hold(state)
         self._requests += requests
 
+    def _serve_session(self, peer: int, state: _Peer, data: bytes) -> None:
+        """As ``_serve_c10d``, in the session dialect."""
+        talk = state.talk
+        assert talk is not None
+        try:
+            if data:
+                talk.reader.feed(data)
+            produced = 0
+            while not state.is_paused:
+                caused = self._dialect.next(peer, talk, state.origin)
+                if caused is None:
+                    break
+                self._requests += 1
+                produced += caused
+                if produced > self._output_size_max:
+                    state.is_paused = True
+                    self.ground.effects.append(Pause(peer))
+        except RequestError as refusal:
+            self._close(peer, refusal.reason, str(refusal))
+        else:
+            self._hold(state)
+
     def _hold(self, state: _Peer) -> None:
         """Account for what the peer's reader keeps; over the total, close those that keep the most."""
+        assert state.reader is not None
         held = state.reader.held + state.reader.unread
         self._input_held += held - state.held
         state.held = held
@@ -212,189 +342,47 @@ class Engine:
 
     def _close(self, peer: int, reason: CloseReason, detail: str) -> None:
         self._closed[reason] = self._closed.get(reason, 0) + 1
-        self._effects.append(Close(peer, reason, detail))
+        state = self._peers.get(peer)
+        if state is not None and state.talk is not None:
+            self.ground.effects.append(Reply(peer, encode_closing(reason, detail)))
+        self.ground.effects.append(Close(peer, reason, detail))
         self._forget(peer)
 
     def _forget(self, peer: int) -> None:
         state = self._peers.pop(peer, None)
-        if state is not None:
-            self._input_held -= state.held
-            self._handshakes.pop(peer, None)
+        if state is None:
+            return
+        self._input_held -= state.held
+        self._handshakes.pop(peer, None)
+        if state.reader is not None:
             state.reader.close()
-            self._abandon(peer)
+        if state.talk is not None:
+            self._dialect.leave(state.talk)
+        else:
+            self.ground.abandon(peer)
+
+    # --- time --------------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        self._expire_handshakes(now)
+        end = self.sessions.next_end()
+        if end is None or now < self._grace_until:
+            return
+        if end < now - _STALL_S and self._grace_until < end:
+            self._grace_until = now + GRACE_S
+            return
+        for session in self.sessions.ended(now):
+            self.verbs.end(session)
 
     def _expire_handshakes(self, now: float) -> None:
-        detail = f"VALIDATE did not come within {self._limits.handshake_timeout_s:g} s"
-        while (deadline := self.next_deadline()) is not None and deadline <= now:
-            self._close(next(iter(self._handshakes)), CloseReason.HANDSHAKE_TIMEOUT, detail)
+        limit_s = self._limits.handshake_timeout_s
+        while (found := next(iter(self._handshakes.items()), None)) is not None and found[1] <= now:
+            peer = found[0]
+            awaited = "VALIDATE" if self._peers[peer].talk is None else "HELLO"
+            self._close(peer, CloseReason.HANDSHAKE_TIMEOUT, f"{awaited} did not come within {limit_s:g} s")
 
-    # --- releases ----------------------------------------------------------------------------------------
 
-    def _created(self, key: bytes) -> None:
-        """Release those whom a new key completes."""
-        self._listing = None
-        for peer in self._waiters.appeared(key, key not in self._keyspace.queues):
-            self._effects.append(Reply(peer, GO_ON))
-
-    def _abandon(self, peer: int) -> None:
-        """Drop what the peer waits for; pass on its call to a queue that it did not pop."""
-        name = self._waiters.forget(peer)
-        if name is not None and name in self._keyspace.queues:
-            self._call(name, is_newly_present=False)
-
-    def _call(self, name: bytes, *, is_newly_present: bool) -> None:
-        peer = self._waiters.pushed(name, is_newly_present)
-        if peer is not None:
-            self._effects.append(Reply(peer, GO_ON))
-
-    # --- verbs -------------------------------------------------------------------------------------------
-
-    def _validate(self, peer: int, request: Request) -> int:  # noqa: ARG002 - the reader has looked at it
-        del self._handshakes[peer]
-        return 0
-
-    def _set(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply
-        _, key, value = request
-        if self._keyspace.set(key, value):
-            self._created(key)
-        return 0
-
-    def _compare_set(self, peer: int, request: Request) -> int:
-        _, key, expected, desired = request
-        reply, is_new = self._keyspace.compare_set(key, expected, desired)
-        if is_new:
-            self._created(key)
-        return self._reply_value(peer, reply)
-
-    def _get(self, peer: int, request: Request) -> int:
-        return self._reply_value(peer, self._keyspace.get(request[1]) or b"")
-
-    def _add(self, peer: int, request: Request) -> int:
-        _, key, delta = request
-        total, is_new = self._keyspace.add(key, delta)
-        if is_new:
-            self._created(key)
-        self._effects.append(Reply(peer, I64.pack(total)))
-        return 8
-
-    def _check(self, peer: int, request: Request) -> int:
-        self._effects.append(Reply(peer, NOT_READY if self._keyspace.missing(request[1]) else READY))
-        return 1
-
-    def _wait(self, peer: int, request: Request) -> int:
-        self._abandon(peer)
-        names = dict.fromkeys(request[1])
-        missing = self._keyspace.missing(names)
-        if missing:
-            total = self._waiters.names_held + len(names)
-            if total > self._limits.waited_names_max:
-                detail = f"all peers would wait for {total} names, the limit is {self._limits.waited_names_max}"
-                raise RequestError(CloseReason.TOO_MANY_WAITED, detail)
-            self._waiters.wait(peer, names, missing)
-            return 0
-        self._effects.append(Reply(peer, GO_ON))
-        return 1
-
-    def _getnumkeys(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no fields
-        self._effects.append(Reply(peer, I64.pack(len(self._keyspace))))
-        return 8
-
-    def _delete_key(self, peer: int, request: Request) -> int:
-        key = request[1]
-        removed = self._keyspace.delete(key)
-        if removed:
-            self._listing = None
-            if key not in self._keyspace:
-                self._waiters.vanished(key)
-        self._effects.append(Reply(peer, I64.pack(removed)))
-        return 8
-
-    def _append(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply
-        if self._keyspace.append(request[1], request[2]):
-            self._created(request[1])
-        return 0
-
-    def _multi_get(self, peer: int, request: Request) -> int:
-        get = self._keyspace.get
-        produced = 0
-        copied: list[bytes] = []
-        for key in request[1]:
-            value = get(key) or b""
-            copied.append(U64.pack(len(value)))
-            produced += 8 + len(value)
-            if len(value) <= _COPIED_SIZE_MAX:
-                copied.append(value)
-            else:
-                self._effects += (Reply(peer, b"".join(copied)), Reply(peer, value))
-                copied = []
-        if copied:
-            self._effects.append(Reply(peer, b"".join(copied)))
-        return produced
-
-    def _multi_set(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply
-        for key in self._keyspace.multi_set(request[1]):
-            self._created(key)
-        return 0
-
-    def _cancel_wait(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no fields
-        self._abandon(peer)
-        self._effects.append(Reply(peer, CANCELLED))
-        return 1
-
-    def _ping(self, peer: int, request: Request) -> int:
-        self._effects.append(Reply(peer, U32.pack(request[1])))
-        return 4
-
-    def _queue_push(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no reply
-        _, name, item = request
-        was_present = name in self._keyspace
-        self._keyspace.push(name, item)
-        self._call(name, is_newly_present=not was_present)
-        return 0
-
-    def _queue_pop(self, peer: int, request: Request) -> int:
-        name = request[1]
-        self._waiters.popped(peer, name)
-        length, item = self._keyspace.pop(name)
-        self._effects.append(Reply(peer, I64.pack(length)))
-        if item is None:
-            return 8
-        if length == 1 and not self._keyspace.has_key(name):
-            self._waiters.vanished(name)
-        return 8 + self._reply_value(peer, item)
-
-    def _queue_len(self, peer: int, request: Request) -> int:
-        self._effects.append(Reply(peer, I64.pack(self._keyspace.queue_length(request[1]))))
-        return 8
-
-    def _list_keys(self, peer: int, request: Request) -> int:  # noqa: ARG002 - no fields
-        if self._listing is None:
-            keys = self._keyspace.keys()
-            parts = [I64.pack(len(keys))]
-            for key in keys:
-                parts += (U64.pack(len(key)), key)
-            self._listing = b"".join(parts)
-        self._effects.append(Reply(peer, self._listing))
-        return len(self._listing)
-
-    def _barrier(self, peer: int, request: Request) -> int:
-        _, key, world_size = request
-        self._abandon(peer)
-        count, is_new = self._keyspace.add(key, 1)
-        if is_new:
-            self._created(key)
-        for released in self._waiters.arrived(key, count):
-            self._effects.append(Reply(released, GO_ON))
-        if count < world_size:
-            self._waiters.wait_barrier(peer, key, world_size)
-            return 0
-        self._effects.append(Reply(peer, GO_ON))
-        return 1
-
-    def _reply_value(self, peer: int, value: bytes) -> int:
-        size = len(value)
-        if size <= _COPIED_SIZE_MAX:
-            self._effects.append(Reply(peer, U64.pack(size) + value))
-        else:
-            self._effects += (Reply(peer, U64.pack(size)), Reply(peer, value))
-        return 8 + size
+def _is_validated(state: _Peer) -> bool:
+    if state.talk is not None:
+        return state.talk.session is not None
+    return isinstance(state.reader, RequestReader) and state.reader.is_validated

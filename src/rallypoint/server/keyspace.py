@@ -237,6 +237,11 @@ class Keyspace:
             total = (total - _INT64_MIN & (1 << 64) - 1) + _INT64_MIN
         return total, self.set(key, b"%d" % total)
 
+    def count(self, key: bytes) -> int:
+        """Give the number that a value is in decimal text, as ``add`` reads it; 0 for a missing key."""
+        value = self._values.get(key)
+        return 0 if value is None else self._number(key, value)
+
     def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> tuple[bytes, bool]:
         """Store ``desired`` if the value is ``expected``; give the reply and whether the key is new.
 

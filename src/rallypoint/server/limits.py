@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Final
 
 from rallypoint.protocol.spec import REQUEST_SIZE_MAX, VALUE_STORED_SIZE_MAX
@@ -17,6 +17,9 @@ LINGER_S = 1.0
 
 SPIN_US_MAX = 1000
 """How long a server may look for the next request before it sleeps, in microseconds."""
+
+_COMPILED_COUNT = 8
+_NUMBER_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,22 @@ class Limits:
             if no two are alike.
         value_stored_size_max: bytes of one stored value; only APPEND can come near.
         stored_size_max: bytes of all keys, values and queue items together, ``keyspace.ENTRY_SIZE`` added for each.
+        sessions_max: sessions, with or without a connection.
+        session_timeout_s_max: seconds that a session may outlive its connection by.
+        session_waits_max: requests of one session that wait at one time.
+        session_answers_max: answers kept for one session because its client has not said that it holds them.
+        session_answers_size_max: bytes of these.
+        answers_size_max: bytes of the answers kept for all sessions; a body that many share is not counted.
+        groups_max: barriers and exchanges, those included that are remembered; at the bound the longest idle is
+            forgotten, and a newcomer refused only if members wait in all.
+        group_members_max: members of all of them, those included that are remembered; about 500 bytes each.
+        group_values_size_max: bytes of the values of all exchanges that wait.
+        leases_max: leases at one time.
+        watches_max: watches at one time.
+        session_watches_max: watches of one session.
+        watch_events_max: events kept for one watch whose session does not read; over it they become one MISSED.
+        watch_events_size_max: bytes of these.
+        events_size_max: bytes of the events kept for all watches.
 
     Raises:
         ValueError: a bound is not above 0.
@@ -51,12 +70,32 @@ class Limits:
     waited_names_max: int = 1 << 22
     value_stored_size_max: int = VALUE_STORED_SIZE_MAX
     stored_size_max: int = 64 << 30
+    sessions_max: int = 200_000
+    session_timeout_s_max: float = 600.0
+    session_waits_max: int = 1 << 16
+    session_answers_max: int = 1 << 16
+    session_answers_size_max: int = 1 << 28
+    answers_size_max: int = 1 << 30
+    groups_max: int = 1 << 16
+    group_members_max: int = 1 << 21
+    group_values_size_max: int = 1 << 30
+    leases_max: int = 1 << 18
+    watches_max: int = 1 << 18
+    session_watches_max: int = 1 << 14
+    watch_events_max: int = 1024
+    watch_events_size_max: int = 1 << 20
+    events_size_max: int = 1 << 28
 
     def __post_init__(self) -> None:
         for field in fields(self):
             bound = getattr(self, field.name)
             if not bound > 0:
                 raise ValueError(f"{field.name} is {bound}, it must be above 0")
+
+    def compiled(self) -> tuple[float, ...]:
+        """Give the bounds that the compiled twin takes, in its order: those of the c10d dialect, as C++ holds them."""
+        handshake_s, *numbers = astuple(self)[:_COMPILED_COUNT]
+        return (float(handshake_s), *(min(number, _NUMBER_MAX) for number in numbers))
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -12,7 +12,6 @@ import select
 import socket
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -31,7 +30,6 @@ __all__ = ["Loop", "NativeLoop", "make_loop"]
 
 Loop: TypeAlias = "NativeLoop | ServerLoop"
 
-_NUMBER_MAX = (1 << 63) - 1
 _REASON_NAMES = tuple(reason.name for reason in CloseReason)
 
 
@@ -86,9 +84,7 @@ class NativeLoop:
         if module is None:
             raise AssertionError("the compiled twin is not there")
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
-        handshake_s, *numbers = astuple(limits)
-        bounds = (handshake_s, *(min(number, _NUMBER_MAX) for number in numbers))
-        self._reactor = module.Reactor(bounds, fds, LINGER_S, spin_us / 1e6)
+        self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6)
         names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
         self._paths = [name for name in names if isinstance(name, str)]
         for listener in listeners:

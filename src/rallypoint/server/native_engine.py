@@ -5,7 +5,6 @@ A server does not need it: there the compiled reactor drives the compiled engine
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
@@ -32,7 +31,6 @@ __all__ = ["NativeEngine", "statistics_of"]
 
 _EVENTS = (Connected, Received, Resumed, Disconnected, Ticked)  # in the order of their numbers
 _REASONS = tuple(CloseReason)
-_NUMBER_MAX = (1 << 63) - 1
 
 
 class NativeEngine:
@@ -51,8 +49,7 @@ class NativeEngine:
         module, why = choice()
         if module is None:
             raise ImportError(why)
-        seconds, *numbers = astuple(limits)
-        self._engine = module.Engine((float(seconds), *(min(number, _NUMBER_MAX) for number in numbers)))
+        self._engine = module.Engine(limits.compiled())
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event; give what must be done. Replies of one peer come as one, pauses and closes after replies."""

@@ -152,15 +152,17 @@ class Statistics:
 
     Attributes:
         connections: peers at present.
-        validated: those of them that have sent VALIDATE.
+        validated: those of them that have sent VALIDATE, or have a session.
         paused: those of them whose output is not sent yet.
         keys: keys in the store.
         queues: queues with an item in them.
         stored_size: bytes of all keys, values and items, overhead included.
-        waiting: peers in WAIT or BARRIER.
+        waiting: peers in WAIT or BARRIER, and waiting requests of sessions.
         input_held: bytes held of begun or unparsed requests.
-        requests: requests taken since the start, VALIDATE included.
+        requests: requests taken since the start, VALIDATE and HELLO included.
         closed: peers closed since the start, for each reason that occurred.
+        sessions: sessions, with or without a connection.
+        answers_size: bytes that answers kept for sessions are taken to need.
     """
 
     connections: int
@@ -173,3 +175,5 @@ class Statistics:
     input_held: int
     requests: int
     closed: dict[CloseReason, int]
+    sessions: int = 0
+    answers_size: int = 0

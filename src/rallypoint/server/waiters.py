@@ -7,6 +7,7 @@ Rules:
   Nothing else releases it: not an overwrite, not a deletion, not a failed COMPARE_SET.
 - A new key releases every waiter that it completes. A queue item releases one: the first registered.
 - A waiter on a barrier is released when an arrival brings the count to its world size, and by nothing else.
+- Who waits is a number: a peer's, or one below 0 that stands for a request of a session.
 - A released, cancelled, replaced or closed waiter leaves nothing behind.
 
 Theory of operation. Each waiter is registered under *all* its names, present or not, and counts those that are absent.
@@ -148,6 +149,10 @@ class Waiters:
         """Take note that a peer looked into a queue: its call to it is answered."""
         if self._calls and self._calls.get(peer) == name:
             del self._calls[peer]
+
+    def called_to(self, peer: int) -> bytes | None:
+        """Give the queue that the peer is called to and has not popped yet, ``None`` if there is none."""
+        return self._calls.get(peer)
 
     def vanished(self, name: bytes) -> None:
         """Take note that a name is no longer present. Cost: the number of waiters on it."""

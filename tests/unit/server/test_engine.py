@@ -174,6 +174,7 @@ def test_half_requests_do_not_outlive_their_connections(
         engine = make_engine(Limits(input_total_max=20 if gone_by == "the total" else 1000))
         if has_idle_peer_in_front:
             engine.step(Connected(1), 0.0)
+            engine.step(Received(1, VALIDATE), 0.0)
         for half in (
             encode_request(Verb.SET, b"/key", bytes(9))[:-17],
             encode_request(Verb.MULTI_SET, [(b"/key", bytes(9))] * 3)[:-17],
