@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import busy, calls, collectives, growth, memory, results, servers
+from benchmarks import busy, calls, collectives, durable, growth, memory, results, servers
 from benchmarks.bars import bars_of
 from benchmarks.build import build
 from benchmarks.machine import describe
@@ -31,6 +31,7 @@ QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
     "busy": busy.run,
     "memory": memory.run,
     "collectives": collectives.run,
+    "durable": durable.run,
     "growth": growth.run,
 }
 

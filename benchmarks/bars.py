@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import busy, calls, collectives, memory, servers
+from benchmarks import busy, calls, collectives, durable, memory, servers
 from benchmarks.calls import ACROSS, SAME_CORE, SPIN_US, Pair
 from benchmarks.peers import FLOOR_PEER, TORCH
 from benchmarks.report import Bar
@@ -67,3 +67,5 @@ def _session_bars(ours: str) -> Iterator[Bar]:
         workload, who = f"one client, same core, {op}", collectives.session(ours)
         text = f"{who}, {workload}: at most 1.1x our own c10d dialect"
         yield Bar(text, collectives.QUESTION, workload, who, 1.1, ours)
+    text = f"durable {durable.WORKLOAD}: at least 3x etcd"
+    yield Bar(text, durable.QUESTION, durable.WORKLOAD, ours, 3, durable.ETCD, is_floor=True)

@@ -24,6 +24,7 @@ inline char buffer[BUFFER_SIZE];
 
 inline Wire parse_wire(const std::string &name) {
     if (name == "session") return Wire::session;
+    if (name == "etcd") return Wire::etcd;
     return name == "resp" ? Wire::resp : Wire::c10d;
 }
 

@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "http2.hpp"
+
 namespace bench {
 
-enum class Wire { c10d, session, resp };
+enum class Wire { c10d, session, resp, etcd };
 
 // One request or several, and the end of its reply: after so many bytes, or after so many lines where a reply's size
 // is not known before.
@@ -117,6 +119,7 @@ inline Ask greeting(Wire wire) {
         std::string reply = raw(static_cast<uint32_t>(WELCOME_SIZE - 4)) + '\0';  // OK; the rest is the server's choice
         return {"RPS1" + frame(HELLO, fields + raw(OUTLIVES_MS)), WELCOME_SIZE, 0, reply};
     }
+    if (wire == Wire::etcd) return {h2_opening(), 0, 0, ""};
     Ask ask = ping();
     ask.request = '\0' + raw(MAGIC) + ask.request;
     return ask;

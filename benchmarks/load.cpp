@@ -11,6 +11,7 @@
 //   load --workload hold     --target PORT --connections 4000             holds them until the standard input ends
 //   load --workload meet     --target PORT --wire session --connections 512 --per 8
 //   load --workload gather   --target PORT --wire session --connections 512 --value 1024
+//   load --workload puts     --target PORT --wire etcd --connections 64
 //   load --workload members  --target PORT --connections 64               barriers and single gets, every delay kept
 //
 // So that the server is the slower side, requests are made before the clock runs, a whole batch goes out by one send, and
@@ -22,6 +23,7 @@
 
 #include "collectives.hpp"
 #include "crowd.hpp"
+#include "etcd.hpp"
 
 namespace {
 
@@ -413,7 +415,7 @@ int main(int argc, char **argv) {
     const std::map<std::string, void (*)(const Options &)> workloads = {
         {"pingpong", ping_pong}, {"flight", flight}, {"exchange", exchange}, {"barrier", barrier_of_all},
         {"storm", storm},        {"fill", fill},     {"hold", hold},         {"members", members},
-        {"meet", meet},          {"gather", gather},
+        {"meet", meet},          {"gather", gather},     {"puts", etcd_puts},
     };
     if (arguments.number("print-steps", 0) != 0) {
         print_steps(options, workload);

@@ -12,9 +12,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,10 +29,12 @@ from benchmarks.machine import CLIENT_CORE, SERVER_CORE, pin, settle
 __all__ = [
     "ALL",
     "FLOOR_PEER",
+    "HOST",
     "LEGACY",
     "NATIVE",
     "PURE",
     "REDIS",
+    "START_S",
     "TORCH",
     "Contender",
     "Fleet",
@@ -38,9 +42,13 @@ __all__ = [
     "Server",
     "can_spin",
     "environment",
+    "free_port",
     "has_native",
     "measure",
     "present",
+    "run_load",
+    "spawn",
+    "start_server",
     "tie_to_parent",
 ]
 
@@ -171,7 +179,8 @@ class Server:
         self.process.stdout.close()
 
 
-def _spawn(command: list[str], peer: str) -> subprocess.Popen[str]:
+def spawn(command: list[str], peer: str) -> subprocess.Popen[str]:
+    """Start a server's process, to be ended with ours."""
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -193,32 +202,34 @@ def _ready(process: subprocess.Popen[str]) -> dict[str, Any]:
     return ready
 
 
-def start_server(peer: str, folder: Path, *, spin_us: int = 0) -> Server:
-    """Start a server of any make but the floor's."""
+def start_server(peer: str, folder: Path, *, spin_us: int = 0, more: Iterable[str] = ()) -> Server:
+    """Start a server of any make but the floor's; ``more`` are words for ours."""
     if peer in (TORCH, LEGACY):
-        process = _spawn([sys.executable, "-c", TORCH_SERVER, "uv" if peer == TORCH else "legacy"], peer)
+        process = spawn([sys.executable, "-c", TORCH_SERVER, "uv" if peer == TORCH else "legacy"], peer)
         return Server(peer, process, _ready(process)["port"])
     path = str(folder / f"{peer.replace(' ', '-')}-{spin_us}.sock")
     if peer == REDIS:
         return _start_redis(path)
     spin = ["--spin-us", str(spin_us)] if spin_us else []
     where = ["--bind", HOST, "--bind", f"unix:{path}", "--port", "0"]
-    process = _spawn([sys.executable, "-m", "rallypoint", "serve", *where, "--ready-json", *spin], peer)
+    process = spawn([sys.executable, "-m", "rallypoint", "serve", *where, "--ready-json", *spin, *more], peer)
     return Server(peer, process, _ready(process)["port"], path)
+
+
+def free_port() -> int:
+    """Give a port that nobody has at the moment."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
 
 
 def _start_redis(path: str) -> Server:
     """Redis tells nobody which port the kernel chose, so one is looked for before."""
-    import socket
-    import time
-
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = {"port": port, "bind": HOST, "unixsocket": path, "save": "", "appendonly": "no", "maxclients": 19000}
     options |= {"tcp-backlog": 65535, "dir": str(Path(path).parent)}
     command = ["redis-server", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-    server = Server(REDIS, _spawn(command, REDIS), port, path)
+    server = Server(REDIS, spawn(command, REDIS), port, path)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and server.process.poll() is None:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection((HOST, port)):
@@ -237,7 +248,7 @@ def floor_server(
         path = f"{folder}/floor.sock"
         command = [str(FLOOR), "--steps", steps, "--members", str(members), "--core", str(core)]
         command += ["--spin-us", str(spin_us), "--blocking", str(int(blocking))]
-        process = _spawn([*command, "--unix", path] if via == "unix" else command, FLOOR_PEER)
+        process = spawn([*command, "--unix", path] if via == "unix" else command, FLOOR_PEER)
         server = Server(FLOOR_PEER, process, _ready(process)["port"], path)
         try:
             yield server

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import busy, calls, collectives, growth, memory, servers
+from benchmarks import busy, calls, collectives, durable, growth, memory, servers
 from benchmarks.calls import Pair
 from benchmarks.machine import describe
 from benchmarks.peers import FLOOR_PEER, TORCH
@@ -28,6 +28,7 @@ QUESTIONS = (
     (calls.QUESTION, "What a Python caller sees", str(Pair(TORCH, TORCH)), ""),
     (busy.QUESTION, "A server inside a busy program", str(busy.Host(TORCH, busy.BUSY)), ""),
     (memory.QUESTION, "Memory of the server's process", TORCH, ""),
+    (durable.QUESTION, "Durable writes", durable.ETCD, ""),
     (collectives.QUESTION, "Barriers and exchanges in the session dialect", TORCH, ""),
 )
 
