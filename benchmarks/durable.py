@@ -124,5 +124,5 @@ def run(figures: Figures, effort: Effort, rng: random.Random) -> None:
         for who in rng.sample(contenders, len(contenders)):
             try:
                 figures.add(QUESTION, WORKLOAD, who, "/s", turn, _measure(who, effort))
-            except (MeasureError, subprocess.SubprocessError) as error:
+            except (MeasureError, subprocess.SubprocessError) as error:  # noqa: PERF203 - each may fail alone
                 note(f"{who} cannot do {WORKLOAD!r}: {error}")
