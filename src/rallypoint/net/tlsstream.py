@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 from rallypoint.clock import Deadline
@@ -33,13 +34,16 @@ class TlsStream(Stream):
         sock: a connected stream socket, at the beginning of its stream; the stream owns it from now on.
         endpoint: the peer as the caller named it, for errors.
         channel: a client's.
+
+    Threads: one may send while another receives, besides what holds for ``Stream``.
     """
 
-    __slots__ = ("_channel", "_network_receive", "_network_send", "_sealed", "_sealed_from")
+    __slots__ = ("_channel", "_network_receive", "_network_send", "_one_at_a_time", "_sealed", "_sealed_from")
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint, channel: Channel) -> None:
         super().__init__(sock, endpoint)
         self._channel = channel
+        self._one_at_a_time = threading.Lock()  # in the channel
         self._network_send = sock.send
         self._network_receive = sock.recv
         self._sealed = memoryview(b"")  # what the network has not taken yet
@@ -122,7 +126,8 @@ class TlsStream(Stream):
         """
         if not self._sealed:
             piece = memoryview(data)[:SEAL_SIZE]
-            self._sealed = memoryview(self._channel.seal(piece))
+            with self._one_at_a_time:
+                self._sealed = memoryview(self._channel.seal(piece))
             self._sealed_from = len(piece)
         while self._sealed:
             self._send_network()
@@ -136,7 +141,8 @@ class TlsStream(Stream):
         if not data:
             return b""
         try:
-            opened = self._channel.feed(data)
+            with self._one_at_a_time:
+                opened = self._channel.feed(data)
         except TlsError as error:
             raise self._failed(error) from error
         if not opened and not self._channel.has_ended:

@@ -17,13 +17,56 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 
-__all__ = ["UNIX_PREFIX", "bind_socket_file", "has_local_names", "listen_locally", "local_name", "remove_stale_file"]
+__all__ = [
+    "ROOT",
+    "UNIX_PREFIX",
+    "bind_socket_file",
+    "has_local_names",
+    "is_guarded",
+    "listen_locally",
+    "local_name",
+    "peer_user",
+    "remove_stale_file",
+]
 
 UNIX_PREFIX = "unix:"
 """How a host string says that it is the path of a Unix domain socket."""
+
+
+ROOT = 0
+"""The user whose processes everybody trusts."""
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+def peer_user(sock: socket.socket) -> int:
+    """Give the user of the process at the other end of a connection, by its number; Linux only.
+
+    Raises:
+        OSError: if the system does not say.
+    """
+    uid: int
+    _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return uid
+
+
+def is_guarded(sock: socket.socket) -> bool:
+    """Tell whether only this user, root, and whomever the file system lets can have made a connection to us.
+
+    A file has permissions, a local name has none: there the system is asked who it is.
+
+    Args:
+        sock: accepted, of a Unix domain socket.
+    """
+    try:
+        name = sock.getsockname()
+        return isinstance(name, str) or peer_user(sock) in (os.geteuid(), ROOT)
+    except OSError:
+        return False
 
 
 def local_name(port: int) -> bytes:

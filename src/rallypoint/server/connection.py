@@ -13,7 +13,9 @@ import socket
 from collections import deque
 from itertools import islice
 
+from rallypoint.net.unix import is_guarded
 from rallypoint.server.poller import READ, WRITE
+from rallypoint.server.vocabulary import Origin
 
 __all__ = ["OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE", "Connection"]
 
@@ -162,6 +164,24 @@ class Connection:
         elif not (self.is_paused or self.is_choked or self.is_held):
             mask = READ
         return mask | WRITE if self.is_blocked else mask
+
+    def announce_end(self) -> None:
+        """Close our side only."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+    def origin(self) -> Origin:
+        """Give where the peer connects from."""
+        if self.sock.family == socket.AF_UNIX:
+            return Origin(is_local=is_guarded(self.sock))
+        try:
+            return Origin(str(self.sock.getpeername()[0]))
+        except OSError:
+            return Origin()
 
     def peer_name(self) -> str:
         """Give the peer's address for a log line; never a name, none is looked up."""

@@ -3,6 +3,7 @@
 Theory of operation, one wake-up::
 
     poll --> for each ready connection: one read, one engine step; its replies go to their peers' output
+         --> ``commit``, if the store is durable: before it, nothing leaves
          --> flush every connection that got output: one system call each in the common case
          --> those that cost much, or went on from a pause: a slice of their line (``turns``), then flush again
          --> accept newcomers
@@ -19,11 +20,11 @@ is left to do or the time for it is over.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.events import emit, is_observed
@@ -36,6 +37,7 @@ from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.server.turns import HEAVY_S, SLICE_S, Turns
 from rallypoint.server.vocabulary import (
     Close,
+    CloseReason,
     Connected,
     Disconnected,
     Effect,
@@ -46,8 +48,12 @@ from rallypoint.server.vocabulary import (
     Received,
     Reply,
     Resumed,
+    Secured,
     Ticked,
 )
+
+if TYPE_CHECKING:
+    from rallypoint.net.tls import ServerTls
 
 __all__ = ["ServerLoop"]
 
@@ -67,6 +73,9 @@ class ServerLoop:
         clock: the time that the engine is told.
         spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
+        tls: certificates for TCP peers that want to speak TLS; ``None`` if none can.
+        commit: called after each wake-up's steps and before anything that they have caused is sent. What it raises ends
+            the loop, and nothing is sent any more.
 
     Attributes:
         door: where other threads put in what this one is to do.
@@ -84,11 +93,15 @@ class ServerLoop:
         *,
         spin_us: int = 0,
         log: Callable[[str], None] = log_line,
+        tls: ServerTls | None = None,
+        commit: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
         self._step = engine.step
+        self._commit = commit
         self._clock = clock
         self._spin_s = spin_us / 1e6
+        self._tls = tls
         self._refusals = RefusalLog(log, clock.now())
         self._poller = make_poller()
         self._connections: dict[int, Connection] = {}
@@ -254,11 +267,16 @@ class ServerLoop:
                 self._watch_connection(connection)
 
     def _flush_dirty(self, now: float) -> None:
+        commit = self._commit
+        if commit is not None:
+            commit()  # also what nobody is told of
         while self._dirty:  # the loss of one may release others
             dirty = self._dirty
             self._dirty = []
             for connection in dirty:
                 if self._connections.get(connection.fd) is connection:  # a newcomer may have a lost one's number
+                    if commit is not None:
+                        commit()  # what the loss of the one before it has caused
                     self._flush(connection, now)
 
     def _flush(self, connection: Connection, now: float) -> None:
@@ -295,7 +313,7 @@ class ServerLoop:
                 self._stop_accepting()
 
     def _welcome(self, sock: socket.socket, now: float) -> None:
-        connection = Connection(sock)
+        connection = self._connection(sock)
         try:
             self._poller.register(connection.fd, READ)
         except OSError as error:  # the system's bound on watched descriptors
@@ -304,7 +322,32 @@ class ServerLoop:
             return
         connection.mask = READ
         self._connections[connection.fd] = connection
-        self.apply(self._step(Connected(connection.fd, connection.peer_name()), now))
+        origin = connection.origin()
+        self.apply(self._step(Connected(connection.fd, connection.peer_name(), origin), now))
+
+    def _connection(self, sock: socket.socket) -> Connection:
+        tls = self._tls
+        if tls is None or sock.family == socket.AF_UNIX:
+            return Connection(sock)
+        from rallypoint.server.secured import SecuredConnection  # loads the system's TLS
+
+        return SecuredConnection(sock, lambda: tls.channel(self._clock.now()), self)
+
+    # What a secured connection tells.
+
+    def secured(self, connection: Connection, identity: bytes) -> None:
+        """Let the engine know that a connection is encrypted now, and by whose certificate."""
+        self.apply(self._step(Secured(connection.fd, identity), self._clock.now()))
+
+    def not_secured(self, connection: Connection, why: str) -> None:
+        """Close a connection whose TLS has failed; the log says why."""
+        if not connection.is_closing:
+            self.apply(self._step(Disconnected(connection.fd), self._clock.now()))
+            self._refuse(connection, Close(connection.fd, CloseReason.AUTHENTICATION_FAILED, f"TLS: {why}"))
+
+    def has_output(self, connection: Connection) -> None:
+        """Flush a connection that has something of its own to send."""
+        self._dirty.append(connection)
 
     def _resume_accepting(self) -> None:
         self._is_accepting = True
@@ -351,8 +394,7 @@ class ServerLoop:
         """Close our side only: closing both at once would take back replies that the peer has not read yet."""
         if not connection.is_lingering:
             connection.is_lingering = True
-            with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_WR)
+            connection.announce_end()
             self._watch_connection(connection)
 
     def _lose(self, connection: Connection, now: float) -> None:
@@ -374,7 +416,7 @@ class ServerLoop:
             del self._connections[connection.fd]
             self._turns.discard(connection)
             self._poller.unregister(connection.fd)
-            connection.sock.close()
+            connection.close()
 
     # --- time --------------------------------------------------------------------------------------------
 

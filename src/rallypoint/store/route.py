@@ -16,12 +16,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistError, QueueEmptyError
 from rallypoint.net.stream import Stream
-from rallypoint.net.unix import has_local_names, local_name
+from rallypoint.net.unix import ROOT, has_local_names, local_name, peer_user
 from rallypoint.protocol import client
 from rallypoint.server.limits import SPIN_US_MAX
 from rallypoint.store import connections
@@ -33,11 +32,6 @@ __all__ = ["PROOF_S_MAX", "connect", "spin_time_us"]
 
 PROOF_S_MAX = 1.0
 """How long the server may take to prove that it is the same at both ends, in seconds; else TCP it is."""
-
-ROOT = 0
-"""The user whose processes everybody trusts."""
-
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 def spin_time_us(asked: int | None) -> int:
@@ -117,8 +111,7 @@ def _call_locally(port: int) -> socket.socket | None:
     try:
         sock.setblocking(False)  # a full backlog is no reason to wait
         sock.connect(local_name(port))
-        _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid in (os.geteuid(), ROOT):
+        if peer_user(sock) in (os.geteuid(), ROOT):
             return sock
     except OSError:
         pass
