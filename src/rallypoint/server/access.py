@@ -27,7 +27,7 @@ What this file does not know: connections, files, what a request does, which ses
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -37,13 +37,16 @@ from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, SessionVerb
 from rallypoint.protocol.spec import CloseReason, Verb
 from rallypoint.server.vocabulary import Origin
 
-__all__ = ["EVERYBODY", "Gate", "Rule", "parse_networks", "parse_rules", "parse_tokens"]
+__all__ = ["EVERYBODY", "Forbids", "Gate", "Rule", "parse_networks", "parse_rules", "parse_tokens"]
 
 EVERYBODY: Final = "*"
 """Whose rule is for all identities without one."""
 
 _WORKER_COUNT = b"init/"  # the counter by which the clients of a store wait for each other: below no user's prefix
 _SHOWN_MAX = 60
+
+Forbids: TypeAlias = Callable[[bytes, Request], "str | None"]
+"""``Gate.forbids``: identity and request -> why not, ``None`` if it may."""
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 

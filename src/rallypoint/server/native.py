@@ -8,6 +8,7 @@ server serves all the same; only its log lines wait.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from array import array
@@ -24,6 +25,7 @@ from rallypoint.twin import native
 
 if TYPE_CHECKING:
     from rallypoint.server.loop import ServerLoop
+    from rallypoint.server.security import Security
     from rallypoint.server.vocabulary import Statistics
 
 __all__ = ["Loop", "NativeLoop", "make_loop"]
@@ -39,21 +41,28 @@ def make_loop(
     *,
     spin_us: int = 0,
     log: Callable[[str], None] = log_line,
+    security: Security | None = None,
 ) -> Loop:
-    """Give a server of the twin that runs.
+    """Give a server of the twin that runs; the Python one where it is to want something of those who connect.
 
     Args:
         limits: what peers are granted.
         listeners: bound and listening sockets; the server owns them.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal.
+        security: what those who connect must prove, and may do; ``None`` for nothing and everything.
+
+    Raises:
+        ValueError: a file that ``security`` names is missing or is not what it should be.
     """
-    if native() is not None:
+    if native() is not None and security is None:
         return NativeLoop(limits, listeners, spin_us=spin_us, log=log)
     from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
     from rallypoint.server.loop import ServerLoop
 
-    return ServerLoop(Engine(limits), listeners, spin_us=spin_us, log=log)
+    gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
+    engine = Engine(limits, seed=os.urandom(32), gate=gate)
+    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls)
 
 
 class NativeLoop:
