@@ -12,7 +12,6 @@ Rules:
 - Output is bounded by pausing: a peer that caused more than ``output_size_max`` bytes in one step gets ``Pause``,
   and the rest of what it sent stays unparsed until ``Resumed``. Input is bounded by closing.
 - The first byte of a connection says which dialect it speaks. Both work on the same keys.
-- What ends by time ends only after a server that stood still has given those who were kept waiting ``GRACE_S``.
 
 Theory of operation::
 
@@ -35,23 +34,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Protocol, TypeAlias
 
-from rallypoint.protocol.codec import RequestError
+from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.server import RequestReader
 from rallypoint.protocol.session.codec import encode_closing
 from rallypoint.protocol.session.server import FrameReader
 from rallypoint.protocol.session.spec import OPENING, SESSION_ID_SIZE
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.server.access import Gate
-from rallypoint.server.c10d_verbs import C10dVerbs
-from rallypoint.server.changes import Change
+from rallypoint.server.access import Forbids, Gate
+from rallypoint.server.c10d_verbs import C10dVerbs, Handler
+from rallypoint.server.changes import Change, State
 from rallypoint.server.ground import Ground
 from rallypoint.server.ids import Ids
 from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.session_dialect import SessionDialect, Talk
-from rallypoint.server.session_verbs import SessionVerbs
+from rallypoint.server.session_keys import KeyVerbs
+from rallypoint.server.session_verbs import SessionEnds, SessionVerbs
+from rallypoint.server.session_waits import WaitVerbs
 from rallypoint.server.sessions import Sessions
 from rallypoint.server.vocabulary import (
     Close,
@@ -69,7 +70,6 @@ from rallypoint.server.vocabulary import (
 )
 
 __all__ = [
-    "GRACE_S",
     "Close",
     "CloseReason",
     "Connected",
@@ -84,16 +84,22 @@ __all__ = [
     "Resumed",
     "Statistics",
     "Ticked",
+    "Timed",
 ]
-
-GRACE_S: Final = 2.0
-"""How long sessions without a connection live on after the server stood still, so that they can come back, in s."""
-
-_STALL_S = 1.0  # a deadline that is served so late, in seconds, means that the server stood still
 
 _OPENING_BYTE = OPENING[0]
 
 _Serve: TypeAlias = Callable[[int, "_Peer", bytes], None]
+
+
+class Timed(Protocol):
+    """A part of the server in which something ends by time."""
+
+    def next_deadline(self) -> float | None:
+        """Give the time at which ``tick`` is due, ``None`` if no time matters now."""
+
+    def tick(self, now: float) -> None:
+        """End what is over by now; called whenever any part's deadline is due."""
 
 
 class _Peer:
@@ -126,6 +132,9 @@ class Engine:
         ground: keys, queues and waits. Read only, for others.
         sessions: those there are. Read only, for others.
         verbs: what sessions' requests do; further verbs are registered there before the first step.
+        keys: those on keys and queues that need not wait.
+        timed: what ends by time, besides handshakes, in the order in which it is told the time. Parts of the server add
+            themselves before the first step.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
     Threads: none but the caller's.
@@ -149,12 +158,13 @@ class Engine:
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
-        self._grace_until = 0.0
         ids = Ids(seed)
         self.ground = ground = Ground(limits, journal=journal)
         self.sessions = Sessions(limits, ids, ground.note)
         forbids = gate.forbids if gate is not None and gate.has_rules else None
         self.verbs = SessionVerbs(ground, self.sessions, forbids)
+        self.keys = KeyVerbs(ground, self.verbs)
+        WaitVerbs(ground, self.sessions, self.verbs)
         self._dialect = SessionDialect(
             ground,
             self.sessions,
@@ -166,6 +176,9 @@ class Engine:
             data_id=data_id or life_id,
         )
         self._handlers = C10dVerbs(ground, self.admit).handlers
+        self.timed: list[Timed] = [SessionEnds(self.sessions, self.verbs)]
+        if forbids is not None:
+            self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
 
     # --- the door ----------------------------------------------------------------------------------------
 
@@ -195,6 +208,8 @@ class Engine:
             state = self._peers.get(event.peer)
             if state is not None:
                 state.is_paused = False
+                if state.talk is not None and state.talk.session is not None:
+                    self.verbs.resume(state.talk.session)
                 state.serve(event.peer, state, b"")
         elif isinstance(event, Secured):
             state = self._peers.get(event.peer)
@@ -206,12 +221,22 @@ class Engine:
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
-        handshake = next(iter(self._handshakes.values()), None)
-        end = self.sessions.next_end()
-        if end is None:
-            return handshake
-        end = max(end, self._grace_until)
-        return end if handshake is None else min(end, handshake)
+        deadline = next(iter(self._handshakes.values()), None)
+        for part in self.timed:
+            due = part.next_deadline()
+            if due is not None and (deadline is None or due < deadline):
+                deadline = due
+        return deadline
+
+    def restore(self, state: State, now: float) -> None:
+        """Begin with what an earlier life has left, before the first step; the journal is told nothing.
+
+        Args:
+            state: what the changes of that life add up to.
+            now: the time; sessions have theirs from now on to come back.
+        """
+        self.ground.restore(state)
+        self.sessions.restore(state, now)
 
     def take_changes(self) -> list[Change]:
         """Give what has changed since the last call, in order; nothing without ``journal``."""
@@ -249,6 +274,17 @@ class Engine:
     def evict(self, peer: int, sentence: str) -> None:
         """Close a peer, for the session dialect, because another has its session now."""
         self._close(peer, CloseReason.TAKEN_OVER, sentence)
+
+    def is_paused(self, peer: int) -> bool:
+        """Tell whether a peer's output is waited for: what need not be sent to it now can wait too."""
+        return self._peers[peer].is_paused
+
+    def pause(self, peer: int) -> None:
+        """Wait for a peer's output to be sent, because it gets much that it has not asked for just now."""
+        state = self._peers[peer]
+        if not state.is_paused:
+            state.is_paused = True
+            self.ground.effects.append(Pause(peer))
 
     def _connect(self, event: Connected, now: float) -> None:
         peer = event.peer
@@ -328,6 +364,17 @@ class Engine:
         else:
             self._hold(state)
 
+    def _guarded(self, handler: Handler, forbids: Forbids) -> Handler:
+        """Give a c10d verb that first asks whether the peer may."""
+
+        def serve(peer: int, request: Request) -> int:
+            why = forbids(self._peers[peer].origin.identity, request)
+            if why is not None:
+                raise RequestError(CloseReason.FORBIDDEN, why)
+            return handler(peer, request)
+
+        return serve
+
     def _hold(self, state: _Peer) -> None:
         """Account for what the peer's reader keeps; over the total, close those that keep the most."""
         assert state.reader is not None
@@ -365,14 +412,8 @@ class Engine:
 
     def _tick(self, now: float) -> None:
         self._expire_handshakes(now)
-        end = self.sessions.next_end()
-        if end is None or now < self._grace_until:
-            return
-        if end < now - _STALL_S and self._grace_until < end:
-            self._grace_until = now + GRACE_S
-            return
-        for session in self.sessions.ended(now):
-            self.verbs.end(session)
+        for part in self.timed:
+            part.tick(now)
 
     def _expire_handshakes(self, now: float) -> None:
         limit_s = self._limits.handshake_timeout_s

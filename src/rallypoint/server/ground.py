@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from rallypoint.protocol.codec import I64, U64
 from rallypoint.protocol.spec import GO_ON
-from rallypoint.server.changes import Change
+from rallypoint.server.changes import Change, State
 from rallypoint.server.keyspace import Keyspace
 from rallypoint.server.limits import Limits
 from rallypoint.server.vocabulary import Effect, Reply
@@ -123,6 +123,18 @@ class Ground:
         taken = changes.copy()
         changes.clear()  # the keyspace holds its ``append``
         return taken
+
+    def restore(self, state: State) -> None:
+        """Put back keys and queues as they were; nobody is told."""
+        keyspace = self.keyspace
+        for key, was in state.keys.items():
+            keyspace.restore(key, was.value, was.revision)
+        keyspace.revision = state.revision
+        call, keyspace.on_change = keyspace.on_change, None
+        for name, items in state.queues.items():
+            for item in items:
+                keyspace.push(name, item)
+        keyspace.on_change = call
 
     # --- keys --------------------------------------------------------------------------------------------
 

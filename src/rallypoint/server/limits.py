@@ -7,13 +7,19 @@ from typing import Final
 
 from rallypoint.protocol.spec import REQUEST_SIZE_MAX, VALUE_STORED_SIZE_MAX
 
-__all__ = ["DEFAULT_LIMITS", "DRAIN_S", "LINGER_S", "SPIN_US_MAX", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "DRAIN_S", "GRACE_S", "LINGER_S", "SPIN_US_MAX", "STALL_S", "Limits"]
 
 DRAIN_S = 2.0
 """How long pending replies may take to go out when a server stops, in seconds."""
 
 LINGER_S = 1.0
 """How long a refused peer may take to read the end of its stream, in seconds."""
+
+STALL_S = 1.0
+"""A deadline that is looked at so late, in seconds, means that the server stood still."""
+
+GRACE_S = 2.0
+"""How much longer sessions without a connection, and leases, live when the server stood still, in seconds."""
 
 SPIN_US_MAX = 1000
 """How long a server may look for the next request before it sleeps, in microseconds."""
@@ -46,7 +52,7 @@ class Limits:
         session_waits_max: requests of one session that wait at one time.
         session_answers_max: answers kept for one session because its client has not said that it holds them.
         session_answers_size_max: bytes of these.
-        answers_size_max: bytes of the answers kept for all sessions; a body that many share is not counted.
+        answers_size_max: bytes of the answers kept for all sessions; a body that many share counts once.
         groups_max: barriers and exchanges, those included that are remembered; at the bound the longest idle is
             forgotten, and a newcomer refused only if members wait in all.
         group_members_max: members of all of them, those included that are remembered; about 500 bytes each.

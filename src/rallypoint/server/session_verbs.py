@@ -1,50 +1,50 @@
-"""The verbs as a session means them: what is done, what waits, and the frames that answer.
+"""A session's requests: each applied once, answered once, and ended with its connection or its session.
 
 Rules:
 
 - Every request but CANCEL and UNWATCH is answered once: OK, EXPIRED, REFUSED or LOST. What cannot be applied is
   REFUSED, nothing has changed, and the connection goes on.
 - The answer to a write, a refusal too, is kept before it is sent; a request that comes again is answered from there.
-- GET and MULTI_GET wait for keys, QUEUE_POP for an item, WAIT for names, BARRIER for a count. A key that a GET has
-  waited for, and an item, go into the reply in the step in which they come.
+- What a verb does stands elsewhere: in ``session_keys`` for keys and queues, in ``session_waits`` for what waits for
+  them. Each part of the server puts its verbs into ``handlers`` (``register``), and what it does when a session loses
+  its connection or ends into ``on_detach`` and ``on_end``.
 
-Theory of operation. ``handlers`` says for each verb how it is applied; one that waits says besides how it is cancelled
-and how it is dropped. Other parts of the server put their verbs in there (``register``), and what is to be done when a
-session loses its connection or ends (``on_detach``, ``on_end``)::
+Theory of operation::
 
-    take(session, request) --NEW--> handlers[SET].apply --> answer(...)
-                           --NEW--> handlers[GET].apply --> wait(...)   pending, waiter -7
-                                           ground.on_release(-7) ---------> resolve[GET] --> answer(...)
-                           --CANCEL id--------> handlers[GET].cancel -----> answer(EXPIRED, ...)
-    detach(session)        --------------------> handlers[GET].drop          the client sends it again
+    take(session, request) --NEW--------> handlers[SET].apply -----> answer(...)
+                           --NEW--------> handlers[GET].apply -----> pend(...) = -7    session.pending, waiter -7
+                               ground.on_release(-7) --> handlers[GET].release ------> answer(...)
+                           --CANCEL id--> handlers[GET].cancel ----> answer(EXPIRED, ...)
+    detach(session)        -------------> handlers[GET].drop         its client sends it again
 
 What this file does not know: connections but by their number, handshakes, time but ``ground.now``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
-from rallypoint.protocol.codec import I64, U64, Request, RequestError
+from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.session.codec import (
     encode_empty,
     encode_number,
     encode_refusal,
-    encode_reply,
     encode_reply_head,
     encode_stored_head,
 )
 from rallypoint.protocol.session.server import SessionRequest
 from rallypoint.protocol.session.spec import REPLY_FRAME_SIZE_MAX, SESSION_VERBS, SessionVerb, Status
-from rallypoint.protocol.spec import NOT_READY, READY, CloseReason
+from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import Answer
 from rallypoint.server.ground import COPIED_SIZE_MAX, Ground
 from rallypoint.server.keyspace import KeyspaceError
+from rallypoint.server.limits import GRACE_S, STALL_S
 from rallypoint.server.sessions import Meaning, Pending, Session, Sessions
 from rallypoint.server.vocabulary import Reply
 
-__all__ = ["SessionVerbs", "VerbHandler"]
+__all__ = ["SessionEnds", "SessionVerbs", "VerbHandler"]
 
 _Apply: TypeAlias = Callable[[Session, int, Request], None]
 _OfPending: TypeAlias = Callable[[Session, int, Pending], None]
@@ -62,12 +62,16 @@ class VerbHandler(NamedTuple):
         cancel: for a verb that waits: ends the wait (it is out of ``pending`` already) and answers EXPIRED.
         drop: for a verb that waits: ends the wait (it is out of ``pending`` already) and answers nothing.
         stays: the wait outlives the connection: it is dropped only when the session ends.
+        release: for a verb that waits as a waiter of ``ground``: answers, once what it waited for is there.
+        recall: for a verb that counts and waits: waits again, or answers, without counting again.
     """
 
     apply: _Apply
     cancel: _OfPending | None = None
     drop: _OfPending | None = None
     stays: bool = False
+    release: _Apply | None = None
+    recall: _Apply | None = None
 
 
 class SessionVerbs:
@@ -80,6 +84,7 @@ class SessionVerbs:
 
     Attributes:
         handlers: by verb.
+        on_resume: called with each session whose connection was paused, when its output is sent.
         on_detach: called with each session that loses its connection, when its waits are dropped.
         on_end: called with each session that ends, when all its waits are dropped and before it is forgotten.
         produced: bytes sent in answers since it was last set to 0: to whoever asks, for the bound on output.
@@ -100,24 +105,11 @@ class SessionVerbs:
         self._waiting: dict[int, tuple[Session, int]] = {}
         self._last_waiter = 0
         self.produced = 0
+        self.on_resume: list[Callable[[Session], None]] = []
         self.on_detach: list[Callable[[Session], None]] = []
         self.on_end: list[Callable[[Session], None]] = []
         self.handlers: dict[int, VerbHandler] = {}
         ground.on_release = self._released
-        for verb in _AT_ONCE:
-            self.register(verb, VerbHandler(getattr(self, f"_{verb.name.lower()}")))
-        self._resolve: dict[int, Callable[[Session, int, Request], None]] = {
-            SessionVerb.GET: self._get,
-            SessionVerb.MULTI_GET: self._multi_get,
-            SessionVerb.QUEUE_POP: self._queue_pop_called,
-            SessionVerb.WAIT: self._answer_empty,
-            SessionVerb.BARRIER: self._answer_empty,
-        }
-        self.register(SessionVerb.GET, VerbHandler(self._get, self._expire_keys, self._drop_keys))
-        self.register(SessionVerb.MULTI_GET, VerbHandler(self._multi_get, self._expire_keys, self._drop_keys))
-        self.register(SessionVerb.WAIT, VerbHandler(self._wait, self._expire_names, self._drop_names))
-        self.register(SessionVerb.QUEUE_POP, VerbHandler(self._queue_pop, self._expire_item, self._drop_item))
-        self.register(SessionVerb.BARRIER, VerbHandler(self._barrier, self._expire_count, self._drop_names, stays=True))
 
     def register(self, verb: SessionVerb, handler: VerbHandler) -> None:
         """Say what a verb does."""
@@ -139,12 +131,14 @@ class SessionVerbs:
         elif meaning is Meaning.ANSWERED:
             answer = session.answers[request_id][0]
             assert answer is not None
-            self._send(session, answer.head, answer.body)
+            self.send(session, answer.head, answer.body)
         elif meaning is Meaning.COUNTED:
-            self._await_count(session, request_id, request)
+            recall = self.handlers[verb].recall
+            assert recall is not None
+            recall(session, request_id, request)
 
     def answer(
-        self, session: Session, request_id: int, verb: int, head: bytes, body: bytes = b"", *, is_shared: bool = False
+        self, session: Session, request_id: int, verb: int, head: bytes, body: bytes = b"", *, sharers: int = 1
     ) -> None:
         """Answer a request: whatever it waits for must be out of ``session.pending``.
 
@@ -154,15 +148,20 @@ class SessionVerbs:
             verb: of the request.
             head: the frame, or its beginning.
             body: the rest, which is not copied if it is large.
-            is_shared: the body goes to many sessions as one object.
+            sharers: how many requests get the body as one object; each is charged its part.
         """
         if _IS_WRITE[verb]:
-            self._sessions.keep(session, request_id, Answer(head, body), is_shared=is_shared)
-        self._send(session, head, body)
+            self._sessions.keep(session, request_id, Answer(head, body), sharers=sharers)
+        self.send(session, head, body)
 
     def refuse(self, session: Session, request_id: int, verb: int, reason: CloseReason, sentence: str) -> None:
         """Answer a request REFUSED."""
         self.answer(session, request_id, verb, encode_refusal(request_id, reason, sentence))
+
+    def resume(self, session: Session) -> None:
+        """Take note that the output of a session's connection, which was paused, is sent."""
+        for call in self.on_resume:
+            call(session)
 
     # --- ends --------------------------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ class SessionVerbs:
         handler = self.handlers.get(verb)
         why = self._sessions.refusal(session, is_write=_IS_WRITE[verb], is_deferred=_IS_DEFERRED[verb])
         if why is not None:  # not kept: that would be one more
-            self._send(session, encode_refusal(request_id, CloseReason.TOO_MANY_PENDING, why))
+            self.send(session, encode_refusal(request_id, CloseReason.TOO_MANY_PENDING, why))
             return
         if handler is None:
             sentence = f"this server does not know {SessionVerb(verb).name}"
@@ -227,7 +226,8 @@ class SessionVerbs:
             del session.pending[request_id]
             cancel(session, request_id, pending)
 
-    def _send(self, session: Session, head: bytes, body: bytes = b"") -> None:
+    def send(self, session: Session, head: bytes, body: bytes = b"") -> None:
+        """Send a frame in one or two pieces that is not kept: an answer to a read, or an event."""
         peer = session.peer
         if peer is None:
             return
@@ -237,16 +237,19 @@ class SessionVerbs:
         else:
             self._ground.effects += (Reply(peer, head), Reply(peer, body))
 
-    def _answer_empty(self, session: Session, request_id: int, request: Request) -> None:
+    def answer_empty(self, session: Session, request_id: int, request: Request) -> None:
+        """Answer OK without fields."""
         self.answer(session, request_id, request[0], encode_empty(request_id))
 
-    def _answer_number(self, session: Session, request_id: int, request: Request, number: int) -> None:
+    def answer_number(self, session: Session, request_id: int, request: Request, number: int) -> None:
+        """Answer OK with one I64."""
         self.answer(session, request_id, request[0], encode_number(request_id, number))
 
-    def _answer_stored(self, session: Session, request_id: int, request: Request, value: bytes) -> None:
+    def answer_stored(self, session: Session, request_id: int, request: Request, value: bytes) -> None:
+        """Answer OK with one STORED."""
         self.answer(session, request_id, request[0], encode_stored_head(request_id, len(value)), value)
 
-    def _answer_pieces(self, session: Session, request_id: int, pieces: list[bytes]) -> None:
+    def answer_pieces(self, session: Session, request_id: int, pieces: list[bytes]) -> None:
         """Answer a read OK with fields in pieces."""
         size = sum(map(len, pieces))
         if size > REPLY_FRAME_SIZE_MAX:
@@ -269,113 +272,19 @@ class SessionVerbs:
         if small:
             self._ground.effects.append(Reply(peer, b"".join(small)))
 
-    # --- verbs that are answered at once -----------------------------------------------------------------
+    # --- waiters of the ground ---------------------------------------------------------------------------
 
-    def _set(self, session: Session, request_id: int, request: Request) -> None:
-        _, key, value = request
-        if self._keyspace.set(key, value):
-            self._ground.created(key)
-        self._answer_number(session, request_id, request, self._keyspace.revision_of(key))
-
-    def _compare_set(self, session: Session, request_id: int, request: Request) -> None:
-        _, key, expected, desired = request
-        current, is_new = self._keyspace.compare_set(key, expected, desired)
-        if is_new:
-            self._ground.created(key)
-        self._answer_stored(session, request_id, request, current)
-
-    def _add(self, session: Session, request_id: int, request: Request) -> None:
-        _, key, delta = request
-        total, is_new = self._keyspace.add(key, delta)
-        if is_new:
-            self._ground.created(key)
-        self._answer_number(session, request_id, request, total)
-
-    def _check(self, session: Session, request_id: int, request: Request) -> None:
-        answer = NOT_READY if self._keyspace.missing(request[1]) else READY
-        self.answer(session, request_id, request[0], encode_reply_head(Status.OK, request_id, 1) + answer)
-
-    def _getnumkeys(self, session: Session, request_id: int, request: Request) -> None:
-        self._answer_number(session, request_id, request, len(self._keyspace))
-
-    def _delete_key(self, session: Session, request_id: int, request: Request) -> None:
-        self._answer_number(session, request_id, request, self._ground.delete(request[1]))
-
-    def _append(self, session: Session, request_id: int, request: Request) -> None:
-        _, key, value = request
-        if self._keyspace.append(key, value):
-            self._ground.created(key)
-        self._answer_number(session, request_id, request, self._keyspace.revision_of(key))
-
-    def _multi_set(self, session: Session, request_id: int, request: Request) -> None:
-        for key in self._keyspace.multi_set(request[1]):
-            self._ground.created(key)
-        self._answer_number(session, request_id, request, self._keyspace.revision)
-
-    def _ping(self, session: Session, request_id: int, request: Request) -> None:
-        self._send(session, encode_reply(Status.OK, SessionVerb.PING, request_id, request[1]))
-
-    def _queue_push(self, session: Session, request_id: int, request: Request) -> None:
-        self._answer_number(session, request_id, request, self._ground.push(request[1], request[2]))
-
-    def _queue_len(self, session: Session, request_id: int, request: Request) -> None:
-        self._answer_number(session, request_id, request, self._keyspace.queue_length(request[1]))
-
-    def _list_keys(self, session: Session, request_id: int, request: Request) -> None:  # noqa: ARG002 - no fields
-        self._answer_pieces(session, request_id, [b"", self._ground.listing()])
-
-    def _read(self, session: Session, request_id: int, request: Request) -> None:
-        key = request[1]
-        value = self._keyspace.get(key) or b""
-        head = I64.pack(self._keyspace.revision_of(key)) + U64.pack(len(value))
-        self._answer_pieces(session, request_id, [head, value])
-
-    def _swap(self, session: Session, request_id: int, request: Request) -> None:
-        _, key, expected, value, lease = request
-        if expected < -1:
-            raise RequestError(CloseReason.BAD_ARGUMENT, f"SWAP expects the revision {expected}: it is -1 or above")
-        is_swapped, is_new = self._keyspace.swap(key, expected, value, lease)
-        if is_new:
-            self._ground.created(key)
-        revision = self._keyspace.revision_of(key)
-        self.answer(
-            session, request_id, request[0], encode_reply(Status.OK, SessionVerb.SWAP, request_id, is_swapped, revision)
-        )
-
-    def _read_prefix(self, session: Session, request_id: int, request: Request) -> None:
-        keys = self._keyspace.keys_with(request[1])
-        pieces = [I64.pack(len(keys))]
-        for key in keys:
-            value = self._keyspace.get(key)
-            assert value is not None
-            pieces += (
-                U64.pack(len(key)) + key + I64.pack(self._keyspace.revision_of(key)) + U64.pack(len(value)),
-                value,
-            )
-        self._answer_pieces(session, request_id, pieces)
-
-    def _list_prefix(self, session: Session, request_id: int, request: Request) -> None:
-        keys = self._keyspace.keys_with(request[1])
-        pieces = [I64.pack(len(keys))]
-        for key in keys:
-            pieces += (U64.pack(len(key)), key)
-        self._answer_pieces(session, request_id, pieces)
-
-    def _delete_prefix(self, session: Session, request_id: int, request: Request) -> None:
-        keys = self._keyspace.keys_with(request[1])
-        for key in keys:
-            self._ground.delete(key)
-        self._answer_number(session, request_id, request, len(keys))
-
-    # --- verbs that wait ---------------------------------------------------------------------------------
-
-    def _pend(self, session: Session, request_id: int, request: Request) -> int:
-        """Note that a request waits; give it the number of a waiter."""
+    def pend(self, session: Session, request_id: int, request: Request) -> int:
+        """Note that a request waits; give it the number of a waiter for ``ground``, until ``unpend``."""
         self._last_waiter -= 1
         waiter = self._last_waiter
         self._waiting[waiter] = (session, request_id)
         session.pending[request_id] = Pending(request, self._ground.now, waiter)
         return waiter
+
+    def unpend(self, waiter: int) -> None:
+        """Take note that a waiter is registered no more, and nobody will release it."""
+        del self._waiting[waiter]
 
     def _released(self, waiter: int) -> None:
         """Answer a request whose wait is over."""
@@ -384,136 +293,37 @@ class SessionVerbs:
         name = self._ground.waiters.called_to(waiter)
         if name is not None:
             session.calls[waiter] = name
+        release = self.handlers[request[0]].release
+        assert release is not None
         try:
-            self._resolve[request[0]](session, request_id, request)
+            release(session, request_id, request)
         except RequestError as refusal:
             self.refuse(session, request_id, request[0], refusal.reason, str(refusal))
 
-    def _check_names(self, count: int) -> None:
-        total, limit = self._ground.names_held + count, self._ground.limits.waited_names_max
-        if total > limit:
-            sentence = f"all peers would wait for {total} names, the limit is {limit}"
-            raise RequestError(CloseReason.TOO_MANY_WAITED, sentence)
 
-    def _get(self, session: Session, request_id: int, request: Request) -> None:
-        value = self._keyspace.get(request[1])
-        if value is None:
-            self._wait_for_keys(session, request_id, request, (request[1],))
-        else:
-            self._answer_stored(session, request_id, request, value)
+class SessionEnds:
+    """The ends of sessions that have no connection, as one of the engine's ``Timed``.
 
-    def _multi_get(self, session: Session, request_id: int, request: Request) -> None:
-        pieces: list[bytes] = [b""]
-        for key in request[1]:
-            value = self._keyspace.get(key)
-            if value is None:
-                self._wait_for_keys(session, request_id, request, request[1])
-                return
-            pieces += (U64.pack(len(value)), value)
-        self._answer_pieces(session, request_id, pieces)
+    A server that stood still, and so could not hear those that came back, gives them ``GRACE_S`` to do so.
+    """
 
-    def _wait_for_keys(self, session: Session, request_id: int, request: Request, keys: Iterable[bytes]) -> None:
-        names = dict.fromkeys(keys)
-        self._check_names(len(names))
-        missing = sum(not self._keyspace.has_key(key) for key in names)
-        self._ground.readers.wait(self._pend(session, request_id, request), names, missing)
+    def __init__(self, sessions: Sessions, verbs: SessionVerbs) -> None:
+        self._sessions = sessions
+        self._verbs = verbs
+        self._grace_until = -math.inf
 
-    def _wait(self, session: Session, request_id: int, request: Request) -> None:
-        names = dict.fromkeys(request[1])
-        missing = self._keyspace.missing(names)
-        if missing:
-            self._check_names(len(names))
-            self._ground.waiters.wait(self._pend(session, request_id, request), names, missing)
-        else:
-            self._answer_empty(session, request_id, request)
+    def next_deadline(self) -> float | None:
+        """Give when the next session ends, ``None`` if none does."""
+        end = self._sessions.next_end()
+        return None if end is None else max(end, self._grace_until)
 
-    def _queue_pop(self, session: Session, request_id: int, request: Request) -> None:
-        name = request[1]
-        for waiter, called_to in session.calls.items():
-            if called_to == name:
-                del session.calls[waiter]
-                self._ground.waiters.popped(waiter, name)
-                break
-        item = self._ground.pop(name)[1]
-        if item is None:
-            self._ground.wait_for_item(self._pend(session, request_id, request), name)
-        else:
-            self._answer_stored(session, request_id, request, item)
-
-    def _queue_pop_called(self, session: Session, request_id: int, request: Request) -> None:
-        item = self._keyspace.pop(request[1])[1]
-        assert item is not None
-        self._answer_stored(session, request_id, request, item)
-
-    def _barrier(self, session: Session, request_id: int, request: Request) -> None:
-        count = self._ground.arrive(request[1])
-        if count < request[2]:
-            self._sessions.keep(session, request_id, None)
-            self._await_count(session, request_id, request)
-        else:
-            self._answer_empty(session, request_id, request)
-
-    def _await_count(self, session: Session, request_id: int, request: Request) -> None:
-        """Wait at a barrier at which the request has counted already."""
-        _, key, world_size = request
-        if self._keyspace.count(key) < world_size:
-            self._ground.waiters.wait_barrier(self._pend(session, request_id, request), key, world_size)
-        else:
-            self._answer_empty(session, request_id, request)
-
-    # --- waits that end without what they waited for -----------------------------------------------------
-
-    def _expire(self, session: Session, request_id: int, verb: Any, missing: list[bytes]) -> None:
-        self.answer(session, request_id, verb, encode_reply(Status.EXPIRED, SessionVerb(verb), request_id, missing))
-
-    def _expire_keys(self, session: Session, request_id: int, pending: Pending) -> None:
-        self._drop_keys(session, request_id, pending)
-        verb, asked = pending.request
-        keys = (asked,) if verb == SessionVerb.GET else dict.fromkeys(asked)
-        self._expire(session, request_id, verb, [key for key in keys if not self._keyspace.has_key(key)])
-
-    def _expire_names(self, session: Session, request_id: int, pending: Pending) -> None:
-        self._drop_names(session, request_id, pending)
-        verb, names = pending.request
-        self._expire(session, request_id, verb, [name for name in dict.fromkeys(names) if name not in self._keyspace])
-
-    def _expire_item(self, session: Session, request_id: int, pending: Pending) -> None:
-        self._drop_item(session, request_id, pending)
-        self._expire(session, request_id, pending.request[0], [pending.request[1]])
-
-    def _expire_count(self, session: Session, request_id: int, pending: Pending) -> None:
-        self._drop_names(session, request_id, pending)
-        self._expire(session, request_id, pending.request[0], [pending.request[1]])
-
-    def _drop_keys(self, session: Session, request_id: int, pending: Pending) -> None:  # noqa: ARG002 - all take these
-        del self._waiting[pending.waiter]
-        self._ground.readers.forget(pending.waiter)
-
-    def _drop_names(self, session: Session, request_id: int, pending: Pending) -> None:  # noqa: ARG002 - all take these
-        del self._waiting[pending.waiter]
-        self._ground.abandon(pending.waiter)
-
-    def _drop_item(self, session: Session, request_id: int, pending: Pending) -> None:  # noqa: ARG002 - all take these
-        del self._waiting[pending.waiter]
-        self._ground.leave_queue(pending.waiter, pending.request[1])
-
-
-_AT_ONCE = (
-    SessionVerb.SET,
-    SessionVerb.COMPARE_SET,
-    SessionVerb.ADD,
-    SessionVerb.CHECK,
-    SessionVerb.GETNUMKEYS,
-    SessionVerb.DELETE_KEY,
-    SessionVerb.APPEND,
-    SessionVerb.MULTI_SET,
-    SessionVerb.PING,
-    SessionVerb.QUEUE_PUSH,
-    SessionVerb.QUEUE_LEN,
-    SessionVerb.LIST_KEYS,
-    SessionVerb.READ,
-    SessionVerb.SWAP,
-    SessionVerb.READ_PREFIX,
-    SessionVerb.LIST_PREFIX,
-    SessionVerb.DELETE_PREFIX,
-)
+    def tick(self, now: float) -> None:
+        """End the sessions whose time is over."""
+        deadline = self.next_deadline()
+        if deadline is None or deadline > now:
+            return
+        if now - deadline > STALL_S:
+            self._grace_until = now + GRACE_S
+            return
+        for session in self._sessions.ended(now):
+            self._verbs.end(session)

@@ -36,7 +36,7 @@ from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.session.auth import Hello
 from rallypoint.protocol.session.spec import SESSION_ID_SIZE
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.server.changes import Answer, AnswerKept, AnswersForgotten, Change, SessionEnded, SessionMade
+from rallypoint.server.changes import Answer, AnswerKept, AnswersForgotten, Change, SessionEnded, SessionMade, State
 from rallypoint.server.ids import Ids
 from rallypoint.server.limits import Limits
 
@@ -148,6 +148,7 @@ class Sessions:
         self._ids = ids
         self._note = note
         self._by_id: dict[bytes, Session] = {}
+        self._by_number: dict[int, Session] = {}
         self._ends: list[tuple[float, int, Session]] = []
         self._count = 0
         self._serial = 0
@@ -156,6 +157,11 @@ class Sessions:
     def __len__(self) -> int:
         """Count the sessions, with or without a connection."""
         return len(self._by_id)
+
+    @property
+    def newest(self) -> int:
+        """The number of the youngest session that there has been, 0 if there has been none."""
+        return self._count
 
     def __iter__(self) -> Iterator[Session]:
         """Give the sessions, oldest first."""
@@ -167,6 +173,10 @@ class Sessions:
         """Give the session with this id, if it belongs to this identity."""
         session = self._by_id.get(session_id)
         return session if session is not None and session.identity == identity else None
+
+    def numbered(self, number: int) -> Session | None:
+        """Give the session with this number, ``None`` if it has ended."""
+        return self._by_number.get(number)
 
     def make(self, hello: Hello, identity: bytes, now: float) -> Session:
         """Give a new session, without a connection yet.
@@ -183,11 +193,15 @@ class Sessions:
         self._note(SessionMade(session_id, hello.label, identity, round(timeout_s * 1000)))
         return session
 
-    def restore(self, session_id: bytes, identity: bytes, label: bytes, timeout_s: float, now: float) -> Session:
-        """Put back a session as it was; nobody is told, and its time begins anew."""
-        session = self._add(session_id, identity, label, timeout_s, now)
-        self._end_later(session)
-        return session
+    def restore(self, state: State, now: float) -> None:
+        """Put back sessions as they were, without a connection; nobody is told, and their time begins anew."""
+        for session_id, was in state.sessions.items():
+            timeout_s = was.timeout_ms / 1000
+            session = self._add(session_id, was.identity, was.label, timeout_s, now)
+            session.done = was.done
+            for request_id, answer in was.answers.items():
+                self._put(session, request_id, answer, 1)
+            self._end_later(session)
 
     def attach(self, session: Session, peer: int, label: bytes) -> None:
         """Let a session have a connection."""
@@ -203,6 +217,7 @@ class Sessions:
     def end(self, session: Session) -> None:
         """Forget a session, and its answers; what waits for it must be dropped before."""
         del self._by_id[session.session_id]
+        del self._by_number[session.number]
         self.answers_size -= session.answers_size
         session.peer = None
         session.ends_at = -1.0
@@ -254,22 +269,10 @@ class Sessions:
             return None
         return f"{held} kept because its client has not said that it holds them, the limit is {limit}"
 
-    def keep(self, session: Session, request_id: int, answer: Answer | None, *, is_shared: bool = False) -> None:
-        """Keep an answer, ``None`` for a request that has counted; ``is_shared``: its body is others' too."""
-        self.put(session, request_id, answer, is_shared=is_shared)
+    def keep(self, session: Session, request_id: int, answer: Answer | None, *, sharers: int = 1) -> None:
+        """Keep an answer, ``None`` for a request that has counted; ``sharers``: how many keep its body, one object."""
+        self._put(session, request_id, answer, sharers)
         self._note(AnswerKept(session.session_id, request_id, answer))
-
-    def put(self, session: Session, request_id: int, answer: Answer | None, *, is_shared: bool = False) -> None:
-        """Keep an answer that is no news to a journal."""
-        size = ANSWER_SIZE
-        if answer is not None:
-            size += len(answer.head) + (0 if is_shared else len(answer.body))
-        more = size
-        if (before := session.answers.get(request_id)) is not None:
-            more -= before[1]
-        session.answers[request_id] = (answer, size)
-        session.answers_size += more
-        self.answers_size += more
 
     def _forget(self, session: Session, done: int) -> None:
         session.done = done
@@ -283,10 +286,22 @@ class Sessions:
         self.answers_size -= freed
         self._note(AnswersForgotten(session.session_id, done))
 
+    def _put(self, session: Session, request_id: int, answer: Answer | None, sharers: int) -> None:
+        size = ANSWER_SIZE
+        if answer is not None:
+            size += len(answer.head) + len(answer.body) // sharers
+        more = size
+        if (before := session.answers.get(request_id)) is not None:
+            more -= before[1]
+        session.answers[request_id] = (answer, size)
+        session.answers_size += more
+        self.answers_size += more
+
     def _add(self, session_id: bytes, identity: bytes, label: bytes, timeout_s: float, now: float) -> Session:
         self._count += 1
         session = Session(self._count, session_id, identity=identity, label=label, timeout_s=timeout_s, now=now)
         self._by_id[session_id] = session
+        self._by_number[session.number] = session
         return session
 
     def _end_later(self, session: Session) -> None:
