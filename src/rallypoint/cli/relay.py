@@ -1,0 +1,109 @@
+"""``rallypoint relay``: a store for this machine's unmodified clients, kept by a server elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from rallypoint.errors import DistNetworkError
+from rallypoint.gateway.relay import serve as serve_forever
+from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
+from rallypoint.net.address import (
+    PORT_MAX,
+    close_listener,
+    format_endpoint,
+    listen_exactly,
+    local_endpoint,
+    parse_endpoint,
+)
+from rallypoint.server.limits import DEFAULT_LIMITS
+from rallypoint.store.reach import Reacher, token_of_environment
+from rallypoint.types import Endpoint
+
+__all__ = ["relay"]
+
+DEFAULT_PORT = 29500  # torch's
+
+
+@click.command()
+@click.argument("upstream", nargs=-1, required=True, metavar="HOST:PORT...")
+@click.option(
+    "--bind",
+    "hosts",
+    multiple=True,
+    default=("127.0.0.1",),
+    show_default=True,
+    metavar="ADDRESS",
+    help="Listen on this address, or on a socket file (unix:PATH); may be repeated. Whoever reaches an address acts "
+    "in the relay's name: keep it on this machine.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, PORT_MAX),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="The TCP port; 0 lets the system choose a free one.",
+)
+@click.option("--ready-json", is_flag=True, help="Print one line of JSON with host, port and pid once it relays.")
+@click.option(
+    "--patience-s",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULT_RELAY_LIMITS.patience_s,
+    show_default=True,
+    help="Seconds that the server may be gone before local clients are closed.",
+)
+@click.option(
+    "--connections-max",
+    type=click.IntRange(1),
+    default=DEFAULT_LIMITS.connections_max,
+    show_default=True,
+    help="Refuse local clients beyond so many.",
+)
+@click.pass_context
+def relay(
+    ctx: click.Context,
+    upstream: Sequence[str],
+    hosts: Sequence[str],
+    port: int,
+    *,
+    ready_json: bool,
+    patience_s: float,
+    connections_max: int,
+) -> None:
+    """Let this machine's unmodified TCPStore clients use a server that wants authentication.
+
+    All of them share one connection to the server at HOST:PORT (several: the same server's other addresses), which is
+    made again when it is lost; meanwhile they wait. Token and TLS come from the environment, as for any client.
+    """
+    if ready_json and sys.stdout is None:
+        raise click.ClickException("the ready line cannot be written: the standard output is closed")
+    try:
+        endpoints = [parse_endpoint(text) for text in upstream]
+        reach = Reacher(endpoints, token=token_of_environment())
+        listeners = listen_exactly(hosts, port)
+    except (DistNetworkError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    local = [local_endpoint(listener) for listener in listeners]
+
+    def announce() -> None:
+        try:
+            print(ready_line(local) if ready_json else _ready_text(local, endpoints), flush=True)
+        except OSError as error:
+            for listener in listeners:
+                close_listener(listener)
+            raise click.ClickException(
+                f"the ready line cannot be written to the standard output: {error.strerror}"
+            ) from error
+
+    limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
+    relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
+    ctx.exit(serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, on_ready=announce))
+
+
+def _ready_text(local: Sequence[Endpoint], upstream: Sequence[Endpoint]) -> str:
+    here, there = (" and ".join(map(format_endpoint, endpoints)) for endpoints in (local, upstream))
+    return f"rallypoint relays {here} to {there} (pid {os.getpid()}); Ctrl-C ends it"
