@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import click
 
+from rallypoint.cli.ready import ready_line
 from rallypoint.errors import DistNetworkError
 from rallypoint.gateway.relay import serve as serve_forever
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
