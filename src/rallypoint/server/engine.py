@@ -32,9 +32,8 @@ What this file does not know: sockets, threads, what a step costs, where ``now``
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.server import RequestReader
@@ -51,9 +50,10 @@ from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.session_dialect import SessionDialect, Talk
 from rallypoint.server.session_keys import KeyVerbs
-from rallypoint.server.session_verbs import SessionEnds, SessionVerbs
+from rallypoint.server.session_verbs import SessionVerbs
 from rallypoint.server.session_waits import WaitVerbs
 from rallypoint.server.sessions import Sessions
+from rallypoint.server.timed import Handshakes, SessionEnds, Timed
 from rallypoint.server.vocabulary import (
     Close,
     Connected,
@@ -84,22 +84,11 @@ __all__ = [
     "Resumed",
     "Statistics",
     "Ticked",
-    "Timed",
 ]
 
 _OPENING_BYTE = OPENING[0]
 
 _Serve: TypeAlias = Callable[[int, "_Peer", bytes], None]
-
-
-class Timed(Protocol):
-    """A part of the server in which something ends by time."""
-
-    def next_deadline(self) -> float | None:
-        """Give the time at which ``tick`` is due, ``None`` if no time matters now."""
-
-    def tick(self, now: float) -> None:
-        """End what is over by now; called whenever any part's deadline is due."""
 
 
 class _Peer:
@@ -133,7 +122,7 @@ class Engine:
         sessions: those there are. Read only, for others.
         verbs: what sessions' requests do; further verbs are registered there before the first step.
         keys: those on keys and queues that need not wait.
-        timed: what ends by time, besides handshakes, in the order in which it is told the time. Parts of the server add
+        timed: what ends by time, in the order in which it is told the time. Parts of the server add
             themselves before the first step.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
@@ -153,8 +142,7 @@ class Engine:
         self._output_size_max = limits.output_size_max
         self._gate = gate
         self._peers: dict[int, _Peer] = {}
-        # Deadlines of those not validated yet; a plain dict does not find its first entry in O(1) after deletions.
-        self._handshakes: OrderedDict[int, float] = OrderedDict()
+        self._handshakes = Handshakes(limits.handshake_timeout_s, self._expire)
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
@@ -176,7 +164,7 @@ class Engine:
             data_id=data_id or life_id,
         )
         self._handlers = C10dVerbs(ground, self.admit).handlers
-        self.timed: list[Timed] = [SessionEnds(self.sessions, self.verbs)]
+        self.timed: list[Timed] = [self._handshakes, SessionEnds(self.sessions, self.verbs)]
         if forbids is not None:
             self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
 
@@ -216,12 +204,13 @@ class Engine:
             if state is not None:
                 state.origin = state.origin._replace(is_secure=True, identity=event.identity)
         else:
-            self._tick(now)
+            for part in self.timed:
+                part.tick(now)
         return effects
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
-        deadline = next(iter(self._handshakes.values()), None)
+        deadline = None
         for part in self.timed:
             due = part.next_deadline()
             if due is not None and (deadline is None or due < deadline):
@@ -265,11 +254,11 @@ class Engine:
 
     def admit(self, peer: int) -> None:
         """Take note, for the dialects, that a peer's handshake is done."""
-        del self._handshakes[peer]
+        self._handshakes.end(peer)
 
     def dismiss(self, peer: int) -> None:
         """Take note, for the session dialect, that a peer has no session any more."""
-        self._handshakes[peer] = self.ground.now + self._limits.handshake_timeout_s
+        self._handshakes.begin(peer, self.ground.now)
 
     def evict(self, peer: int, sentence: str) -> None:
         """Close a peer, for the session dialect, because another has its session now."""
@@ -295,7 +284,7 @@ class Engine:
             self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
             return
         self._peers[peer] = _Peer(self._open, event, now)
-        self._handshakes[peer] = now + self._limits.handshake_timeout_s
+        self._handshakes.begin(peer, now)
 
     def _open(self, peer: int, state: _Peer, data: bytes) -> None:
         """Find out from the first byte which dialect a peer speaks, and serve it."""
@@ -400,7 +389,7 @@ class Engine:
         if state is None:
             return
         self._input_held -= state.held
-        self._handshakes.pop(peer, None)
+        self._handshakes.end(peer)
         if state.reader is not None:
             state.reader.close()
         if state.talk is not None:
@@ -408,19 +397,10 @@ class Engine:
         else:
             self.ground.abandon(peer)
 
-    # --- time --------------------------------------------------------------------------------------------
-
-    def _tick(self, now: float) -> None:
-        self._expire_handshakes(now)
-        for part in self.timed:
-            part.tick(now)
-
-    def _expire_handshakes(self, now: float) -> None:
-        limit_s = self._limits.handshake_timeout_s
-        while (found := next(iter(self._handshakes.items()), None)) is not None and found[1] <= now:
-            peer = found[0]
-            awaited = "VALIDATE" if self._peers[peer].talk is None else "HELLO"
-            self._close(peer, CloseReason.HANDSHAKE_TIMEOUT, f"{awaited} did not come within {limit_s:g} s")
+    def _expire(self, peer: int) -> None:
+        awaited = "VALIDATE" if self._peers[peer].talk is None else "HELLO"
+        detail = f"{awaited} did not come within {self._limits.handshake_timeout_s:g} s"
+        self._close(peer, CloseReason.HANDSHAKE_TIMEOUT, detail)
 
 
 def _is_validated(state: _Peer) -> bool:

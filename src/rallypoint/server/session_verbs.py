@@ -22,7 +22,6 @@ What this file does not know: connections but by their number, handshakes, time 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -40,11 +39,10 @@ from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import Answer
 from rallypoint.server.ground import COPIED_SIZE_MAX, Ground
 from rallypoint.server.keyspace import KeyspaceError
-from rallypoint.server.limits import GRACE_S, STALL_S
 from rallypoint.server.sessions import Meaning, Pending, Session, Sessions
 from rallypoint.server.vocabulary import Reply
 
-__all__ = ["SessionEnds", "SessionVerbs", "VerbHandler"]
+__all__ = ["SessionVerbs", "VerbHandler"]
 
 _Apply: TypeAlias = Callable[[Session, int, Request], None]
 _OfPending: TypeAlias = Callable[[Session, int, Pending], None]
@@ -299,31 +297,3 @@ class SessionVerbs:
             release(session, request_id, request)
         except RequestError as refusal:
             self.refuse(session, request_id, request[0], refusal.reason, str(refusal))
-
-
-class SessionEnds:
-    """The ends of sessions that have no connection, as one of the engine's ``Timed``.
-
-    A server that stood still, and so could not hear those that came back, gives them ``GRACE_S`` to do so.
-    """
-
-    def __init__(self, sessions: Sessions, verbs: SessionVerbs) -> None:
-        self._sessions = sessions
-        self._verbs = verbs
-        self._grace_until = -math.inf
-
-    def next_deadline(self) -> float | None:
-        """Give when the next session ends, ``None`` if none does."""
-        end = self._sessions.next_end()
-        return None if end is None else max(end, self._grace_until)
-
-    def tick(self, now: float) -> None:
-        """End the sessions whose time is over."""
-        deadline = self.next_deadline()
-        if deadline is None or deadline > now:
-            return
-        if now - deadline > STALL_S:
-            self._grace_until = now + GRACE_S
-            return
-        for session in self._sessions.ended(now):
-            self._verbs.end(session)
