@@ -85,7 +85,7 @@ class C10dVerbs:
             if total > ground.limits.waited_names_max:
                 detail = f"all peers would wait for {total} names, the limit is {ground.limits.waited_names_max}"
                 raise RequestError(CloseReason.TOO_MANY_WAITED, detail)
-            ground.waiters.wait(peer, names, missing)
+            ground.waiters.wait(peer, names, missing, ground.now)
             return 0
         return self._reply(peer, GO_ON)
 
@@ -153,7 +153,7 @@ class C10dVerbs:
         ground.abandon(peer)
         count = ground.arrive(key)
         if count < world_size:
-            ground.waiters.wait_barrier(peer, key, world_size)
+            ground.waiters.wait_barrier(peer, key, world_size, ground.now)
             return 0
         return self._reply(peer, GO_ON)
 

@@ -30,22 +30,37 @@ What this file does not know: the keyspace, replies, what time it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
-__all__ = ["Waiters"]
+__all__ = ["Wait", "Waiters"]
 
 _NOBODY: Final[list[int]] = []
+
+
+class Wait(NamedTuple):
+    """What somebody waits for, for people.
+
+    Attributes:
+        names: the names, or the barrier's.
+        is_barrier: which of them.
+        since: when it began.
+    """
+
+    names: Iterable[bytes]
+    is_barrier: bool
+    since: float
 
 
 class _Waiter:
     """One peer's wait for names."""
 
-    __slots__ = ("missing", "names")
+    __slots__ = ("missing", "names", "since")
 
-    def __init__(self, names: dict[bytes, None], missing: int) -> None:
+    def __init__(self, names: dict[bytes, None], missing: int, since: float) -> None:
         self.names = names
         self.missing = missing
+        self.since = since
 
 
 class Waiters:
@@ -62,7 +77,7 @@ class Waiters:
     def __init__(self) -> None:
         self._names: dict[bytes, dict[int, _Waiter]] = {}
         self._barriers: dict[bytes, dict[int, int]] = {}
-        self._pending: dict[int, _Waiter | bytes] = {}
+        self._pending: dict[int, _Waiter | tuple[bytes, float]] = {}
         self._calls: dict[int, bytes] = {}
         self.names_held = 0
 
@@ -70,17 +85,18 @@ class Waiters:
         """Count the peers that wait, for names or for a barrier."""
         return len(self._pending)
 
-    def wait(self, peer: int, names: dict[bytes, None], missing: int) -> None:
+    def wait(self, peer: int, names: dict[bytes, None], missing: int, since: float = 0.0) -> None:
         """Register a peer for names.
 
         Args:
             peer: not registered for anything: ``forget`` comes first.
             names: the names, each once, in a dictionary that is not changed afterwards.
             missing: how many of them are absent, at least 1.
+            since: the time, for ``wait_of``.
 
         Cost: the number of names.
         """
-        waiter = _Waiter(names, missing)
+        waiter = _Waiter(names, missing, since)
         self._pending[peer] = waiter
         self.names_held += len(names)
         for name in names:
@@ -90,9 +106,9 @@ class Waiters:
             else:
                 there[peer] = waiter
 
-    def wait_barrier(self, peer: int, name: bytes, world_size: int) -> None:
+    def wait_barrier(self, peer: int, name: bytes, world_size: int, since: float = 0.0) -> None:
         """Register a peer for a barrier's count; ``forget`` comes first."""
-        self._pending[peer] = name
+        self._pending[peer] = (name, since)
         self._barriers.setdefault(name, {})[peer] = world_size
 
     def forget(self, peer: int) -> bytes | None:
@@ -174,6 +190,19 @@ class Waiters:
             self._drop(peer)
         return released
 
+    def wait_of(self, peer: int) -> Wait | None:
+        """Give what a peer waits for, ``None`` if nothing."""
+        waiter = self._pending.get(peer)
+        if waiter is None:
+            return None
+        if isinstance(waiter, tuple):
+            return Wait((waiter[0],), is_barrier=True, since=waiter[1])
+        return Wait(waiter.names.keys(), is_barrier=False, since=waiter.since)
+
+    def barriers(self) -> Iterator[tuple[bytes, Mapping[int, int]]]:
+        """Give each barrier somebody waits at, with the world size that each of them waits for."""
+        yield from self._barriers.items()
+
     def names_waited_for(self) -> Iterable[bytes]:
         """Give each name that somebody waits for, barriers aside."""
         return self._names.keys()
@@ -182,8 +211,8 @@ class Waiters:
         waiter = self._pending.pop(peer, None)
         if waiter is None:
             return
-        if isinstance(waiter, bytes):
-            _leave(self._barriers, waiter, peer)
+        if isinstance(waiter, tuple):
+            _leave(self._barriers, waiter[0], peer)
         else:
             self.names_held -= len(waiter.names)
             for name in waiter.names:

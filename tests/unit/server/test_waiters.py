@@ -123,3 +123,15 @@ def test_names_are_counted_for_each_peer_until_it_waits_no_longer() -> None:
     waiters.forget(1)
     waiters.forget(3)
     assert waiters.names_held == 0
+
+
+def test_what_a_peer_waits_for_is_told_to_people():
+    waiters = Waiters()
+    waiters.wait(7, names(b"a", b"b"), 1, 3.5)
+    waiters.wait_barrier(8, b"c", 2, 4.5)
+    assert [(list(wait.names), wait.is_barrier, wait.since) for wait in map(waiters.wait_of, (7, 8))] == [
+        ([b"a", b"b"], False, 3.5),
+        ([b"c"], True, 4.5),
+    ]
+    assert waiters.wait_of(9) is None
+    assert dict(waiters.barriers()) == {b"c": {8: 2}}
