@@ -30,9 +30,7 @@ class CommandEntry(NamedTuple):
 COMMANDS = {
     "run": CommandEntry("rallypoint.cli.run", "Start the workers of this node and keep them going."),
     "serve": CommandEntry("rallypoint.cli.serve", "Serve a store that clients reach over the network."),
-    "relay": CommandEntry(
-        "rallypoint.cli.relay", "Let this machine's unmodified TCPStore clients use a server that wants authentication."
-    ),
+    "relay": CommandEntry("rallypoint.cli.relay", "Let plain clients of this machine use a guarded server."),
     "doctor": CommandEntry("rallypoint.cli.doctor", "Say which twin runs and why, and whether a store works here."),
 }
 

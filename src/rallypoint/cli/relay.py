@@ -75,7 +75,7 @@ def relay(
     patience_s: float,
     connections_max: int,
 ) -> None:
-    """Let this machine's unmodified TCPStore clients use a server that wants authentication.
+    """Let plain clients of this machine use a guarded server.
 
     All of them share one connection to the server at HOST:PORT (several: the same server's other addresses), which is
     made again when it is lost; meanwhile they wait. Token and TLS come from the environment, as for any client.
