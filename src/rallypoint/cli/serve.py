@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 
 import click
 
+from rallypoint.cli.ready import ready_line
 from rallypoint.errors import DistNetworkError
 from rallypoint.net.address import (
     PORT_MAX,
@@ -19,7 +19,8 @@ from rallypoint.net.address import (
     listen_exactly,
     local_endpoint,
 )
-from rallypoint.server.daemon import serve as serve_forever
+from rallypoint.server.data_dir import DataDirError
+from rallypoint.server.foreground import serve as serve_forever
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, SPIN_US_MAX
 from rallypoint.types import Endpoint
 
@@ -46,6 +47,14 @@ DEFAULT_PORT = 29500  # torch's
     default=DEFAULT_PORT,
     show_default=True,
     help="The TCP port; 0 lets the system choose a free one.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="Keep everything in this directory: what was answered is there again after a crash or a restart. Made if it "
+    "is not there; one server at a time. Without it everything is kept in memory only.",
 )
 @click.option("--ready-json", is_flag=True, help="Print one line of JSON with host, port and pid once it serves.")
 @click.option(
@@ -76,6 +85,7 @@ def serve(
     hosts: Sequence[str],
     port: int,
     *,
+    data_dir: str | None,
     ready_json: bool,
     connections_max: int,
     drain_s: float,
@@ -104,7 +114,7 @@ def serve(
 
     def announce() -> None:
         try:
-            print(_ready_json(endpoints) if ready_json else _ready_text(endpoints), flush=True)
+            print(ready_line(endpoints) if ready_json else _ready_text(endpoints), flush=True)
         except OSError as error:
             for listener in listeners:
                 close_listener(listener)
@@ -113,18 +123,13 @@ def serve(
             ) from error
 
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
-    ctx.exit(serve_forever(listeners, limits=limits, on_ready=announce, drain_s=drain_s, spin_us=spin_us))
-
-
-def _ready_json(endpoints: Sequence[Endpoint]) -> str:
-    """Give the first TCP address and the first socket file, as far as there are any, and the process id."""
-    ready: dict[str, str | int] = {}
-    for endpoint in reversed(endpoints):
-        if endpoint.host.startswith(UNIX_PREFIX):
-            ready["path"] = endpoint.host[len(UNIX_PREFIX) :]
-        else:
-            ready.update(host=endpoint.host, port=endpoint.port)
-    return json.dumps({**ready, "pid": os.getpid()})
+    try:
+        code = serve_forever(
+            listeners, limits=limits, data_dir=data_dir, on_ready=announce, drain_s=drain_s, spin_us=spin_us
+        )
+    except DataDirError as error:
+        raise click.ClickException(str(error)) from error
+    ctx.exit(code)
 
 
 def _ready_text(endpoints: Sequence[Endpoint]) -> str:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from rallypoint.cli import serve as module
 from rallypoint.cli.commands import group
+from rallypoint.server.data_dir import DataDir
 
 
 @pytest.fixture
@@ -62,11 +63,21 @@ def test_the_ready_json_of_a_socket_file_has_its_path(served, tmp_path):
 
 def test_limits_and_the_exit_code_are_passed_on(served):
     served["exit_code"] = 143
-    result = run("--port", "0", "--connections-max", "5", "--drain-s", "0.5", "--spin-us", "50")
+    arguments = ["--connections-max", "5", "--drain-s", "0.5", "--spin-us", "50", "--data-dir", "data"]
+    result = run("--port", "0", *arguments)
     assert result.exit_code == 143
     assert served["limits"].connections_max == 5
     assert served["drain_s"] == 0.5
     assert served["spin_us"] == 50
+    assert served["data_dir"] == "data"
+
+
+def test_a_data_directory_that_cannot_be_used_exits_with_1_and_says_why(tmp_path):
+    directory = DataDir(tmp_path)
+    result = run("--port", "0", "--data-dir", str(tmp_path))
+    directory.close()
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {tmp_path} is in use by process {os.getpid()}")
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
-from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
+from tests.support.raw_server import LOOP_TWINS, RawClient, use_twin
 
 from rallypoint.errors import DistStoreError
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.net.unix import has_local_names, local_name
 from rallypoint.protocol.spec import Verb
 from rallypoint.server import daemon
-from rallypoint.server.daemon import serve, start_server
+from rallypoint.server.daemon import start_server
 from rallypoint.server.limits import Limits
 from rallypoint.types import Endpoint
 
@@ -181,44 +179,6 @@ def test_a_server_process_inherits_its_sockets_and_nothing_else(started):
         inode = os.fstat(stranger.fileno()).st_ino
         held = subprocess.run(["ls", "-l", f"/proc/{handle.pid}/fd"], capture_output=True, text=True, check=False)
         assert f"[{inode}]" not in held.stdout
-
-
-def test_serving_in_the_foreground_ends_with_0_after_one_signal():
-    (listener,) = listen("127.0.0.1", 0)
-    address = listener.getsockname()
-
-    def use_then_signal():
-        assert pings(address)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=use_then_signal)
-    before = signal.getsignal(signal.SIGTERM)
-    assert serve([listener], on_ready=thread.start) == 0
-    thread.join(PATIENCE_S)
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_second_signal_ends_a_drain_with_its_number():
-    (listener,) = listen("127.0.0.1", 0)
-    address = listener.getsockname()
-    client = []
-
-    def owe_something_then_signal_twice():
-        client.append(RawClient(address))
-        client[0].ask(Verb.SET, b"/k", bytes(8 * 1024 * 1024))
-        for _ in range(3):
-            client[0].ask(Verb.GET, b"/k")
-        client[0].read(100)
-        os.kill(os.getpid(), signal.SIGTERM)
-        with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):  # reset: still in the backlog
-            while True:  # until the drain has begun
-                socket.create_connection(address, PATIENCE_S).close()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=owe_something_then_signal_twice)
-    assert serve([listener], on_ready=thread.start, drain_s=3600.0) == 128 + signal.SIGINT
-    thread.join(PATIENCE_S)
-    client[0].close()
 
 
 @pytest.mark.parametrize("mode", ["process", "thread"])

@@ -1,0 +1,81 @@
+"""A durable server: the engine of before, and a loop that sends nothing before it is on the disk.
+
+Theory of operation::
+
+    poll --> steps --> take_changes --> journal.write: one commit for all of them --> flush
+                                            '--fails--> the loop ends, nothing more is sent
+
+The commit is made by the loop's own thread. While it waits for the disk, requests gather in the sockets, and the next
+commit is for all of them: the slower the disk, the more share one wait. A thread of its own would let requests that
+write nothing pass by, but the answers to those may tell of what is not on the disk yet, so they would have to wait too.
+
+It is Python's loop, also where the compiled twin is there, which has no journal.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rallypoint.clock import SYSTEM_CLOCK
+from rallypoint.protocol.session.spec import SESSION_ID_SIZE
+from rallypoint.server.engine import Engine
+from rallypoint.server.journal import Journal
+from rallypoint.server.limits import Limits
+from rallypoint.server.loop import ServerLoop
+from rallypoint.server.refusals import log_line
+
+if TYPE_CHECKING:
+    from rallypoint.net.tls import ServerTls
+    from rallypoint.server.access import Gate
+
+__all__ = ["make_durable_loop", "open_journal"]
+
+_SEED_SIZE = 32
+
+
+def open_journal(directory: str | os.PathLike[str]) -> Journal:
+    """Open a data directory; a new one gets an identity of its own.
+
+    Raises:
+        DataDirError: it cannot be used.
+    """
+    return Journal(directory, os.urandom(SESSION_ID_SIZE))
+
+
+def make_durable_loop(
+    journal: Journal,
+    limits: Limits,
+    listeners: Sequence[socket.socket],
+    *,
+    spin_us: int = 0,
+    log: Callable[[str], None] = log_line,
+    gate: Gate | None = None,
+    tls: ServerTls | None = None,
+) -> ServerLoop:
+    """Give a server with what the journal remembers; ``run`` raises ``DataDirError`` when a commit fails.
+
+    Args:
+        journal: opened, not written to yet; still the caller's, to be closed after the loop has ended.
+        limits: what peers are granted.
+        listeners: bound and listening sockets; the server owns them.
+        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
+        log: takes one line, without its end, for each refusal.
+        gate: who may come in and do what; ``None`` lets in everybody.
+        tls: certificates for TCP peers that want to speak TLS; ``None`` if none can.
+
+    Raises:
+        DataDirError: what it remembers is damaged.
+
+    Cost: all that is stored is read.
+    """
+    state = journal.load()
+    engine = Engine(limits, seed=os.urandom(_SEED_SIZE), gate=gate, journal=True, data_id=journal.data_id)
+    engine.restore(state, SYSTEM_CLOCK.now())
+
+    def commit() -> None:
+        journal.write(engine.take_changes())
+
+    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, commit=commit)
