@@ -39,21 +39,21 @@ from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.server import RequestReader
 from rallypoint.protocol.session.codec import encode_closing
 from rallypoint.protocol.session.server import FrameReader
-from rallypoint.protocol.session.spec import OPENING, SESSION_ID_SIZE
+from rallypoint.protocol.session.spec import OPENING
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.access import Forbids, Gate
 from rallypoint.server.c10d_verbs import C10dVerbs, Handler
 from rallypoint.server.changes import Change, State
+from rallypoint.server.followers import Followers
 from rallypoint.server.ground import Ground
-from rallypoint.server.ids import Ids
 from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
-from rallypoint.server.session_dialect import SessionDialect, Talk
-from rallypoint.server.session_keys import KeyVerbs
-from rallypoint.server.session_verbs import SessionVerbs
-from rallypoint.server.session_waits import WaitVerbs
-from rallypoint.server.sessions import Sessions
-from rallypoint.server.timed import Handshakes, SessionEnds, Timed
+from rallypoint.server.session_dialect import Talk
+from rallypoint.server.session_parts import SessionParts
+from rallypoint.server.session_groups import SessionGroups
+from rallypoint.server.session_leases import SessionLeases
+from rallypoint.server.session_watches import SessionWatches
+from rallypoint.server.timed import Handshakes, Timed
 from rallypoint.server.vocabulary import (
     Close,
     Connected,
@@ -119,11 +119,7 @@ class Engine:
 
     Attributes:
         ground: keys, queues and waits. Read only, for others.
-        sessions: those there are. Read only, for others.
-        verbs: what sessions' requests do; further verbs are registered there before the first step.
-        keys: those on keys and queues that need not wait.
-        timed: what ends by time, in the order in which it is told the time. Parts of the server add
-            themselves before the first step.
+        parts: what serves sessions. Read only, for others.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
     Threads: none but the caller's.
@@ -146,25 +142,11 @@ class Engine:
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
-        ids = Ids(seed)
-        self.ground = ground = Ground(limits, journal=journal)
-        self.sessions = Sessions(limits, ids, ground.note)
-        forbids = gate.forbids if gate is not None and gate.has_rules else None
-        self.verbs = SessionVerbs(ground, self.sessions, forbids)
-        self.keys = KeyVerbs(ground, self.verbs)
-        WaitVerbs(ground, self.sessions, self.verbs)
-        self._dialect = SessionDialect(
-            ground,
-            self.sessions,
-            self.verbs,
-            connections=self,
-            ids=ids,
-            gate=gate,
-            life_id=(life_id := ids.make(b"life", SESSION_ID_SIZE)),
-            data_id=data_id or life_id,
-        )
-        self._handlers = C10dVerbs(ground, self.admit).handlers
-        self.timed: list[Timed] = [self._handshakes, SessionEnds(self.sessions, self.verbs)]
+        self.ground = Ground(limits, journal=journal)
+        self.parts = SessionParts(self.ground, self, seed=seed, gate=gate, data_id=data_id)
+        self._dialect = self.parts.dialect
+        self._handlers = C10dVerbs(self.ground, self.admit).handlers
+        self.timed: list[Timed] = [self._handshakes, SessionEnds(self.parts.sessions, self.verbs), self.leases]
         if forbids is not None:
             self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
 
@@ -197,21 +179,21 @@ class Engine:
             if state is not None:
                 state.is_paused = False
                 if state.talk is not None and state.talk.session is not None:
-                    self.verbs.resume(state.talk.session)
+                    self.parts.verbs.resume(state.talk.session)
                 state.serve(event.peer, state, b"")
         elif isinstance(event, Secured):
             state = self._peers.get(event.peer)
             if state is not None:
                 state.origin = state.origin._replace(is_secure=True, identity=event.identity)
         else:
-            for part in self.timed:
+            for part in self._timed:
                 part.tick(now)
         return effects
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` if no time matters now."""
         deadline = None
-        for part in self.timed:
+        for part in self._timed:
             due = part.next_deadline()
             if due is not None and (deadline is None or due < deadline):
                 deadline = due
@@ -224,8 +206,11 @@ class Engine:
             state: what the changes of that life add up to.
             now: the time; sessions have theirs from now on to come back.
         """
-        self.ground.restore(state)
-        self.sessions.restore(state, now)
+        self.ground.now = now
+        self.parts.restore(state, now)
+        by_id = {session.session_id: session for session in self.parts.sessions}
+        self.leases.restore(state, by_id)
+        self.groups.restore(state, by_id)
 
     def take_changes(self) -> list[Change]:
         """Give what has changed since the last call, in order; nothing without ``journal``."""
@@ -246,8 +231,8 @@ class Engine:
             input_held=self._input_held,
             requests=self._requests,
             closed=dict(self._closed),
-            sessions=len(self.sessions),
-            answers_size=self.sessions.answers_size,
+            sessions=len(self.parts.sessions),
+            answers_size=self.parts.sessions.answers_size,
         )
 
     # --- connections -------------------------------------------------------------------------------------
