@@ -259,6 +259,50 @@ class Stream:
                     raise lost(self.endpoint)
         return self._receive_rest(size, deadline)
 
+    def take(self, missing: int, *, is_patient: bool) -> bytes:
+        """Give the next bytes, whatever has come; none if nothing has.
+
+        Args:
+            missing: how many the caller knows to be coming, 0 if it does not; large numbers are read in large pieces.
+            is_patient: wait a moment, ``FIRST_LOOK_S``, if there is nothing.
+
+        Raises:
+            ConnectionLostError: if the peer closed or reset the connection.
+            DistNetworkError: for any other trouble of the system's.
+
+        Cost: one system call, none if bytes were read ahead.
+        """
+        if self._start < len(self._data):
+            data, self._data, self._start = self._data[self._start :], b"", 0
+            return data
+        try:
+            if missing > _READ_SIZE:
+                flags = socket.MSG_WAITALL if is_patient else socket.MSG_DONTWAIT
+                data = self._receive(min(missing, _CHUNK_SIZE_MAX), flags)
+            elif is_patient:
+                data = self._spin() if self.spin_us else self._receive(_READ_SIZE)
+            else:
+                data = self._receive(_READ_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise translate(error, self.endpoint) from error
+        if not data:
+            raise lost(self.endpoint)
+        return data
+
+    def wait(self, until: float, *, for_output: bool = False) -> None:
+        """Wait until there is something to take, or the system takes output, one slice at most.
+
+        Args:
+            until: a time on the monotonic clock.
+            for_output: wait for room, too.
+
+        Raises:
+            ConnectionLostError: if another thread has closed the connection.
+        """
+        self._is_ready(select.POLLIN | select.POLLOUT if for_output else select.POLLIN, until)
+
     def _spin(self) -> bytes:
         """Receive what comes within ``spin_us``, or take a first look as usual."""
         until = monotonic() + self.spin_us / 1e6

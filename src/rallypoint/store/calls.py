@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from abc import ABC, abstractmethod
 from typing import Protocol, TypeAlias, TypeVar
 
 from rallypoint.errors import DistNetworkError, ForkedStoreError
@@ -18,7 +19,7 @@ from rallypoint.store.connections import Connections
 from rallypoint.store.plans import Plan
 from rallypoint.types import Endpoint, Keys, Text
 
-__all__ = ["Patience", "Patient", "PythonClient", "forked"]
+__all__ = ["Inherited", "Patience", "Patient", "PythonClient", "forked"]
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ Patience: TypeAlias = float | Patient
 _forks = [0]  # how many forks lie between this process and the one that loaded this module
 
 
-_clients: weakref.WeakSet[PythonClient] = weakref.WeakSet()
+_clients: weakref.WeakSet[Inherited] = weakref.WeakSet()
 
 
 def _count_fork() -> None:
@@ -57,7 +58,33 @@ def forked(owner_pid: int) -> ForkedStoreError:
     )
 
 
-class PythonClient:
+class Inherited(ABC):
+    """A client that a forked child inherits, and must not use.
+
+    Attributes:
+        owner_pid: the process that made it.
+    """
+
+    def __init__(self) -> None:
+        self.owner_pid = os.getpid()
+        self._generation = _forks[0]
+        _clients.add(self)
+
+    def check_owner(self) -> None:
+        """Refuse in any process but the owner.
+
+        Raises:
+            ForkedStoreError: this is another.
+        """
+        if self._generation != _forks[0]:
+            raise forked(self.owner_pid) from None
+
+    @abstractmethod
+    def close(self, reason: str) -> None:
+        """Close every connection; later calls, and those that other threads have under way, are told why."""
+
+
+class PythonClient(Inherited):
     """The calls, on connections that one process owns.
 
     Args:
@@ -65,17 +92,11 @@ class PythonClient:
     """
 
     def __init__(self, connections: Connections) -> None:
+        super().__init__()
         self._connections = connections
-        self._owner_pid = os.getpid()
-        self._generation = _forks[0]
-        _clients.add(self)
-
-    def _check_owner(self) -> None:
-        if self._generation != _forks[0]:
-            raise forked(self._owner_pid) from None
 
     def _run(self, plan: Plan[T], patience: Patience) -> T:
-        self._check_owner()
+        self.check_owner()
         connections = self._connections
         timeout_s = patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001 - see Patient
         started = time.monotonic()
@@ -85,16 +106,16 @@ class PythonClient:
             waited_s = time.monotonic() - started
             raise plan.explain(expired, timeout_s, waited_s, connections.endpoint) from None
         except DistNetworkError:
-            self._check_owner()
+            self.check_owner()
             raise
 
     def _post(self, plan: Plan[None], patience: Patience) -> None:
-        self._check_owner()
+        self.check_owner()
         timeout_s = patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001 - see Patient
         try:
             self._connections.post(plan.begin, timeout_s)
         except DistNetworkError:
-            self._check_owner()
+            self.check_owner()
             raise
 
     # --- the calls, as the store's ----------------------------------------------------------------------

@@ -9,11 +9,12 @@ Hence both twins send the same bytes and fail in the same words.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from rallypoint import twin
+from rallypoint.clock import Deadline
 from rallypoint.errors import (
     BarrierTimeoutError,
     ConnectionLostError,
@@ -27,7 +28,10 @@ from rallypoint.protocol import client
 from rallypoint.store import connections, plans
 from rallypoint.store.calls import PythonClient, forked
 from rallypoint.store.connections import Connection, Connections, ping
+from rallypoint.store.reach import Reacher, token_of_environment
 from rallypoint.store.route import connect
+from rallypoint.store.session import SessionClient
+from rallypoint.store.trunk import Trunk
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
@@ -35,12 +39,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Helper", "make_client"]
 
-Client: TypeAlias = "PythonClient | NativeClient"
-"""Either twin."""
+Client: TypeAlias = "PythonClient | NativeClient | SessionClient"
+"""Either twin, or the client of a session."""
 
 
 def make_client(
-    public: Endpoint, timeout_s: float, *, via: Endpoint | None = None, is_careful: bool = False, spin_us: int = 0
+    public: Endpoint,
+    timeout_s: float,
+    *,
+    via: Endpoint | None = None,
+    is_careful: bool = False,
+    spin_us: int = 0,
+    dialect: str = "c10d",
+    others: Sequence[Endpoint] = (),
 ) -> Client:
     """Connect to a server, and give the client whose calls it will serve.
 
@@ -50,11 +61,21 @@ def make_client(
         via: where this process reaches it, if that is a shorter way.
         is_careful: assume torch's legacy server.
         spin_us: how long to look for a reply before sleeping, in microseconds.
+        dialect: ``"session"``, ``"c10d"``, or ``"auto"`` for what the server speaks.
+        others: where the server may be found, too; not in c10d, which could not tell whether it is the same.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
+        AuthenticationError: there is a token, and one side cannot prove that it has it.
     """
     endpoint = via or public
+    if dialect != "c10d":
+        deadline = Deadline(timeout_s)
+        reacher = Reacher((public, *others), via=via, token=token_of_environment(), spin_us=spin_us)
+        link = reacher.open(timeout_s, may_be_plain=dialect == "auto")
+        if link is not None:
+            return SessionClient(Trunk(endpoint, link, reacher))
+        timeout_s = deadline.remaining_s()
     # A server that must be asked carefully is asked about no queue either.
     reach = partial(connect, spin_us=spin_us, is_direct=is_careful)
     main = reach(public, timeout_s, via=via)

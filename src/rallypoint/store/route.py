@@ -28,7 +28,7 @@ from rallypoint.store.connections import Connection, ping, shake_hands
 from rallypoint.store.hosting import server_spin_us
 from rallypoint.types import Endpoint
 
-__all__ = ["PROOF_S_MAX", "connect", "spin_time_us"]
+__all__ = ["PROOF_S_MAX", "call_locally", "connect", "spin_time_us"]
 
 PROOF_S_MAX = 1.0
 """How long the server may take to prove that it is the same at both ends, in seconds; else TCP it is."""
@@ -87,7 +87,7 @@ def _short_cut(direct: Connection) -> Connection | None:
     local, peer = stream.local, stream.peer
     if local.host != peer.host or peer.port == 0:
         return None
-    sock = _call_locally(peer.port)
+    sock = call_locally(peer.port)
     if sock is None:
         return None
     shorter = Connection(Stream(sock, stream.endpoint, ends=(local, peer)))
@@ -102,7 +102,7 @@ def _short_cut(direct: Connection) -> Connection | None:
     return None
 
 
-def _call_locally(port: int) -> socket.socket | None:
+def call_locally(port: int) -> socket.socket | None:
     """Connect to a port's local name, if somebody trustworthy listens there."""
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""The store that speaks TCPStore's wire, to our server and to torch's.
+"""The store on a server: in sessions with ours, in TCPStore's own wire with torch's.
 
 Each method is one call of the *client* behind it, the Python or the compiled one (``store.calls``, ``store.native``);
 a host has its server from ``store.hosting``. This file adds torch's surface: names, arguments, beginning and end.
@@ -16,10 +16,12 @@ from typing import NoReturn, cast
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BindError, WorkersMissingError
-from rallypoint.store.base import DEFAULT_TIMEOUT, Store, as_timeout_s
+from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s
 from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
 from rallypoint.store.native import Client, make_client
+from rallypoint.store.reach import first_endpoint, other_endpoints, wanted_dialect
 from rallypoint.store.route import spin_time_us
+from rallypoint.store.tcp_sessions import TCPSessionCalls
 from rallypoint.types import Endpoint, Keys, Text, Timeout
 
 __all__ = ["TCPStore"]
@@ -36,12 +38,13 @@ class _NotMade:
         raise RuntimeError("this store was not constructed: call super().__init__() first")
 
 
-class TCPStore(Store):
+class TCPStore(TCPSessionCalls):
     """A store on a server that clients reach over TCP; one of them may run the server.
 
     Args:
         host_name: the server's name or address. On the host of the server it only says what to bind: a literal
-            loopback name or address binds loopback, any other every interface.
+            loopback name or address binds loopback, any other every interface. A client may name several places where
+            the server is to be found, with commas between them: ``"node0,node1:29501"``.
         port: the server's port. 0 lets the kernel choose one for a server; ``port`` tells which.
         world_size: how many clients take part, this one included, if that is known: they count themselves, and the
             one with the server waits for all. ``None`` or negative counts and waits for nobody.
@@ -57,12 +60,17 @@ class TCPStore(Store):
             else a thread with the native twin, a process without it.
         spin_us: look for a reply for so many microseconds, 1000 at most, before sleeping: quick between processors
             that have nothing else to do. ``None`` is what ``RALLYPOINT_SPIN_US`` says, else 0.
+        dialect: what is spoken with the server. ``"session"``: every call is acknowledged, a lost connection is made
+            again within the caller's timeout, and ``has_sessions``; our servers only. ``"c10d"``: torch's wire.
+            ``"auto"``: the first, or the second if the server does not know it. ``None`` is what
+            ``RALLYPOINT_DIALECT`` says, else our choice.
 
     Raises:
-        ValueError: a world size of 0, a port outside 0..65535, a negative timeout.
+        ValueError: a world size of 0, a port outside 0..65535, a negative timeout, an unknown dialect.
         DistNetworkError: port 0 for a client.
         BindError: the port is in use.
         ConnectTimeoutError: nobody answered as a store does before the timeout.
+        AuthenticationError: the server wants a token, or cannot prove that it has ours.
         WorkersMissingError: too few clients joined before it.
 
     Threads: any number may use one store; one that waits holds up nobody.
@@ -85,6 +93,7 @@ class TCPStore(Store):
         *,
         server: str | None = None,
         spin_us: int | None = None,
+        dialect: str | None = None,
     ) -> None:
         check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
@@ -92,6 +101,8 @@ class TCPStore(Store):
         self._port = port
         self._use_libuv = bool(use_libuv)
         self._spin_us = spin_time_us(spin_us)
+        self._dialect = wanted_dialect(dialect, use_libuv=self._use_libuv)
+        self._others = () if is_master else other_endpoints(host_name, port)
         deadline = Deadline(self._own_timeout_s)
         try:
             if is_master:
@@ -117,9 +128,21 @@ class TCPStore(Store):
 
     def _connect(self, timeout_s: float) -> None:
         # Our own server is reached directly: the name that others use may lead around a corner.
-        public, via = Endpoint(self._host, self._port), None if self._server is None else self._server.reachable_at
+        via = None if self._server is None else self._server.reachable_at
+        public = first_endpoint(self._host, self._port)
         self._endpoint = via or public
-        self._client = make_client(public, timeout_s, via=via, is_careful=not self._use_libuv, spin_us=self._spin_us)
+        self._client = self._make_client(public, timeout_s, via)
+
+    def _make_client(self, public: Endpoint, timeout_s: float, via: Endpoint | None = None) -> Client:
+        return make_client(
+            public,
+            timeout_s,
+            via=via,
+            is_careful=not self._use_libuv,
+            spin_us=self._spin_us,
+            dialect=self._dialect,
+            others=self._others,
+        )
 
     def _join(self, world_size: int, deadline: Deadline) -> None:
         arrived = self._client.count_workers(1, self)
@@ -154,7 +177,7 @@ class TCPStore(Store):
 
         It does not keep the server alive. It may be made in a forked child, of a store that the child inherited.
         """
-        client = make_client(self._endpoint, self._timeout_s, is_careful=not self._use_libuv, spin_us=self._spin_us)
+        client = self._make_client(self._endpoint, self._timeout_s)
         twin = object.__new__(type(self))
         twin.__dict__.update(
             self.__dict__,
@@ -173,7 +196,7 @@ class TCPStore(Store):
     # --- keys and values ---------------------------------------------------------------------------------
 
     def set(self, key: Text, value: Text, /) -> None:
-        """Store ``value`` under ``key``. Cost: one message, not waited for."""
+        """Store ``value`` under ``key``. Cost: one round trip; in c10d one message, not waited for."""
         self._client.set(key, value, self)
 
     def get(self, key: Text, /) -> bytes:
@@ -221,7 +244,7 @@ class TCPStore(Store):
         return [wire[1:].decode() for wire in self._client.list_keys(self) if wire.startswith(b"/")]
 
     def append(self, key: Text, value: Text, /) -> None:
-        """Add to the end of a value; a missing key is created. Cost: one message, not waited for."""
+        """Add to the end of a value; a missing key is created. Cost: as ``set``."""
         self._client.append(key, value, self)
 
     def multi_get(self, keys: Keys, /) -> list[bytes]:
@@ -229,7 +252,7 @@ class TCPStore(Store):
         return self._client.multi_get(keys, self)
 
     def multi_set(self, keys: Keys, values: Keys, /) -> None:
-        """Store several values at once, which our server does as one step. Cost: one message, not waited for.
+        """Store several values at once, which our server does as one step. Cost: as ``set``.
 
         Raises:
             DistStoreError: if there are not as many values as keys.
@@ -243,7 +266,7 @@ class TCPStore(Store):
     # --- queues and barriers -----------------------------------------------------------------------------
 
     def queue_push(self, key: Text, value: Text, /) -> None:
-        """Put an item at the end of a queue. Cost: one message, not waited for."""
+        """Put an item at the end of a queue. Cost: as ``set``."""
         self._need_queues()
         self._client.queue_push(key, value, self)
 

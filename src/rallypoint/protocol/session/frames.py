@@ -58,6 +58,11 @@ class FrameCutter:
         return len(self._begun)
 
     @property
+    def missing(self) -> int:
+        """Bytes of a begun frame that are still to come, as far as its size is known; 0 between frames."""
+        return max(0, self._need - len(self._begun)) if self._begun else 0
+
+    @property
     def unread(self) -> int:
         """Bytes that were fed and not looked at yet: above 0 only until ``next`` has said ``None``."""
         return len(self.data) - self._pos

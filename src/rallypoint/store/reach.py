@@ -1,0 +1,281 @@
+"""How a session's client reaches its server: which addresses, which dialect, the handshake, the short way.
+
+- Several endpoints may be given, of one server or of several that take its place; they are tried in turn, the one that
+  answered last first.
+- A peer that closes the connection on our opening without a word speaks c10d only: torch's server, or an older one of
+  ours. Whoever holds a token does not fall back to that.
+- On the server's own machine the client leaves TCP (``store.route``). It says HELLO under both
+  names: if that is the same life of the same server, its session is the one under the local name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import AuthenticationError, ConnectionLostError, DistError, DistNetworkError
+from rallypoint.net.address import parse_endpoint
+from rallypoint.net.resolve import resolve
+from rallypoint.net.retry import ATTEMPT_S_MAX, connect_with_retries
+from rallypoint.net.secret import read_secret
+from rallypoint.net.stream import Stream
+from rallypoint.net.stream import connect as connect_once
+from rallypoint.net.unix import has_local_names
+from rallypoint.protocol.session.auth import Hello, Token, Welcome
+from rallypoint.protocol.session.codec import encode_request
+from rallypoint.protocol.session.handshake import handshake
+from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, NONCE_SIZE, SessionVerb
+from rallypoint.store import connections
+from rallypoint.store.route import PROOF_S_MAX, call_locally
+from rallypoint.store.uplink import Link
+from rallypoint.types import Endpoint
+
+__all__ = [
+    "DEFAULT_DIALECT",
+    "DIALECTS",
+    "SESSION_TIMEOUT_S",
+    "Reacher",
+    "first_endpoint",
+    "other_endpoints",
+    "token_of_environment",
+    "wanted_dialect",
+]
+
+DIALECTS = ("auto", "session", "c10d")
+
+DEFAULT_DIALECT = "c10d"
+"""What a store speaks unless told otherwise."""
+
+SESSION_TIMEOUT_S = 10.0
+"""How long a session asks to outlive its connection, in seconds."""
+
+ENDPOINT_S_MAX = 3.0
+"""How long one of several endpoints may keep the next one waiting, in seconds."""
+
+
+def wanted_dialect(asked: str | None, *, use_libuv: bool) -> str:
+    """Give the dialect that a store speaks: as asked, else as ``RALLYPOINT_DIALECT`` says, else the default.
+
+    A store that is to be as careful as torch's legacy backend needs it (``use_libuv`` false) speaks c10d.
+
+    Raises:
+        ValueError: for anything but ``auto``, ``session`` and ``c10d``.
+    """
+    wanted = asked if asked is not None else os.environ.get("RALLYPOINT_DIALECT") or DEFAULT_DIALECT
+    if wanted not in DIALECTS:
+        source = "dialect" if asked is not None else "RALLYPOINT_DIALECT"
+        raise ValueError(f"{source} must be 'auto', 'session' or 'c10d', not {wanted!r}")
+    return wanted if use_libuv else "c10d"
+
+
+def first_endpoint(host_name: str, port: int) -> Endpoint:
+    """Give the first place of a host name that may name several, with commas between them."""
+    if "," not in host_name:
+        return Endpoint(host_name, port)
+    return _endpoints(host_name, port)[0]
+
+
+def other_endpoints(host_name: str, port: int) -> tuple[Endpoint, ...]:
+    """Give the places that follow the first.
+
+    Raises:
+        ValueError: one of them is no place.
+    """
+    return _endpoints(host_name, port)[1:] if "," in host_name else ()
+
+
+def _endpoints(host_name: str, port: int) -> tuple[Endpoint, ...]:
+    return tuple(parse_endpoint(part.strip(), port) for part in host_name.split(","))
+
+
+def token_of_environment() -> Token | None:
+    """Give the job's token: ``RALLYPOINT_TOKEN``, or what the file ``RALLYPOINT_TOKEN_FILE`` holds.
+
+    Raises:
+        ValueError: it is no token, or the file cannot be read, or is readable by others.
+    """
+    text = os.environ.get("RALLYPOINT_TOKEN")
+    path = os.environ.get("RALLYPOINT_TOKEN_FILE")
+    if not text and path:
+        text = read_secret(path)
+    return Token(text) if text else None
+
+
+class Reacher:
+    """Makes a session's connections.
+
+    Args:
+        endpoints: of the server, as everybody calls it; the first is how errors name it.
+        via: where this process reaches the first, if that is a shorter way. The name must mean something all the same.
+        token: what both sides prove that they have.
+        spin_us: how long to look for a reply before sleeping, in microseconds.
+
+    Threads: one at a time.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        via: Endpoint | None = None,
+        token: Token | None = None,
+        spin_us: int = 0,
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._via = via
+        self._token = token
+        self._spin_us = spin_us
+        self._label = f"{socket.gethostname()} pid {os.getpid()}".encode()[:LABEL_SIZE_MAX]
+
+    def open(self, timeout_s: float, *, may_be_plain: bool) -> Link | None:
+        """Connect to a server, which may come later.
+
+        Args:
+            timeout_s: seconds for everything together; 0 looks once.
+            may_be_plain: a server that speaks c10d only will do.
+
+        Returns:
+            The connection; ``None`` if the server speaks c10d only.
+
+        Raises:
+            ConnectTimeoutError: if nobody answered as a store does.
+            AuthenticationError: one side cannot prove itself to the other.
+        """
+        made: list[Link] = []
+        endpoint = self._endpoints[0]
+
+        def attempt(_: Endpoint, deadline: Deadline) -> Stream:
+            try:
+                link = self._attempt(b"", deadline, may_be_plain=may_be_plain and self._token is None)
+            except AuthenticationError as error:
+                raise _FinalError(str(error)) from error
+            if isinstance(link, Stream):
+                return link
+            made.append(link)
+            return link.stream
+
+        try:
+            stream = connect_with_retries(endpoint, timeout_s, lambda *_: None, attempt=attempt)
+        except _FinalError as final:
+            raise AuthenticationError(str(final), endpoint=endpoint) from final.__cause__
+        if made:
+            return made[-1]
+        stream.close()
+        return None
+
+    def __call__(self, session: bytes, deadline: Deadline) -> Link:
+        """Connect once.
+
+        Args:
+            session: the id of the session to go on with, empty for a new one.
+            deadline: for everything together.
+
+        Raises:
+            DistNetworkError: why it did not work.
+        """
+        link = self._attempt(session, deadline, may_be_plain=False)
+        assert isinstance(link, Link)
+        return link
+
+    def _attempt(self, session: bytes, deadline: Deadline, *, may_be_plain: bool) -> Link | Stream:
+        """Try each endpoint once; a bare stream leads to a server that speaks c10d only."""
+        count = len(self._endpoints)
+        each_s = ATTEMPT_S_MAX if count == 1 else ENDPOINT_S_MAX
+        while True:
+            count -= 1
+            endpoint = self._endpoints[0]
+            this = Deadline(min(each_s, deadline.remaining_s()))
+            try:
+                return self._call(endpoint, session, this, may_be_plain=may_be_plain)
+            except AuthenticationError:
+                raise
+            except DistNetworkError:
+                if len(self._endpoints) > 1:
+                    self._endpoints.append(self._endpoints.pop(0))
+                if count == 0:
+                    raise
+
+    def _call(self, endpoint: Endpoint, session: bytes, deadline: Deadline, *, may_be_plain: bool) -> Link | Stream:
+        stream = self._connect(endpoint, deadline)
+        try:
+            link = self._greet(stream, session, deadline)
+        except ConnectionLostError:
+            stream.close()
+            if not may_be_plain:
+                raise
+            stream = self._connect(endpoint, deadline)
+            try:
+                connections.shake_hands(stream, deadline)
+            except BaseException:
+                stream.close()
+                raise
+            return stream
+        except BaseException:
+            stream.close()
+            raise
+        link.stream.spin_us = self._spin_us
+        return link
+
+    def _greet(self, direct: Stream, session: bytes, deadline: Deadline) -> Link:
+        """Shake hands, here or by the short way."""
+        sock = self._find_short_cut(direct)
+        if sock is None:
+            return Link(direct, self._open(direct, session, deadline))
+        # The session itself is asked for where it is to be; here we only learn which server this is.
+        other = Stream(sock, direct.endpoint, ends=(direct.local, direct.peer))
+        try:
+            welcome = self._open(direct, b"", deadline)
+            nearby = self._open_nearby(other, session)
+            if nearby is not None and nearby.life == welcome.life:
+                with contextlib.suppress(DistNetworkError):
+                    direct.send_at_once(encode_request(SessionVerb.BYE, 1, 0))
+                direct.close()
+                return Link(other, nearby)
+            other.close()
+            if session:
+                welcome = self._open(direct, session, deadline, is_first=False)
+            return Link(direct, welcome)
+        except BaseException:
+            other.close()
+            raise
+
+    def _find_short_cut(self, direct: Stream) -> socket.socket | None:
+        """Call the server's local name, if this machine is its own."""
+        local, peer = direct.local, direct.peer
+        if not has_local_names() or local.host != peer.host or peer.port == 0:
+            return None
+        return call_locally(peer.port)
+
+    def _open_nearby(self, other: Stream, session: bytes) -> Welcome | None:
+        try:
+            return self._open(other, session, Deadline(PROOF_S_MAX))
+        except DistError:
+            return None
+
+    def _connect(self, endpoint: Endpoint, deadline: Deadline) -> Stream:
+        if self._via is None:
+            return connect_once(endpoint, deadline)
+        resolve(endpoint.host, endpoint.port, deadline)  # the others have nothing but the name
+        return connect_once(self._via, deadline)
+
+    def _open(self, stream: Stream, session: bytes, deadline: Deadline, *, is_first: bool = True) -> Welcome:
+        hello = Hello(session, b"", self._label, os.urandom(NONCE_SIZE), int(SESSION_TIMEOUT_S * 1000))
+        course = handshake(hello, self._token, is_first=is_first)
+        step = next(course)
+        try:
+            while True:
+                if isinstance(step, bytes):
+                    stream.send(step, deadline)
+                    step = course.send(b"")
+                else:
+                    step = course.send(stream.receive_exactly(step, deadline))
+        except StopIteration as end:
+            welcome: Welcome = end.value
+            return welcome
+
+
+class _FinalError(DistError):
+    """Trying again would not help."""

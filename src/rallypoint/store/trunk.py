@@ -1,0 +1,464 @@
+"""One session's connection, shared by all threads of a store, and made anew when it is lost.
+
+Rules:
+
+- Everything under ``_turn`` is short and never waits (``store.uplink``): giving an id, handing a frame to the system.
+  What the system does not take is handed on by whoever waits next; so nobody sends without also reading.
+- Of the threads that wait for answers one *leads*: it reads for all, and makes the next connection if this one is lost.
+  The others *follow*: each sleeps until its own answer is there, or until nobody leads. There is no thread of our own.
+- A lost connection is an error for a call only at the call's own deadline: until then the leader connects, says HELLO
+  with the session's id, and sends again what was not answered. ``protocol.session.client`` says what that is.
+
+::
+
+    thread 1   get a --> ................ leads: reads OK b, wakes 2; reads OK a ─ done
+    thread 2            set b --> follows ............. done
+    thread 3                      get c --> follows ..................... leads: reads OK c ─ done
+
+Signals may strike anywhere in the main thread, and what they raise (Ctrl-C) must leave the session in step. Hence the
+care below: locks are held by ``with`` alone; what must be undone is undone by one assignment in a ``finally``; what
+must not be cut in two is marked *before* it begins (``is_sound``, ``_busy``), and whoever finds the mark of a step that
+was cut drops the connection: the session goes on over the next. A handler that uses the store amid such a step of its
+own thread gets another trunk, with a session of its own; amid a mere wait it uses this one.
+
+A call that ends early forgets its request: a wait is cancelled at the server, and an answer that comes is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, NoReturn, TypeAlias
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    DistNetworkError,
+    RemoteProtocolError,
+    SessionLostError,
+)
+from rallypoint.net.retry import DEFAULT_BACKOFF, MOMENT_S
+from rallypoint.net.stream import WAIT_SLICE_S, silent
+from rallypoint.protocol.session.client import Happening, Request, Session
+from rallypoint.protocol.session.spec import SessionVerb
+from rallypoint.store import connections
+from rallypoint.store.uplink import Link, Uplink
+from rallypoint.types import Endpoint
+
+__all__ = ["FOLLOW_S", "Hear", "Reach", "Ticket", "Trunk"]
+
+Reach: TypeAlias = Callable[[bytes, Deadline], Link]
+"""Makes a connection, given the session's id, empty for a new one; raises ``DistNetworkError``."""
+
+Hear: TypeAlias = "Callable[[Happening | None], Ticket | None]"
+"""Takes a watch's event, or none if there will be no more; gives the ticket of who waits for it."""
+
+FOLLOW_S = 0.5
+"""The longest uninterrupted sleep of a thread that follows, in seconds; the main thread's is ``WAIT_SLICE_S``."""
+
+
+class Ticket(Request):
+    """A request, and the thread that waits for its answer.
+
+    Attributes:
+        thread: which one.
+        started: since when, on the monotonic clock.
+        leads: it reads for all.
+        former: the ticket that led before, if the same thread waits for that one, too: it is in a signal's handler.
+        waker: what a following thread sleeps on.
+        hear: where a watch's events go; gives the ticket of who waits for them.
+    """
+
+    __slots__ = ("former", "hear", "leads", "started", "thread", "waker")
+
+    def __init__(self, verb: SessionVerb) -> None:
+        super().__init__(verb)
+        self.thread = threading.get_ident()
+        self.started = 0.0
+        self.leads = False
+        self.former: Ticket | None = None
+        self.waker: threading.Lock | None = None
+        self.hear: Hear | None = None
+
+    def wake(self) -> None:
+        """Let the following thread look."""
+        waker = self.waker
+        if waker is not None:
+            with contextlib.suppress(RuntimeError):  # it is awake
+                waker.release()
+
+
+class Trunk:
+    """A session that many threads use.
+
+    Args:
+        endpoint: the server, for errors.
+        link: the first connection.
+        reach: makes another.
+
+    Threads: any number.
+    """
+
+    def __init__(self, endpoint: Endpoint, link: Link, reach: Reach) -> None:
+        self._reach = reach
+        self._uplink = Uplink(endpoint, link)
+        self._session = self._uplink.session
+        self._turn = threading.Lock()
+        self._holder: int | None = None  # the thread that holds it
+        self._busy: int | None = None  # the leading thread, while bytes or a connection are in its hands alone
+        self._leader: Ticket | None = None
+        self._followers: dict[Ticket, None] = {}
+        self._beside: Trunk | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server, for errors."""
+        return self._uplink.endpoint
+
+    @property
+    def link(self) -> Link | None:
+        """The connection, if there is one."""
+        return self._uplink.link
+
+    # --- calls -------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        verb: SessionVerb,
+        fields: tuple[Any, ...],
+        timeout_s: float,
+        *,
+        waits: bool = False,
+        hear: Hear | None = None,
+    ) -> Ticket:
+        """Send a request and wait for its answer.
+
+        Args:
+            verb: what is asked.
+            fields: as its layout says.
+            timeout_s: the caller's timeout in seconds.
+            waits: the server may take its time until then, and 0 looks once. Otherwise it owes the answer, and has
+                ``REPLY_GRACE_S`` more.
+            hear: where a watch's events go.
+
+        Raises:
+            ReplyTimeoutError: the server is silent.
+            UnreachableError: it cannot be reached.
+            SessionLostError: it does not know the session any more, or has other data.
+            ConnectionLostError: the trunk is closed.
+            LocalProtocolError: the request cannot be made.
+        """
+        ticket = Ticket(verb)
+        me = ticket.thread
+        if me == self._holder or me == self._busy:  # noqa: PLR1714 - quicker
+            return self._aside(timeout_s).ask(verb, fields, timeout_s, waits=waits, hear=hear)
+        ticket.hear = hear
+        ticket.started = started = monotonic()
+        looks_once = waits and timeout_s <= 0
+        try:
+            with self._turn:
+                self._holder = me
+                try:
+                    self._look_after()
+                    self._take_lead(ticket)
+                    self._uplink.begin(ticket, fields, cancels=looks_once)
+                finally:
+                    self._holder = None
+            until = started + timeout_s
+            if not waits or looks_once:
+                until += connections.REPLY_GRACE_S
+            if not self.wait(ticket, until):
+                if not waits or looks_once or self._uplink.link is None:
+                    self._be_late(ticket)
+                self.tell(self._session.cancel, ticket)
+                if not self.wait(ticket, monotonic() + connections.REPLY_GRACE_S):
+                    self._be_late(ticket)
+        except BaseException:
+            self.forget(ticket)
+            raise
+        finally:
+            self.leave(ticket)
+        return ticket
+
+    def begin(self, requests: Sequence[tuple[SessionVerb, tuple[Any, ...]]]) -> list[Ticket]:
+        """Send requests; ``wait`` for each, and ``leave`` it, or ``forget`` it."""
+        tickets = [Ticket(verb) for verb, _ in requests]
+        with self._turn:
+            self._holder = threading.get_ident()
+            try:
+                self._look_after()
+                frames = []
+                for ticket, (_, fields) in zip(tickets, requests, strict=True):
+                    ticket.started = monotonic()
+                    frames.append(self._session.begin(ticket, *fields))
+                self._uplink.send(b"".join(frames))
+            finally:
+                self._holder = None
+        return tickets
+
+    def is_amid(self) -> bool:
+        """Tell whether the caller is in a signal's handler amid a step of its own thread, and must not begin here."""
+        return threading.get_ident() in (self._holder, self._busy)
+
+    def tell(self, make: Callable[[Ticket], bytes], ticket: Ticket) -> None:
+        """Send the frame that ``make``, a method of ``session``, makes of a request, if any."""
+        with self._turn:
+            self._holder = threading.get_ident()
+            try:
+                frame = make(ticket)
+                if frame and self._uplink.end is None:
+                    self._uplink.send(frame)
+            finally:
+                self._holder = None
+
+    @property
+    def session(self) -> Session:
+        """The machine, whose methods are for ``tell``."""
+        return self._session
+
+    def forget(self, ticket: Ticket) -> None:
+        """Give a request up; a step that was cut in two on the way costs the connection."""
+        if ticket.leads and self._busy == ticket.thread:
+            link = self._uplink.link
+            if link is not None:
+                link.is_sound = False
+            self._busy = None
+        if ticket.id and ticket.status is None and ticket.failure is None and self._uplink.end is None:
+            self.tell(self._session.forget, ticket)
+
+    # --- who leads ---------------------------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        """Find out what is left of the connection, under ``_turn``."""
+        if self._busy is not None:
+            leader, link = self._leader, self._uplink.link
+            if leader is None or not leader.leads:  # it was interrupted, and could not even say so
+                self._busy = None
+                if link is not None:
+                    link.is_sound = False
+        self._uplink.check()
+
+    def _take_lead(self, ticket: Ticket) -> bool:
+        """Let a ticket lead if nobody does, or if its own thread does, further out; tell whether it leads."""
+        leader = self._leader
+        if leader is None or not leader.leads:
+            self._leader = ticket
+            ticket.leads = True
+        elif leader is not ticket and leader.thread == ticket.thread:
+            ticket.former = leader
+            self._leader = ticket
+            ticket.leads = True
+        return ticket.leads
+
+    def leave(self, ticket: Ticket) -> None:
+        """End a ticket's part in reading; let another lead."""
+        if ticket.leads:
+            if ticket.former is not None:
+                self._leader = ticket.former
+            ticket.leads = False
+            if self._followers:
+                for follower in list(self._followers):
+                    if follower.status is None:
+                        follower.wake()
+                        break
+
+    def _wake_all(self) -> None:
+        for follower in list(self._followers):
+            follower.wake()
+
+    # --- waiting -----------------------------------------------------------------------------------------
+
+    def wait(self, ticket: Ticket, until: float) -> bool:
+        """Wait for an answer; tell whether it is there.
+
+        Args:
+            ticket: what was begun, by whichever thread; this one waits for it alone.
+            until: a time on the monotonic clock.
+
+        Raises:
+            ConnectionLostError: there will be none; see ``ask``.
+        """
+        uplink = self._uplink
+        while ticket.status is None:
+            if uplink.end is not None:
+                raise uplink.ended()
+            if ticket.failure is not None:
+                raise SessionLostError(ticket.failure, endpoint=uplink.endpoint)
+            if not ticket.leads:
+                self._follow(ticket, until)
+            elif (link := uplink.link) is not None:
+                self._read(link, ticket, until)
+            else:
+                self._reconnect(ticket, until)
+            if ticket.status is None and monotonic() >= until:
+                return False
+        return True
+
+    def _read(self, link: Link, ticket: Ticket, until: float) -> None:
+        """Read once for everybody."""
+        stream, session = link.stream, self._session
+        try:
+            self._busy = ticket.thread
+            data = stream.take(session.missing, is_patient=monotonic() + WAIT_SLICE_S < until)
+            if not data:
+                self._busy = None
+                if self._uplink.outbox:
+                    self._flush()
+                stream.wait(until, for_output=bool(self._uplink.outbox))
+                return
+            with self._turn:
+                answered = session.receive(data)
+            for one in answered:
+                if one is not ticket and isinstance(one, Ticket):
+                    one.wake()
+            if session.events:
+                self._hand_out()
+            self._busy = None
+            if session.closing is not None:
+                raise ConnectionLostError(session.closing.sentence, endpoint=self.endpoint)
+        except DistNetworkError as error:
+            self._busy = None
+            with self._turn:
+                self._holder = ticket.thread
+                try:
+                    self._uplink.lose(link, error)
+                finally:
+                    self._holder = None
+            if self._uplink.end is not None:
+                self._wake_all()
+            if isinstance(error, RemoteProtocolError):
+                raise
+
+    def _flush(self) -> None:
+        with self._turn:
+            self._holder = threading.get_ident()
+            try:
+                self._uplink.flush()
+            finally:
+                self._holder = None
+
+    def _hand_out(self) -> None:
+        """Hand events to their watches, and wake who waits for them."""
+        events, self._session.events = self._session.events, []
+        for request, happening in events:
+            if isinstance(request, Ticket) and request.hear is not None:
+                waiting = request.hear(happening)
+                if waiting is not None:
+                    waiting.wake()
+
+    def _follow(self, ticket: Ticket, until: float) -> None:
+        """Sleep until the answer is there, or somebody must lead, or the outbox can be handed on."""
+        ticket.waker = waker = threading.Lock()
+        waker.acquire()
+        self._followers[ticket] = None
+        try:
+            with self._turn:
+                self._holder = ticket.thread
+                try:
+                    self._look_after()
+                    if self._take_lead(ticket):
+                        return
+                finally:
+                    self._holder = None
+            if ticket.status is not None or ticket.failure is not None or self._uplink.end is not None:
+                return
+            slice_s = WAIT_SLICE_S if threading.current_thread() is threading.main_thread() else FOLLOW_S
+            left_s = min(slice_s, until - monotonic())
+            if left_s > 0:
+                if self._uplink.outbox:
+                    self._help_out(left_s)
+                else:
+                    waker.acquire(timeout=left_s)
+        finally:
+            self._followers.pop(ticket, None)
+
+    def _help_out(self, left_s: float) -> None:
+        """Hand on what the system did not take before."""
+        link = self._uplink.link
+        if link is not None and (fd := link.stream.fileno()) != -1:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll(left_s * 1000)
+            self._flush()
+
+    # --- another connection ------------------------------------------------------------------------------
+
+    def _reconnect(self, ticket: Ticket, until: float) -> None:
+        """Try once to connect, after a pause if that failed before."""
+        uplink = self._uplink
+        if uplink.attempts:
+            pause_s = DEFAULT_BACKOFF.pause_s(uplink.attempts, random.random())  # noqa: S311 - spreads, hides nothing
+            if not self._pause(min(until, uplink.tried_at + pause_s)):
+                return
+        self._busy = ticket.thread
+        failed: list[Request] = []
+        try:
+            link = self._reach(self._session.id, Deadline(max(MOMENT_S, until - monotonic())))
+            with self._turn:
+                failed = uplink.adopt(link)
+        except AuthenticationError as error:
+            uplink.end = (AuthenticationError, str(error))
+        except DistNetworkError as error:
+            uplink.lost_by = error
+            uplink.attempts += 1
+            uplink.tried_at = monotonic()
+        self._busy = None
+        for request in failed:
+            if isinstance(request, Ticket):
+                request.wake()
+        if uplink.end is not None:
+            self._wake_all()
+
+    def _pause(self, until: float) -> bool:
+        """Do nothing for some time; tell whether there is any use in going on."""
+        while (left_s := until - monotonic()) > 0:
+            if self._uplink.end is not None:
+                return False
+            time.sleep(min(left_s, WAIT_SLICE_S))
+        return True
+
+    def _aside(self, timeout_s: float) -> Trunk:
+        """Give another trunk to the same server, for a signal's handler."""
+        if self._uplink.end is not None:
+            raise self._uplink.ended()
+        if self._beside is None:
+            link = self._reach(b"", Deadline(timeout_s + connections.REPLY_GRACE_S))
+            self._beside = Trunk(self.endpoint, link, self._reach)
+        return self._beside
+
+    # --- errors and the end ------------------------------------------------------------------------------
+
+    def _be_late(self, ticket: Ticket) -> NoReturn:
+        """Raise the error of an answer that did not come in time."""
+        waited_s = monotonic() - ticket.started
+        if self._uplink.link is None:
+            raise self._uplink.unreachable(waited_s)
+        raise silent(self.endpoint, "did not answer", waited_s)
+
+    def close(self, reason: str, *, is_owner: bool = True) -> None:
+        """End the session, and all calls that other threads have under way.
+
+        Args:
+            reason: what they and later calls are told.
+            is_owner: false in a forked child, which must say nothing on its parent's connection.
+        """
+        uplink = self._uplink
+        is_first = uplink.end is None
+        uplink.end = uplink.end or (ConnectionLostError, reason)
+        link = uplink.link
+        if link is not None:
+            if is_first and is_owner and self._turn.acquire(blocking=False):
+                try:
+                    uplink.say_goodbye()
+                finally:
+                    self._turn.release()
+            link.stream.close()
+        self._wake_all()
+        if self._beside is not None:
+            self._beside.close(reason, is_owner=is_owner)
