@@ -1,8 +1,9 @@
 """The server process behind an embedded server: what ``daemon.start_server`` runs in a fresh interpreter.
 
 It is started with two kinds of inherited descriptors: the listening sockets, and one end of the *control* socket
-pair. On the control socket it says ``READY`` once it serves, or ``FAILED`` and a sentence. Anything that can be read
-there afterwards, the end of the stream included, means: stop.
+pair. There it is told, if its last argument is ``SECURED``, what it is to want of those who connect (``security``):
+secrets, which no list of processes may show. Then it says ``READY`` once it serves, or ``FAILED`` and a sentence.
+Anything that can be read there afterwards, the end of the stream included, means: stop.
 
 The end of the stream alone would not do: whatever the owner forks inherits its end of the pair and keeps it open.
 So the death of the owner is watched directly too, by a ``pidfd`` where the system has them, else by asking each second
@@ -18,18 +19,33 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rallypoint.server.descriptors import is_standard_stream
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.native import Loop, make_loop
 
-__all__ = ["FAILED", "ORPHAN_CHECK_S", "READY", "log_to_stderr", "main", "raise_descriptor_limit"]
+if TYPE_CHECKING:
+    from rallypoint.server.security import Security
+
+__all__ = [
+    "FAILED",
+    "ORPHAN_CHECK_S",
+    "READY",
+    "SECURED",
+    "log_to_stderr",
+    "main",
+    "pack_secrets",
+    "raise_descriptor_limit",
+]
 
 READY = b"+"
 FAILED = b"-"
+SECURED = "secured"
 
 ORPHAN_CHECK_S = 1.0
 """How often to ask for the parent where the system cannot tell of its death, in seconds."""
@@ -37,20 +53,24 @@ ORPHAN_CHECK_S = 1.0
 DESCRIPTORS_MAX = 1 << 20
 """Open files to ask for at most."""
 
+_SIZE = struct.Struct("<Q")
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run the server process.
 
     Args:
         arguments: the control descriptor; the owner's process id; the listeners' descriptors, joined by commas; the
-            limits that differ from the defaults, as a JSON object, or nothing; microseconds to spin.
+            limits that differ from the defaults, as a JSON object, or nothing; microseconds to spin; ``SECURED``, if
+            there are secrets to come.
     """
     with socket.socket(fileno=int(arguments[0])) as control:
         try:
             limits = _read_limits(arguments[3])
+            security = _read_security(control) if SECURED in arguments[5:] else None
             listeners = [socket.socket(fileno=int(fd)) for fd in arguments[2].split(",")]
             raise_descriptor_limit()
-            loop = make_loop(limits, listeners, spin_us=int(arguments[4]), log=log_to_stderr)
+            loop = make_loop(limits, listeners, spin_us=int(arguments[4]), log=log_to_stderr, security=security)
             _prepare(loop, control, int(arguments[1]))
         except Exception as error:
             control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())
@@ -77,6 +97,28 @@ def _prepare(loop: Loop, control: socket.socket, owner_pid: int) -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def pack_secrets(secrets: bytes) -> bytes:
+    """Give what goes to the child's control socket. Shape: ``u64 size · secrets``."""
+    return _SIZE.pack(len(secrets)) + secrets
+
+
+def _read_security(control: socket.socket) -> Security:
+    from rallypoint.server.security import Security
+
+    (size,) = _SIZE.unpack(_read(control, _SIZE.size))
+    return Security.unpack(_read(control, size))
+
+
+def _read(control: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = control.recv(size - len(data))
+        if not part:
+            raise ConnectionError("its owner is gone")
+        data += part
+    return data
 
 
 def _read_limits(text: str) -> Limits:

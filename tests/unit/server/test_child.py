@@ -10,9 +10,11 @@ import pytest
 from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, use_twin
 
 from rallypoint.net.address import listen, listen_unix
+from rallypoint.protocol.session.auth import Token
 from rallypoint.server import child
-from rallypoint.server.child import FAILED, READY, log_to_stderr, main, raise_descriptor_limit
+from rallypoint.server.child import FAILED, READY, SECURED, log_to_stderr, main, pack_secrets, raise_descriptor_limit
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.security import Security
 
 
 @pytest.fixture(params=LOOP_TWINS, autouse=True)
@@ -45,6 +47,29 @@ def test_it_says_that_it_serves_and_ends_when_told(control):
     main([str(fd), str(os.getppid()), listener_fds(*listen("127.0.0.1", 0)), "", "0"])
     assert ours.recv(100) == READY
     assert ours.recv(100) == b""
+
+
+def test_it_is_told_what_to_want_before_it_serves(control, monkeypatch):
+    ours, fd = control
+    told = []
+    make_loop = child.make_loop
+    monkeypatch.setattr(
+        child, "make_loop", lambda *args, **options: (told.append(options["security"]), make_loop(*args, **options))[1]
+    )
+    security = Security({"": Token("the-token-of-the-job")})
+    ours.sendall(pack_secrets(security.pack()) + b"\0")
+    main([str(fd), str(os.getppid()), listener_fds(*listen("127.0.0.1", 0)), "", "0", SECURED])
+    assert told == [security]
+    assert ours.recv(100) == READY
+
+
+def test_it_does_not_serve_without_the_secrets_that_it_was_to_get(control):
+    ours, fd = control
+    ours.sendall(pack_secrets(bytes(100))[:50])
+    ours.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionError, match="its owner is gone"):
+        main([str(fd), str(os.getppid()), "", "", "0", SECURED])
+    assert ours.recv(100) == FAILED + b"ConnectionError: its owner is gone"
 
 
 def test_it_ends_when_its_owner_closed_its_side(control, tmp_path):
