@@ -28,8 +28,7 @@ from rallypoint.server.loop import ServerLoop
 from rallypoint.server.refusals import log_line
 
 if TYPE_CHECKING:
-    from rallypoint.net.tls import ServerTls
-    from rallypoint.server.access import Gate
+    from rallypoint.server.security import Security
 
 __all__ = ["make_durable_loop", "open_journal"]
 
@@ -52,8 +51,7 @@ def make_durable_loop(
     *,
     spin_us: int = 0,
     log: Callable[[str], None] = log_line,
-    gate: Gate | None = None,
-    tls: ServerTls | None = None,
+    security: Security | None = None,
 ) -> ServerLoop:
     """Give a server with what the journal remembers; ``run`` raises ``DataDirError`` when a commit fails.
 
@@ -63,14 +61,15 @@ def make_durable_loop(
         listeners: bound and listening sockets; the server owns them.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal.
-        gate: who may come in and do what; ``None`` lets in everybody.
-        tls: certificates for TCP peers that want to speak TLS; ``None`` if none can.
+        security: what those who connect must prove, and may do; ``None`` for nothing and everything.
 
     Raises:
         DataDirError: what it remembers is damaged.
+        ValueError: a file that ``security`` names is missing or is not what it should be.
 
     Cost: all that is stored is read.
     """
+    gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
     state = journal.load()
     engine = Engine(limits, seed=os.urandom(_SEED_SIZE), gate=gate, journal=True, data_id=journal.data_id)
     engine.restore(state, SYSTEM_CLOCK.now())

@@ -8,13 +8,16 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rallypoint.net.address import close_listener
 from rallypoint.server.child import log_to_stderr, raise_descriptor_limit
 from rallypoint.server.daemon import local_offers
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.native import Loop, make_loop
+
+if TYPE_CHECKING:
+    from rallypoint.server.security import Security
 
 __all__ = ["Foreground", "run_until_signalled", "serve"]
 
@@ -34,6 +37,7 @@ def serve(
     *,
     limits: Limits = DEFAULT_LIMITS,
     data_dir: str | os.PathLike[str] | None = None,
+    security: Security | None = None,
     on_ready: Callable[[], None] = lambda: None,
     drain_s: float = DRAIN_S,
     spin_us: int = 0,
@@ -44,6 +48,7 @@ def serve(
         listeners: at least one; they belong to the server from now on, also if it does not start.
         limits: what peers are granted.
         data_dir: where all that is stored is kept over the end of the server; ``None`` keeps it in memory only.
+        security: what those who connect must prove, and may do; ``None`` for nothing and everything.
         on_ready: called once the server accepts connections.
         drain_s: how long pending replies may take to go out after the first signal; a second one ends it at once.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
@@ -54,18 +59,21 @@ def serve(
     Raises:
         DataDirError: the data directory cannot be used, or a commit to it failed: the server has ended, and nothing
             that was not committed has been answered.
+        ValueError: a file that ``security`` names is missing or is not what it should be.
     """
     listeners = [*listeners, *local_offers(listeners)]
     with contextlib.ExitStack() as resources:
         try:
             loop: Loop
             if data_dir is None:
-                loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr)
+                loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security)
             else:
                 from rallypoint.server.durable import make_durable_loop, open_journal  # loads SQLite
 
                 journal = resources.enter_context(contextlib.closing(open_journal(data_dir)))
-                loop = make_durable_loop(journal, limits, listeners, spin_us=spin_us, log=log_to_stderr)
+                loop = make_durable_loop(
+                    journal, limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security
+                )
         except BaseException:
             for listener in listeners:
                 close_listener(listener)
