@@ -1,4 +1,4 @@
-"""Servers that run beside a program: in a thread, or in a child process of their own; and one in the foreground.
+"""Servers that run beside a program: in a thread, or in a child process of their own.
 
 The compiled server runs in a thread, which needs no interpreter lock. The Python one runs in a child process by
 default, because a thread of its own shares the lock: beside busy Python code it answers late.
@@ -9,7 +9,8 @@ The child's life, seen from its owner::
 
     start_server: listeners are bound already, errors are the caller's at once
         --> spawn: fresh interpreter, own session (a terminal's Ctrl-C is not for it), listeners inherited
-        <-- READY on the control socket; the owner's copies of the listeners are closed, so that a dead server
+        --> what it is to want of those who connect, if anything, on the control socket: there are secrets in it
+    <-- READY on the control socket; the owner's copies of the listeners are closed, so that a dead server
             refuses connections instead of letting them hang
     close, garbage collection or exit of the owner
         --> one byte on the control socket: the child drains and ends; the owner reaps it
@@ -24,7 +25,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -32,7 +32,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import rallypoint
@@ -40,7 +39,7 @@ from rallypoint.clock import SYSTEM_CLOCK, Deadline
 from rallypoint.errors import DistStoreError
 from rallypoint.net.address import BACKLOG, UNIX_PREFIX, close_listener, format_endpoint, local_endpoint
 from rallypoint.net.unix import listen_locally, remove_stale_file
-from rallypoint.server.child import FAILED, READY, log_to_stderr, raise_descriptor_limit
+from rallypoint.server.child import FAILED, READY, SECURED, pack_secrets
 from rallypoint.server.descriptors import above_standard, standard_error
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.native import Loop, NativeLoop, make_loop
@@ -50,7 +49,9 @@ from rallypoint.types import Endpoint
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["CLOSE_S", "START_S", "ServerHandle", "ServerMode", "serve", "start_server"]
+    from rallypoint.server.security import Security
+
+__all__ = ["CLOSE_S", "START_S", "ServerHandle", "ServerMode", "local_offers", "start_server"]
 
 ServerMode: TypeAlias = Literal["process", "thread"]
 
@@ -149,6 +150,7 @@ def start_server(
     limits: Limits = DEFAULT_LIMITS,
     *,
     spin_us: int = 0,
+    security: Security | None = None,
 ) -> ServerHandle:
     """Start a server beside this program.
 
@@ -158,6 +160,7 @@ def start_server(
         mode: ``"process"`` for a child process, ``"thread"`` for a thread of this one.
         limits: what peers are granted.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
+        security: what those who connect must prove, and may do; ``None`` for nothing and everything.
 
     Returns:
         The server, accepting connections. It ends by ``close``, when the handle is collected, and with this process.
@@ -166,19 +169,19 @@ def start_server(
         DistStoreError: if the child process cannot be started, or does not serve within ``START_S``.
     """
     endpoint = local_endpoint(listeners[0])
-    listeners = [*listeners, *_local_offers(listeners)]
+    listeners = [*listeners, *local_offers(listeners)]
     try:
         if mode == "thread":
-            return _start_thread(endpoint, listeners, limits, spin_us)
-        return _start_process(endpoint, listeners, limits, spin_us)
+            return _start_thread(endpoint, listeners, limits, spin_us, security)
+        return _start_process(endpoint, listeners, limits, spin_us, security)
     except BaseException:
         for listener in listeners:
             close_listener(listener)
         raise
 
 
-def _local_offers(listeners: Sequence[socket.socket]) -> list[socket.socket]:
-    """Listen on the local name of each TCP port too, where that can be."""
+def local_offers(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """Listen on the local name of each listener's TCP port, where that can be; give the new listeners."""
     ports = dict.fromkeys(local_endpoint(listener).port for listener in listeners if listener.family != socket.AF_UNIX)
     offers = (listen_locally(port, BACKLOG) for port in ports)
     return [offer for offer in offers if offer is not None]
@@ -187,13 +190,19 @@ def _local_offers(listeners: Sequence[socket.socket]) -> list[socket.socket]:
 # --- in a thread -----------------------------------------------------------------------------------------
 
 
-def _start_thread(endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int) -> ServerHandle:
+def _start_thread(
+    endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int, security: Security | None
+) -> ServerHandle:
     name = f"rallypoint server on {format_endpoint(endpoint)}"  # for a log that is the program's
+
+    def log(line: str) -> None:
+        log_line(f"{name}: {line}")
+
     try:
-        loop = make_loop(limits, listeners, spin_us=spin_us, log=lambda line: log_line(f"{name}: {line}"))
+        loop = make_loop(limits, listeners, spin_us=spin_us, log=log, security=security)
         if isinstance(loop, NativeLoop):
             loop.start()  # now, not when its ear gets its turn to run Python code
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DistStoreError(f"the server could not be started: {error}") from error
     thread = threading.Thread(target=loop.run, name=f"{_LABEL}-{endpoint.port}", daemon=True)
     thread.start()
@@ -235,12 +244,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _start_process(
-    endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int
+    endpoint: Endpoint, listeners: Sequence[socket.socket], limits: Limits, spin_us: int, security: Security | None
 ) -> ServerHandle:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            process = _spawn(theirs.fileno(), listeners, limits, spin_us)
+            process = _spawn(theirs.fileno(), listeners, limits, spin_us, is_secured=security is not None)
     except BaseException:
         ours.close()
         raise
@@ -262,6 +271,9 @@ def _start_process(
 
     handle = ServerHandle(endpoint, process.pid, "process", lambda: process.poll() is None, end, leave)
     try:
+        if security is not None:
+            with contextlib.suppress(ConnectionError):  # it has ended already; why, is asked next
+                ours.sendall(pack_secrets(security.pack()))
         _await_ready(process, ours)
     except BaseException:
         handle.close()
@@ -272,7 +284,7 @@ def _start_process(
 
 
 def _spawn(
-    control_fd: int, listeners: Sequence[socket.socket], limits: Limits, spin_us: int
+    control_fd: int, listeners: Sequence[socket.socket], limits: Limits, spin_us: int, *, is_secured: bool
 ) -> subprocess.Popen[bytes]:
     import json  # with the next one: a server in a thread starts without them
     import subprocess
@@ -291,7 +303,7 @@ def _spawn(
                 for fd in (control_fd, *(listener.fileno() for listener in listeners))
             )
             command += [str(control), str(os.getpid()), ",".join(map(str, fds)), json.dumps(changed) if changed else ""]
-            command.append(str(spin_us))
+            command += [str(spin_us), *([SECURED] if is_secured else [])]
             return subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 command,
                 stdin=subprocess.DEVNULL,
@@ -361,44 +373,3 @@ def _end_process(process: subprocess.Popen[bytes], control: socket.socket) -> No
         raise DistStoreError(
             f"the server process {process.pid} was killed, and has not ended {_REAP_S:g} s later"
         ) from error
-
-
-# --- in the foreground -----------------------------------------------------------------------------------
-
-
-def serve(
-    listeners: Sequence[socket.socket],
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    on_ready: Callable[[], None] = lambda: None,
-    drain_s: float = DRAIN_S,
-    spin_us: int = 0,
-) -> int:
-    """Serve in this process until SIGTERM or SIGINT; call it from the main thread.
-
-    Args:
-        listeners: at least one; they belong to the server from now on.
-        limits: what peers are granted.
-        on_ready: called once the server accepts connections.
-        drain_s: how long pending replies may take to go out after the first signal; a second one ends it at once.
-        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
-
-    Returns:
-        The exit code: 0, or 128 + the number of the second signal.
-    """
-    loop = make_loop(limits, [*listeners, *_local_offers(listeners)], spin_us=spin_us, log=log_to_stderr)
-    received: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of signal handlers
-        received.append(number)
-        loop.stop(drain_s if len(received) == 1 else 0.0)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        raise_descriptor_limit()
-        on_ready()
-        loop.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 + received[1] if len(received) > 1 else 0
