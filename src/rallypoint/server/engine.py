@@ -44,15 +44,11 @@ from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.access import Forbids, Gate
 from rallypoint.server.c10d_verbs import C10dVerbs, Handler
 from rallypoint.server.changes import Change, State
-from rallypoint.server.followers import Followers
 from rallypoint.server.ground import Ground
 from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.session_dialect import Talk
 from rallypoint.server.session_parts import SessionParts
-from rallypoint.server.session_groups import SessionGroups
-from rallypoint.server.session_leases import SessionLeases
-from rallypoint.server.session_watches import SessionWatches
 from rallypoint.server.timed import Handshakes, Timed
 from rallypoint.server.vocabulary import (
     Close,
@@ -146,9 +142,9 @@ class Engine:
         self.parts = SessionParts(self.ground, self, seed=seed, gate=gate, data_id=data_id)
         self._dialect = self.parts.dialect
         self._handlers = C10dVerbs(self.ground, self.admit).handlers
-        self.timed: list[Timed] = [self._handshakes, SessionEnds(self.parts.sessions, self.verbs), self.leases]
-        if forbids is not None:
+        if (forbids := self.parts.forbids) is not None:
             self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
+        self._timed: tuple[Timed, ...] = (self._handshakes, *self.parts.timed)
 
     # --- the door ----------------------------------------------------------------------------------------
 
@@ -188,6 +184,7 @@ class Engine:
         else:
             for part in self._timed:
                 part.tick(now)
+            self.parts.settle()
         return effects
 
     def next_deadline(self) -> float | None:
@@ -208,9 +205,6 @@ class Engine:
         """
         self.ground.now = now
         self.parts.restore(state, now)
-        by_id = {session.session_id: session for session in self.parts.sessions}
-        self.leases.restore(state, by_id)
-        self.groups.restore(state, by_id)
 
     def take_changes(self) -> list[Change]:
         """Give what has changed since the last call, in order; nothing without ``journal``."""
@@ -244,6 +238,7 @@ class Engine:
     def dismiss(self, peer: int) -> None:
         """Take note, for the session dialect, that a peer has no session any more."""
         self._handshakes.begin(peer, self.ground.now)
+        self.parts.settle()
 
     def evict(self, peer: int, sentence: str) -> None:
         """Close a peer, for the session dialect, because another has its session now."""

@@ -56,6 +56,12 @@ class Connections(Protocol):
     def evict(self, peer: int, sentence: str) -> None:
         """Close a connection whose session another has taken over."""
 
+    def is_paused(self, peer: int) -> bool:
+        """Tell whether a peer's output is not sent yet."""
+
+    def pause(self, peer: int) -> None:
+        """Send what a peer is owed before it may cause more."""
+
 
 class Talk:
     """One connection that speaks the dialect.

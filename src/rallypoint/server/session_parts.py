@@ -8,12 +8,16 @@ from __future__ import annotations
 from rallypoint.protocol.session.spec import SESSION_ID_SIZE
 from rallypoint.server.access import Gate
 from rallypoint.server.changes import State
+from rallypoint.server.followers import Followers
 from rallypoint.server.ground import Ground
 from rallypoint.server.ids import Ids
 from rallypoint.server.session_dialect import Connections, SessionDialect
+from rallypoint.server.session_groups import SessionGroups
 from rallypoint.server.session_keys import KeyVerbs
+from rallypoint.server.session_leases import SessionLeases
 from rallypoint.server.session_verbs import SessionVerbs
 from rallypoint.server.session_waits import WaitVerbs
+from rallypoint.server.session_watches import SessionWatches
 from rallypoint.server.sessions import Sessions
 from rallypoint.server.timed import SessionEnds, Timed
 
@@ -35,6 +39,10 @@ class SessionParts:
         sessions: those there are.
         verbs: what their requests do.
         keys: those on keys and queues that need not wait.
+        groups: barriers and exchanges.
+        leases: those there are.
+        watches: those there are.
+        forbids: says why an identity may not do what it asks for; ``None`` without rules.
         timed: what ends by time, in the order in which it is told the time.
     """
 
@@ -43,12 +51,16 @@ class SessionParts:
     ) -> None:
         ids = Ids(seed)
         life_id = ids.make(b"life", SESSION_ID_SIZE)
-        forbids = gate.forbids if gate is not None and gate.has_rules else None
+        self.forbids = gate.forbids if gate is not None and gate.has_rules else None
         self._ground = ground
         self.sessions = Sessions(ground.limits, ids, ground.note)
-        self.verbs = SessionVerbs(ground, self.sessions, forbids)
+        self.verbs = SessionVerbs(ground, self.sessions, self.forbids)
         self.keys = KeyVerbs(ground, self.verbs)
         WaitVerbs(ground, self.sessions, self.verbs)
+        followers = Followers(ground)
+        self.groups = SessionGroups(ground, self.sessions, self.verbs)
+        self.leases = SessionLeases(ground, self.verbs, self.keys, followers)
+        self.watches = SessionWatches(ground, self.verbs, followers, connections)
         self.dialect = SessionDialect(
             ground,
             self.sessions,
@@ -59,9 +71,16 @@ class SessionParts:
             data_id=data_id or life_id,
             life_id=life_id,
         )
-        self.timed: tuple[Timed, ...] = (SessionEnds(self.sessions, self.verbs),)
+        self.timed: tuple[Timed, ...] = (SessionEnds(self.sessions, self.verbs), self.leases)
 
     def restore(self, state: State, now: float) -> None:
         """Begin with what an earlier life has left; the journal is told nothing."""
         self._ground.restore(state)
         self.sessions.restore(state, now)
+        by_id = {session.session_id: session for session in self.sessions}
+        self.leases.restore(state, by_id)
+        self.groups.restore(state, by_id)
+
+    def settle(self) -> None:
+        """Tell the groups which sessions have ended in this step."""
+        self.groups.settle()
