@@ -32,8 +32,7 @@ What this file does not know: sockets, threads, what a step costs, where ``now``
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections import deque
 
 from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.server import RequestReader
@@ -47,6 +46,7 @@ from rallypoint.server.changes import Change, State
 from rallypoint.server.ground import Ground
 from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.peer import REFUSALS_KEPT, Peer, Refused
 from rallypoint.server.session_dialect import Talk
 from rallypoint.server.session_parts import SessionParts
 from rallypoint.server.timed import Handshakes, Timed
@@ -84,22 +84,6 @@ __all__ = [
 
 _OPENING_BYTE = OPENING[0]
 
-_Serve: TypeAlias = Callable[[int, "_Peer", bytes], None]
-
-
-class _Peer:
-    __slots__ = ("address", "held", "is_paused", "origin", "reader", "serve", "since", "talk")
-
-    def __init__(self, serve: _Serve, event: Connected, now: float) -> None:
-        self.serve = serve  # by the dialect that it speaks
-        self.reader: RequestReader | FrameReader | None = None  # until it has said something
-        self.talk: Talk | None = None  # in the session dialect
-        self.held = 0
-        self.is_paused = False
-        self.address = event.address
-        self.origin = event.origin
-        self.since = now
-
 
 class Engine:
     """One server's state.
@@ -116,6 +100,8 @@ class Engine:
     Attributes:
         ground: keys, queues and waits. Read only, for others.
         parts: what serves sessions. Read only, for others.
+        peers: the connections. Read only, for others.
+        refused: the connections closed last. Read only, for others.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
     Threads: none but the caller's.
@@ -133,11 +119,12 @@ class Engine:
         self._limits = limits
         self._output_size_max = limits.output_size_max
         self._gate = gate
-        self._peers: dict[int, _Peer] = {}
+        self.peers: dict[int, Peer] = {}
         self._handshakes = Handshakes(limits.handshake_timeout_s, self._expire)
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
+        self.refused: deque[Refused] = deque(maxlen=REFUSALS_KEPT)
         self.ground = Ground(limits, journal=journal)
         self.parts = SessionParts(self.ground, self, seed=seed, gate=gate, data_id=data_id)
         self._dialect = self.parts.dialect
@@ -163,7 +150,7 @@ class Engine:
         ground.effects = effects
         ground.now = now
         if isinstance(event, Received):
-            state = self._peers.get(event.peer)
+            state = self.peers.get(event.peer)
             if state is not None:
                 state.serve(event.peer, state, event.data)
         elif isinstance(event, Connected):
@@ -171,14 +158,14 @@ class Engine:
         elif isinstance(event, Disconnected):
             self._forget(event.peer)
         elif isinstance(event, Resumed):
-            state = self._peers.get(event.peer)
+            state = self.peers.get(event.peer)
             if state is not None:
                 state.is_paused = False
                 if state.talk is not None and state.talk.session is not None:
                     self.parts.verbs.resume(state.talk.session)
                 state.serve(event.peer, state, b"")
         elif isinstance(event, Secured):
-            state = self._peers.get(event.peer)
+            state = self.peers.get(event.peer)
             if state is not None:
                 state.origin = state.origin._replace(is_secure=True, identity=event.identity)
         else:
@@ -212,11 +199,11 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """Give the numbers. Cost: the number of peers."""
-        peers = self._peers.values()
+        peers = self.peers.values()
         keyspace = self.ground.keyspace
         return Statistics(
             connections=len(peers),
-            validated=sum(map(_is_validated, peers)),
+            validated=sum(map(Peer.is_validated, peers)),
             paused=sum(state.is_paused for state in peers),
             keys=len(keyspace),
             queues=len(keyspace.queues),
@@ -246,27 +233,27 @@ class Engine:
 
     def is_paused(self, peer: int) -> bool:
         """Tell whether a peer's output is waited for: what need not be sent to it now can wait too."""
-        return self._peers[peer].is_paused
+        return self.peers[peer].is_paused
 
     def pause(self, peer: int) -> None:
         """Wait for a peer's output to be sent, because it gets much that it has not asked for just now."""
-        state = self._peers[peer]
+        state = self.peers[peer]
         if not state.is_paused:
             state.is_paused = True
             self.ground.effects.append(Pause(peer))
 
     def _connect(self, event: Connected, now: float) -> None:
         peer = event.peer
-        if peer in self._peers:
+        if peer in self.peers:
             raise AssertionError(f"peer {peer} connected twice")
-        if len(self._peers) >= self._limits.connections_max:
-            detail = f"{len(self._peers)} peers are connected, the limit is {self._limits.connections_max}"
+        if len(self.peers) >= self._limits.connections_max:
+            detail = f"{len(self.peers)} peers are connected, the limit is {self._limits.connections_max}"
             self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
             return
-        self._peers[peer] = _Peer(self._open, event, now)
+        self.peers[peer] = Peer(self._open, event, now)
         self._handshakes.begin(peer, now)
 
-    def _open(self, peer: int, state: _Peer, data: bytes) -> None:
+    def _open(self, peer: int, state: Peer, data: bytes) -> None:
         """Find out from the first byte which dialect a peer speaks, and serve it."""
         if not data:
             return
@@ -283,11 +270,12 @@ class Engine:
             state.serve = self._serve_c10d
         state.serve(peer, state, data)
 
-    def _serve_c10d(self, peer: int, state: _Peer, data: bytes) -> None:
+    def _serve_c10d(self, peer: int, state: Peer, data: bytes) -> None:
         """Apply the peer's whole requests, until there are no more or they have caused too much output."""
         reader = state.reader
         assert reader is not None
         if data:
+            state.received += len(data)
             reader.feed(data)
         if state.is_paused:
             self._hold(state)
@@ -309,14 +297,16 @@ class Engine:
         else:
             if reader.held or state.held or state.is_paused:
                 self._hold(state)
+        state.sent += produced
         self._requests += requests
 
-    def _serve_session(self, peer: int, state: _Peer, data: bytes) -> None:
+    def _serve_session(self, peer: int, state: Peer, data: bytes) -> None:
         """As ``_serve_c10d``, in the session dialect."""
         talk = state.talk
         assert talk is not None
         try:
             if data:
+                state.received += len(data)
                 talk.reader.feed(data)
             produced = 0
             while not state.is_paused:
@@ -325,6 +315,7 @@ class Engine:
                     break
                 self._requests += 1
                 produced += caused
+                state.sent += caused
                 if produced > self._output_size_max:
                     state.is_paused = True
                     self.ground.effects.append(Pause(peer))
@@ -337,14 +328,14 @@ class Engine:
         """Give a c10d verb that first asks whether the peer may."""
 
         def serve(peer: int, request: Request) -> int:
-            why = forbids(self._peers[peer].origin.identity, request)
+            why = forbids(self.peers[peer].origin.identity, request)
             if why is not None:
                 raise RequestError(CloseReason.FORBIDDEN, why)
             return handler(peer, request)
 
         return serve
 
-    def _hold(self, state: _Peer) -> None:
+    def _hold(self, state: Peer) -> None:
         """Account for what the peer's reader keeps; over the total, close those that keep the most."""
         assert state.reader is not None
         held = state.reader.held + state.reader.unread
@@ -352,20 +343,21 @@ class Engine:
         state.held = held
         limit = self._limits.input_total_max
         while (total := self._input_held) > limit:
-            peer, largest = max(self._peers.items(), key=lambda entry: entry[1].held)
+            peer, largest = max(self.peers.items(), key=lambda entry: entry[1].held)
             detail = f"begun requests of all peers hold {total} bytes, this one's {largest.held}, the limit is {limit}"
             self._close(peer, CloseReason.INPUT_TOTAL, detail)
 
     def _close(self, peer: int, reason: CloseReason, detail: str) -> None:
         self._closed[reason] = self._closed.get(reason, 0) + 1
-        state = self._peers.get(peer)
+        state = self.peers.get(peer)
+        self.refused.append(Refused(self.ground.now, "" if state is None else state.address, reason, detail))
         if state is not None and state.talk is not None:
             self.ground.effects.append(Reply(peer, encode_closing(reason, detail)))
         self.ground.effects.append(Close(peer, reason, detail))
         self._forget(peer)
 
     def _forget(self, peer: int) -> None:
-        state = self._peers.pop(peer, None)
+        state = self.peers.pop(peer, None)
         if state is None:
             return
         self._input_held -= state.held
@@ -378,12 +370,6 @@ class Engine:
             self.ground.abandon(peer)
 
     def _expire(self, peer: int) -> None:
-        awaited = "VALIDATE" if self._peers[peer].talk is None else "HELLO"
+        awaited = "VALIDATE" if self.peers[peer].talk is None else "HELLO"
         detail = f"{awaited} did not come within {self._limits.handshake_timeout_s:g} s"
         self._close(peer, CloseReason.HANDSHAKE_TIMEOUT, detail)
-
-
-def _is_validated(state: _Peer) -> bool:
-    if state.talk is not None:
-        return state.talk.session is not None
-    return isinstance(state.reader, RequestReader) and state.reader.is_validated

@@ -461,7 +461,7 @@ def test_a_held_peer_is_fed_again_when_the_engine_releases_it():
         for _ in range(30):  # wake-ups in which the held peer could be read
             look(lambda: None, PATIENCE_S)
         assert look(lambda: len(engine.received), PATIENCE_S) == 1
-        look(lambda: running.loop.apply([Release(next(iter(engine._peers)))]), PATIENCE_S)
+        look(lambda: running.loop.apply([Release(next(iter(engine.peers)))]), PATIENCE_S)
         assert client.read(4) == struct.pack("<I", 9)
 
 
