@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import click
 
 from rallypoint.cli.ready import ready_line
+from rallypoint.cli.security import security_options, security_to_serve_with
 from rallypoint.errors import DistNetworkError
 from rallypoint.net.address import (
     PORT_MAX,
@@ -38,7 +40,7 @@ DEFAULT_PORT = 29500  # torch's
     show_default=True,
     metavar="ADDRESS",
     help="Listen on this address, on a name's addresses, or on a socket file (unix:PATH); may be repeated. "
-    "There is no authentication: whoever reaches an address can read and change everything. "
+    "Without a token or TLS whoever reaches an address can read and change everything. "
     "0.0.0.0 is every IPv4 address, :: is every address.",
 )
 @click.option(
@@ -79,9 +81,11 @@ DEFAULT_PORT = 29500  # torch's
     help="After each request look for the next one for so many microseconds before sleeping: quicker answers to "
     "clients on other cores, for processor time.",
 )
+@security_options
 @click.pass_context
 def serve(
     ctx: click.Context,
+    /,
     hosts: Sequence[str],
     port: int,
     *,
@@ -90,11 +94,12 @@ def serve(
     connections_max: int,
     drain_s: float,
     spin_us: int,
+    **wanted: Any,
 ) -> None:
     """Serve a store that clients reach over the network.
 
-    Any TCPStore client can use it: rallypoint's and torch's. SIGTERM and Ctrl-C drain and end it; a second one ends it
-    at once.
+    Any TCPStore client can use it: rallypoint's, and torch's unless a token or TLS is wanted. SIGTERM and Ctrl-C drain
+    and end it; a second one ends it at once.
     """
     for host in hosts:
         if host in ("", UNIX_PREFIX):
@@ -106,6 +111,7 @@ def serve(
             )
     if ready_json and sys.stdout is None:
         raise click.ClickException("the ready line cannot be written: the standard output is closed")
+    security = security_to_serve_with(**wanted)
     try:
         listeners = listen_exactly(hosts, port)
     except DistNetworkError as error:
@@ -125,9 +131,15 @@ def serve(
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     try:
         code = serve_forever(
-            listeners, limits=limits, data_dir=data_dir, on_ready=announce, drain_s=drain_s, spin_us=spin_us
+            listeners,
+            limits=limits,
+            data_dir=data_dir,
+            on_ready=announce,
+            drain_s=drain_s,
+            spin_us=spin_us,
+            security=security,
         )
-    except DataDirError as error:
+    except (DataDirError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)
 

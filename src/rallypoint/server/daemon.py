@@ -10,7 +10,7 @@ The child's life, seen from its owner::
     start_server: listeners are bound already, errors are the caller's at once
         --> spawn: fresh interpreter, own session (a terminal's Ctrl-C is not for it), listeners inherited
         --> what it is to want of those who connect, if anything, on the control socket: there are secrets in it
-    <-- READY on the control socket; the owner's copies of the listeners are closed, so that a dead server
+        <-- READY on the control socket; the owner's copies of the listeners are closed, so that a dead server
             refuses connections instead of letting them hang
     close, garbage collection or exit of the owner
         --> one byte on the control socket: the child drains and ends; the owner reaps it

@@ -58,6 +58,11 @@ class Security:
                 "(NAME TOKEN a line), or let clients bring certificates (a client authority)"
             )
 
+    @property
+    def wants_anything(self) -> bool:
+        """Tell whether it makes a difference."""
+        return bool(self.tokens) or self.rules is not None or self.tls is not None
+
     def gate(self) -> Gate:
         """Give the judge of connections and requests."""
         return Gate(

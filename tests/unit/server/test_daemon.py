@@ -6,17 +6,21 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.support.raw_server import LOOP_TWINS, RawClient, use_twin
 
 from rallypoint.errors import DistStoreError
 from rallypoint.net.address import listen, listen_unix
+from rallypoint.net.tls import Tls
 from rallypoint.net.unix import has_local_names, local_name
+from rallypoint.protocol.session.auth import Token
 from rallypoint.protocol.spec import Verb
 from rallypoint.server import daemon
 from rallypoint.server.daemon import start_server
 from rallypoint.server.limits import Limits
+from rallypoint.server.security import Security
 from rallypoint.types import Endpoint
 
 
@@ -29,8 +33,8 @@ def twin(request, monkeypatch):
 def started():
     handles = []
 
-    def start(listeners, *args):
-        handles.append(start_server(listeners, *args))
+    def start(listeners, *args, **options):
+        handles.append(start_server(listeners, *args, **options))
         return handles[-1]
 
     yield start
@@ -48,6 +52,30 @@ def pings(address):
         return client.ping()
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_wants_what_it_is_told_to(started, mode):
+    tokens = {"": Token("the-token-of-the-job")}
+    strict = started(listen("localhost", 0), mode, security=Security(tokens))
+    client = client_of(strict)
+    assert client.read_end() == b""
+    client.close()
+    assert pings(
+        (
+            "127.0.0.1",
+            started(listen("localhost", 0), mode, security=Security(tokens, None, ("::/0", "127.0.0.1"))).port,
+        )
+    )
+    if mode == "process":
+        for name in ("cmdline", "environ"):
+            assert b"the-token" not in Path(f"/proc/{strict.pid}/{name}").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_that_cannot_have_its_certificate_does_not_start(started, mode, tmp_path):
+    with pytest.raises(DistStoreError, match=rf"the file {tmp_path}/no cannot be used: No such file"):
+        started(listen("localhost", 0), mode, security=Security(tls=Tls(cert=f"{tmp_path}/no")))
 
 
 @pytest.mark.parametrize("mode", ["process", "thread"])

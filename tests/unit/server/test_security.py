@@ -29,6 +29,8 @@ def test_nothing_said_is_nothing_wanted() -> None:
     assert read_tls({}) is None
     assert not Security().gate().wants_proof
     assert Security().server_tls([].append) is None
+    assert not Security(plain_networks=("10.0.0.0/8",)).wants_anything
+    assert Security({"": Token(TOKEN)}).wants_anything
 
 
 def test_tokens_come_from_the_environment_or_a_file(token_file: Path) -> None:
