@@ -19,7 +19,7 @@ _OPTIONS = (
     click.option(
         "--token-file",
         metavar="FILE",
-        help="Let in only who proves to have a token of this file, and prove it in turn. A line is TOKEN or NAME TOKEN, "
+        help="Let in only who proves to have a token of this file, and prove it too. A line is TOKEN or NAME TOKEN, "
         "that of an identity. Only its owner and its group may read the file.  [env: RALLYPOINT_TOKEN_FILE; "
         "RALLYPOINT_TOKEN for the token itself]",
     ),
