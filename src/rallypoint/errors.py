@@ -9,7 +9,7 @@
     │   ├── NotANumberError (ValueError)        add() met a value that is no 64-bit number: .key
     │   ├── StoreTimeoutError (TimeoutError)    keys did not appear in time: .keys .missing .waited_s .endpoint
     │   ├── WorkersMissingError (TimeoutError)  too few clients joined a new store: .arrived .expected .waited_s
-    │   ├── BarrierTimeoutError (TimeoutError)  members did not arrive in time: .missing .arrived .expected .waited_s
+    │   ├── BarrierTimeoutError (TimeoutError)  members did not arrive in time: .missing .waiting .arrived .expected
     │   ├── BarrierBrokenError                  a member of a barrier is known to be gone: .gone .expected .waited_s
     │   ├── DuplicateMemberError                a rank arrived twice in one generation: .member
     │   ├── LeaseLostError                      a lease, and what was held by it, ended early: .lease
@@ -51,7 +51,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rallypoint.types import Endpoint
+from rallypoint.types import Endpoint, Member
 
 __all__ = [
     "AccessDeniedError",
@@ -190,6 +190,8 @@ class BarrierTimeoutError(DistStoreError, TimeoutError):
 
     Attributes:
         missing: the members that did not come, decoded for people; empty where members gave no name.
+        missing_members: the same with rank and label, where members have ranks.
+        waiting: the members that did come, the caller aside, with the times that they have waited.
         arrived: how many came.
         expected: how many were waited for.
         waited_s: how long the caller waited, in seconds.
@@ -201,6 +203,8 @@ class BarrierTimeoutError(DistStoreError, TimeoutError):
         message: str,
         *,
         missing: Sequence[str] = (),
+        missing_members: Sequence[Member] = (),
+        waiting: Sequence[Member] = (),
         arrived: int,
         expected: int,
         waited_s: float,
@@ -208,6 +212,8 @@ class BarrierTimeoutError(DistStoreError, TimeoutError):
     ) -> None:
         super().__init__(message)
         self.missing = tuple(missing)
+        self.missing_members = tuple(missing_members)
+        self.waiting = tuple(waiting)
         self.arrived = arrived
         self.expected = expected
         self.waited_s = waited_s
@@ -219,6 +225,7 @@ class BarrierBrokenError(DistStoreError):
 
     Attributes:
         gone: the members that are gone, decoded for people.
+        gone_members: the same with rank and label.
         expected: how many members were waited for.
         waited_s: how long the caller waited, in seconds.
         endpoint: the server behind the barrier, where there is one.
@@ -229,12 +236,14 @@ class BarrierBrokenError(DistStoreError):
         message: str,
         *,
         gone: Sequence[str] = (),
+        gone_members: Sequence[Member] = (),
         expected: int,
         waited_s: float,
         endpoint: Endpoint | None = None,
     ) -> None:
         super().__init__(message)
         self.gone = tuple(gone)
+        self.gone_members = tuple(gone_members)
         self.expected = expected
         self.waited_s = waited_s
         self.endpoint = endpoint

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Endpoint", "Keys", "Text", "Timeout", "as_bytes", "as_keys", "as_seconds"]
+__all__ = ["Endpoint", "Keys", "Member", "Text", "Timeout", "as_bytes", "as_keys", "as_seconds"]
 
 Text: TypeAlias = str | bytes | bytearray
 """A key or a value as callers give it: ``str`` travels as UTF-8."""
@@ -34,6 +34,23 @@ class Endpoint(NamedTuple):
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+class Member(NamedTuple):
+    """A member of a barrier or an exchange, as others tell of it.
+
+    Attributes:
+        rank: its place.
+        label: how it calls itself; empty if it gave no label or was never seen.
+        since_s: for how long it has waited, or has been gone, in seconds; ``None`` if that is not known.
+    """
+
+    rank: int
+    label: str
+    since_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.label})" if self.label else f"rank {self.rank}"
 
 
 def as_bytes(text: Text, what: str = "value") -> bytes:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from rallypoint.types import Endpoint, as_bytes, as_keys, as_seconds
+from rallypoint.types import Endpoint, Member, as_bytes, as_keys, as_seconds
 
 
 def test_an_endpoint_reads_as_host_and_port() -> None:
@@ -52,3 +52,8 @@ def test_other_durations_are_refused(timeout: object) -> None:
 def test_nan_is_no_duration() -> None:
     with pytest.raises(ValueError, match="NaN"):
         as_seconds(float("nan"))
+
+
+def test_a_member_is_called_by_rank_and_label() -> None:
+    assert [str(Member(3, "host 1")), str(Member(3, ""))] == ["rank 3 (host 1)", "rank 3"]
+    assert Member(3, "").since_s is None

@@ -33,7 +33,7 @@ from rallypoint.store.plans import WORKER_COUNT
 from rallypoint.store.session_calls import Entry
 from rallypoint.store.trunk import Ticket, Trunk
 from rallypoint.store.watch import SessionWatch
-from rallypoint.types import Endpoint, Keys, Text, as_bytes, as_keys
+from rallypoint.types import Endpoint, Keys, Member, Text, as_bytes, as_keys
 
 __all__ = ["SessionClient"]
 
@@ -310,11 +310,13 @@ class SessionClient(Inherited):
         what, name, expected = verb.name.lower(), decode_key(fields[0][1:]), fields[2]
         if ticket.status is Status.LOST:
             (gone,) = ticket.fields()
-            names = [_member(*one) for one in gone]
+            members = [_member(*one) for one in gone]
+            names = [str(member) for member in members]
             raise BarrierBrokenError(
                 f"{what} {name!r} cannot become complete: {', '.join(names)} of {expected} members "
                 f"{'is' if len(names) == 1 else 'are'} gone (waited {waited_s:.3f} s on {self.endpoint})",
                 gone=names,
+                gone_members=members,
                 expected=expected,
                 waited_s=waited_s,
                 endpoint=self.endpoint,
@@ -322,13 +324,16 @@ class SessionClient(Inherited):
         if ticket.status is not Status.EXPIRED:
             raise self._refused(ticket, fields)
         missing, waiting = ticket.fields()
-        names = [_member(*one) for one in missing]
+        members = [_member(*one) for one in missing]
+        names = [str(member) for member in members]
         longest_s = max((since for _, _, since in waiting), default=0) / 1000
         raise BarrierTimeoutError(
             f"{what} timeout after {int(timeout_s * 1000)}ms, name: {name} ({len(waiting)} of {expected} came, "
             f"missing: {', '.join(names)}; the first has been waiting for {longest_s:.3f} s; waited {waited_s:.3f} s "
             f"on {self.endpoint})",
             missing=names,
+            missing_members=members,
+            waiting=[_member(*one) for one in waiting],
             arrived=len(waiting),
             expected=expected,
             waited_s=waited_s,
@@ -354,8 +359,8 @@ class SessionClient(Inherited):
         self.trunk.close(reason, is_owner=os.getpid() == self.owner_pid)
 
 
-def _member(rank: int, label: bytes, _: int) -> str:
-    return f"rank {rank} ({label.decode(errors='replace')})" if label else f"rank {rank}"
+def _member(rank: int, label: bytes, since_ms: int) -> Member:
+    return Member(rank, label.decode(errors="replace"), None if since_ms < 0 else since_ms / 1000)
 
 
 def _seconds(patience: Patience) -> float:
