@@ -43,7 +43,7 @@ def _one(draw, state: State) -> Change:
     makers = [
         lambda: KeySet(name, _value(draw), revision, draw(st.sampled_from([0, *state.leases]))),
         lambda: Pushed(name, _value(draw)),
-        lambda: LeaseGranted(state.lease_last + 1, draw(st.integers(0, 9)), draw(st.sampled_from([b"", b"s"]))),
+        lambda: LeaseGranted(state.lease_last + 1, draw(st.integers(0, 9)), draw(st.sampled_from([b"", b"s"])), name),
     ]
     if name in state.keys:
         makers += [lambda: Appended(name, _value(draw), revision), lambda: KeyDeleted(name, revision)]

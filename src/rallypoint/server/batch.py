@@ -120,7 +120,7 @@ class Batch:
             self.popped[change.name] = self.popped.get(change.name, 0) + 1
         elif isinstance(change, LeaseGranted):
             self.lease_last = change.lease
-            self.leases[change.lease] = LeaseState(change.ttl_ms, change.session)
+            self.leases[change.lease] = LeaseState(change.ttl_ms, change.session, change.identity)
         elif isinstance(change, LeaseEnded):
             if self.leases.pop(change.lease, None) is None:
                 self.leases_gone.add(change.lease)

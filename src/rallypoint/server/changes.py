@@ -90,11 +90,12 @@ class Popped(NamedTuple):
 
 
 class LeaseGranted(NamedTuple):
-    """A lease is there; ``ttl_ms`` 0: it lives as long as ``session``. Ids rise for ever."""
+    """A lease is there, for ``identity``; ``ttl_ms`` 0: it lives as long as ``session``. Ids rise for ever."""
 
     lease: int
     ttl_ms: int
     session: bytes
+    identity: bytes = b""
 
 
 class LeaseEnded(NamedTuple):
@@ -194,6 +195,7 @@ class LeaseState(NamedTuple):
 
     ttl_ms: int
     session: bytes
+    identity: bytes = b""
 
 
 @dataclass
@@ -267,7 +269,7 @@ def apply(state: State, changes: Iterable[Change]) -> None:
                 del state.queues[change.name]
         elif isinstance(change, LeaseGranted):
             state.lease_last = change.lease
-            state.leases[change.lease] = LeaseState(change.ttl_ms, change.session)
+            state.leases[change.lease] = LeaseState(change.ttl_ms, change.session, change.identity)
         elif isinstance(change, LeaseEnded):
             del state.leases[change.lease]
         elif isinstance(change, GroupMet):

@@ -264,7 +264,7 @@ class Journal:
             self._many("DELETE FROM leases WHERE lease = ?", ((lease,) for lease in batch.leases_gone))
         if batch.leases:
             self._many(
-                "INSERT INTO leases VALUES (?, ?, ?, ?)",
+                "INSERT INTO leases VALUES (?, ?, ?, ?, ?)",
                 (summed((lease, *state)) for lease, state in batch.leases.items()),
             )
 

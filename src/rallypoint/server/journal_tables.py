@@ -40,7 +40,7 @@ SCHEMA: Final = {
     " sum INTEGER NOT NULL)",
     "items_by_name": "CREATE INDEX items_by_name ON items (name)",
     "leases": "CREATE TABLE leases (lease INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL, session BLOB NOT NULL,"
-    " sum INTEGER NOT NULL)",
+    " identity BLOB NOT NULL, sum INTEGER NOT NULL)",
     "sessions": "CREATE TABLE sessions (session BLOB PRIMARY KEY, label BLOB NOT NULL, identity BLOB NOT NULL,"
     " timeout_ms INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID",
     "settled": "CREATE TABLE settled (session BLOB PRIMARY KEY, done INTEGER NOT NULL, sum INTEGER NOT NULL)"
@@ -115,8 +115,8 @@ def read_state(database: sqlite3.Connection) -> tuple[State, set[bytes]]:
     tailed = _read_tails(database, state)
     for name, item in _rows(database, "items", "name, item", "number"):
         state.queues.setdefault(_bytes(name), []).append(_bytes(item))
-    for lease, ttl_ms, session in _rows(database, "leases", "lease, ttl_ms, session"):
-        state.leases[_int(lease)] = LeaseState(_int(ttl_ms), _bytes(session))
+    for lease, ttl_ms, session, identity in _rows(database, "leases", "lease, ttl_ms, session, identity"):
+        state.leases[_int(lease)] = LeaseState(_int(ttl_ms), _bytes(session), _bytes(identity))
     _read_sessions(database, state)
     _read_groups(database, state)
     return state, tailed

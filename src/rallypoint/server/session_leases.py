@@ -78,8 +78,8 @@ class SessionLeases:
         """
         for lease, was in state.leases.items():
             session = sessions.get(was.session)
-            number, identity = (0, b"") if session is None else (session.number, session.identity)
-            self.leases.restore(lease, number, identity, was.ttl_ms, self._ground.now)
+            number = 0 if session is None else session.number
+            self.leases.restore(lease, number, was.identity, was.ttl_ms, self._ground.now)
         self.leases.restore_last(state.lease_last)
         if state.leases:
             self._followers.join(self._changed)
@@ -92,7 +92,7 @@ class SessionLeases:
         ttl_ms = request[1]
         lease = self.leases.grant(session.number, session.identity, ttl_ms, self._ground.now)
         self._followers.join(self._changed)
-        self._ground.note(LeaseGranted(lease, ttl_ms, session.session_id))
+        self._ground.note(LeaseGranted(lease, ttl_ms, session.session_id, session.identity))
         self._verbs.answer(session, request_id, request[0], encode_number(request_id, lease))
 
     def _renew(self, session: Session, request_id: int, request: Request) -> None:

@@ -50,7 +50,7 @@ def test_empty_tables_are_an_empty_state(database):
         ("keys", (1, b"k", b"v", 1, 0, 5), "a row of keys is not what was written"),
         ("keys", (1, b"k", "v", 1, 0, 5), "a row of keys is not what was written"),
         ("sessions", summed((b"s", b"", 5, 1)), "a text is of the type int"),
-        ("leases", summed((1, b"ttl", b"")), "a number is of the type bytes"),
+        ("leases", summed((1, b"ttl", b"", b"")), "a number is of the type bytes"),
         ("settled", summed((b"s", 1)), "belongs to a session that is not there"),
         ("groups", summed((46, b"g", 1)), "a group has no members"),
         ("tails", (1, b"k", b"v", 1, sum_of((b"k", b"v", 1))), "an end and no beginning"),
