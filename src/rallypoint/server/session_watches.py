@@ -157,8 +157,14 @@ class SessionWatches:
         if session.number not in self._watchers:
             return
         self._sent.pop(session.number, None)
-        for watch, event in self.watches.take(session.number, self._ground.limits.output_size_max):
-            self._send(session, watch, _fields(event))
+        peer = session.peer
+        assert peer is not None
+        while not self._pauses.is_paused(peer):
+            taken = self.watches.take(session.number, self._ground.limits.output_size_max)
+            if not taken:
+                return
+            for watch, event in taken:
+                self._send(session, watch, _fields(event))
 
     def _leave(self, session: Session) -> None:
         if self._watchers.pop(session.number, None) is not None:
