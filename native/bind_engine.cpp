@@ -2,7 +2,6 @@
 #include "module.hpp"
 
 #include <math.h>
-#include <sys/random.h>
 
 #include "engine.hpp"
 
@@ -15,6 +14,7 @@ enum Event { CONNECTED, RECEIVED, RESUMED, DISCONNECTED, TICKED };
 
 struct Member : Peer {
     bool is_gone = false;
+    Held origin;  // 1 in front of its address if it is local for certain, else 0
 };
 
 // Append to a list; what failed leaves an error set.
@@ -39,11 +39,11 @@ PyObject *take_output(Output &output) {
 // Drives an engine for one Python object: collects what a step causes.
 class Steps final : public Driver {
   public:
-    Steps(const Limits &limits, const HashKey &key)
-        : engine(limits, *this, key.first, key.second), key_(key), members_(key) {}
+    Steps(const Limits &limits, const Secrets &secrets)
+        : engine(limits, *this, secrets), key_(secrets.hash_key), members_(secrets.hash_key) {}
     ~Steps() {
         while (members_.first() != nullptr) {
-            engine.disconnect(*members_.first()->item);
+            engine.disconnect(*members_.first()->item, 0);
             bury(members_.first());
         }
     }
@@ -53,6 +53,12 @@ class Steps final : public Driver {
     void closed(Peer &peer, int reason, const char *detail) override {
         static_cast<Member &>(peer).is_gone = true;
         add(others_, Py_BuildValue("(Lis)", static_cast<long long>(peer.id), reason, detail));
+    }
+
+    bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) override {
+        const Bytes origin = static_cast<const Member &>(peer).origin->bytes();
+        snprintf(host, sizeof(host), "%.*s", static_cast<int>(origin.size - 1), origin.data + 1);
+        return origin.data[0] == 1;
     }
 
     // Give what the step causes: replies, then the rest; null with an error set.
@@ -97,18 +103,19 @@ class Steps final : public Driver {
 
     void take(int event, Member &member, Bytes data, double now) {
         if (event == CONNECTED) {
+            member.origin.hold(make_value(data.size > 0 ? data : Bytes{"", 1}));
             engine.connect(member, now);
         } else if (event == RECEIVED) {
             // In memory of its own, so that a checked build sees who reads behind it, or later.
             char *copy = static_cast<char *>(take_memory(data.size));
             data.copy_to(copy);
-            engine.receive(member, copy, data.size);
+            engine.receive(member, copy, data.size, now);
             free(copy);
         } else if (event == RESUMED) {
-            engine.resume(member);
+            engine.resume(member, now);
         } else {
             member.is_gone = true;
-            engine.disconnect(member);
+            engine.disconnect(member, now);
         }
     }
 
@@ -127,11 +134,10 @@ Steps &steps_of(PyObject *self) { return reinterpret_cast<Object *>(self)->steps
 
 PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     Limits limits;
-    HashKey key;
-    if (!PyArg_ParseTuple(arguments, "O&", read_limits, &limits)) return nullptr;
-    if (getrandom(&key, sizeof(key), 0) != sizeof(key)) return PyErr_SetFromErrno(PyExc_OSError);
+    Secrets secrets = {};
+    if (!PyArg_ParseTuple(arguments, "O&O&", read_limits, &limits, read_secrets, &secrets)) return nullptr;
     PyObject *self = make_object(type);
-    if (self != nullptr) new (&steps_of(self)) Steps(limits, key);
+    if (self != nullptr) new (&steps_of(self)) Steps(limits, secrets);
     return self;
 }
 

@@ -1,8 +1,6 @@
 // The type `_native.Reactor`: a reactor as Python holds it. What may wait gives the interpreter lock away.
 #include "module.hpp"
 
-#include <sys/random.h>
-
 #include "reactor.hpp"
 
 namespace {
@@ -22,16 +20,14 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     rallypoint::Options options = {};
     const char *fds;
     Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "O&y#dd", read_limits, &options.limits, &fds, &size, &options.linger_s,
-                          &options.spin_s)) {
+    if (!PyArg_ParseTuple(arguments, "O&y#ddO&", read_limits, &options.limits, &fds, &size, &options.linger_s,
+                          &options.spin_s, read_secrets, &options.secrets)) {
         return nullptr;
     }
     PyObject *self = make_object(type);
     if (self == nullptr) return nullptr;
-    if (getrandom(options.hash_key, sizeof options.hash_key, 0) == sizeof options.hash_key) {
-        reactor_of(self) = Reactor::make(options, reinterpret_cast<const int *>(fds),
-                                         static_cast<int>(static_cast<size_t>(size) / sizeof(int)));
-    }
+    reactor_of(self) = Reactor::make(options, reinterpret_cast<const int *>(fds),
+                                     static_cast<int>(static_cast<size_t>(size) / sizeof(int)));
     if (reactor_of(self) != nullptr) return self;
     PyErr_SetFromErrno(PyExc_OSError);
     Py_DECREF(self);

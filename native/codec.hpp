@@ -32,7 +32,7 @@ inline char *store(char *to, Number number) {
 // Why a peer must be closed: twin of RequestError and KeyspaceError.
 struct Refusal {
     int reason;
-    char detail[640];
+    char detail[1280];
 
     // Gives false, for the caller to return.
     bool say(int why, const char *format, ...) __attribute__((format(printf, 3, 4))) {
@@ -45,28 +45,29 @@ struct Refusal {
     }
 };
 
-// The beginning of a text, written as Python's `repr` writes bytes.
+// The beginning of a text, written as Python's `repr` writes bytes, or a string of them.
 struct Shown {
-    char text[4 * kShownMax + 8];
+    char text[4 * kLabelSizeMax + 8];
 
-    explicit Shown(Bytes shown) {
-        const size_t size = shown.size < kShownMax ? shown.size : kShownMax;
+    explicit Shown(Bytes shown, size_t size_max = kShownMax, bool is_bytes = true) {
+        const size_t size = shown.size < size_max ? shown.size : size_max;
         const bool has_single = size > 0 && memchr(shown.data, '\'', size) != nullptr;
         const bool has_double = size > 0 && memchr(shown.data, '"', size) != nullptr;
         const char quote = has_single && !has_double ? '"' : '\'';
-        char *to = text + sprintf(text, "b%c", quote);
+        const char *rest = shown.size > size_max ? "..." : "";
+        char *to = text + sprintf(text, is_bytes ? "b%c" : "%c", quote);
         for (size_t at = 0; at < size; ++at) {
             const unsigned char byte = static_cast<unsigned char>(shown.data[at]);
             const char *letter = byte == '\t' ? "t" : byte == '\n' ? "n" : byte == '\r' ? "r" : nullptr;
             const bool is_plain = byte >= ' ' && byte <= '~';
             if (letter == nullptr && !is_plain) {
-                to += sprintf(to, "\\x%02x", byte);
+                to += byte > '~' + 1 && !is_bytes ? sprintf(to, "\xef\xbf\xbd") : sprintf(to, "\\x%02x", byte);
             } else {
                 if (!is_plain || byte == quote || byte == '\\') *to++ = '\\';
                 *to++ = letter != nullptr ? *letter : static_cast<char>(byte);
             }
         }
-        sprintf(to, "%c%s", quote, shown.size > kShownMax ? "..." : "");
+        is_bytes ? sprintf(to, "%c%s", quote, rest) : sprintf(to, "%s%c", rest, quote);
     }
 };
 
@@ -155,6 +156,25 @@ class Reader {
         *request = {data, walk.passed};
         start_ += walk.passed;
         walk_ = {};
+        return REQUEST;
+    }
+
+    // Give the next whole frame of the session dialect, its size included; as `next`.
+    Step next_frame(uint64_t limit, size_t size_min, Bytes *frame, Refusal &refusal) {
+        constexpr size_t width = sizeof(uint32_t);
+        if (held() < width) return MORE;
+        const uint32_t size = load<uint32_t>(data_ + start_);
+        if (size > limit) {
+            refusal.say(REQUEST_TOO_LARGE, "a frame claims %u bytes, the limit is %" PRIu64, size, limit);
+            return REFUSED;
+        }
+        if (size < size_min) {
+            refusal.say(BAD_FRAME, "a frame claims %u bytes, it must have %zu", size, size_min);
+            return REFUSED;
+        }
+        if (held() < width + size) return MORE;
+        *frame = {data_ + start_, width + size};
+        start_ += width + size;
         return REQUEST;
     }
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "engine.hpp"
 
@@ -49,6 +50,26 @@ struct Connection : Peer {
         } else if (output.size() > kOutputHighSize) {
             is_choked = true;
         }
+    }
+
+    // Tell whether only this user, root, and whomever the file system lets can have made it; else give its address.
+    bool is_local(char (&host)[HOST_SIZE]) const {
+        sockaddr_storage address = {};
+        socklen_t length = sizeof address;
+        sockaddr *generic = reinterpret_cast<sockaddr *>(&address);
+        if (getsockname(fd, generic, &length) != 0) return false;
+        if (address.ss_family == AF_UNIX) {
+            // A file has permissions, a local name has none: there the system is asked who it is.
+            if (length <= sizeof address.ss_family || reinterpret_cast<char *>(&address)[2] != '\0') return true;
+            ucred who;
+            length = sizeof who;
+            return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) == 0 && (who.uid == geteuid() || who.uid == 0);
+        }
+        length = sizeof address;
+        if (getpeername(fd, generic, &length) == 0) {
+            getnameinfo(generic, length, host, sizeof host, nullptr, 0, NI_NUMERICHOST);
+        }
+        return false;
     }
 
     // Send as much as the system takes; gives false if the connection is lost. Sets `is_blocked` and `is_choked`.

@@ -90,6 +90,62 @@ class Ring {
     size_t room_ = 0;  // a power of 2
 };
 
+// When things are due, soonest first: a heap of things that know their place in it.
+struct Due {
+    double due_at = 0;
+    size_t place = 0;     // 0: it is never due
+    uint64_t order = 0;   // the lower one is first, of two that are due together
+
+    bool is_before(const Due &other) const {
+        return due_at < other.due_at || (due_at == other.due_at && order < other.order);
+    }
+};
+
+class Deadlines {
+  public:
+    ~Deadlines() { free(heap_); }
+
+    Due *first() const { return count_ == 0 ? nullptr : heap_[1]; }
+
+    // Have a thing be due, or due at another time.
+    void put(Due &due, double at) {
+        due.due_at = at;
+        if (due.place == 0) {
+            if (++count_ >= room_) {
+                room_ = room_ == 0 ? 4 : room_ * 2;
+                heap_ = static_cast<Due **>(resize_memory(heap_, room_ * sizeof(Due *)));
+            }
+            due.place = count_;
+        }
+        settle(due);
+    }
+    void drop(Due &due) {
+        if (due.place == 0) return;
+        Due &last = *heap_[count_--];
+        if (&last != &due) {
+            last.place = due.place;
+            settle(last);
+        }
+        due.place = 0;
+    }
+
+  private:
+    void seat(Due &due, size_t place) { heap_[due.place = place] = &due; }
+    void settle(Due &due) {
+        size_t place = due.place;
+        for (; place > 1 && due.is_before(*heap_[place / 2]); place /= 2) seat(*heap_[place / 2], place);
+        for (size_t next; (next = place * 2) <= count_; place = next) {
+            next += next < count_ && heap_[next + 1]->is_before(*heap_[next]);
+            if (!heap_[next]->is_before(due)) break;
+            seat(*heap_[next], place);
+        }
+        seat(due, place);
+    }
+
+    Due **heap_ = nullptr;  // from 1 on
+    size_t count_ = 0, room_ = 0;
+};
+
 struct HashKey {
     uint64_t first, second;
 

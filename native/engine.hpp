@@ -9,59 +9,19 @@
 // once, while no key has changed; a list of names that was found present is present until a name vanishes.
 #pragma once
 
-#include <math.h>
-
-#include "keyspace.hpp"
-#include "output.hpp"
-#include "waiters.hpp"
+#include "session_dialect.hpp"
 
 namespace rallypoint {
 
-// One connection as the engine sees it.
-struct Peer : Waiter {
-    int64_t id = 0;  // the driver's number for it
-    Output output;
-    bool is_paused = false;  // fed nothing until `resume`
-    // The rest is the engine's own.
-    bool is_known = false;
-    Reader reader;
-    uint64_t held = 0;  // of its input, as counted
-    double deadline = 0;
-    Link<Peer> of_all;  // in the order of connection
-    Link<Peer> of_strangers;
-};
-
-// What an event causes, told to the driver while the step runs. The driver only takes note; it must not call back.
-class Driver {
+class Engine : SessionDialect {
   public:
-    // The peer's output was empty and is not any more (any peer, not only the one that asked).
-    virtual void owes(Peer &peer) = 0;
-    // The peer caused too much output: send it, feed nothing, then call `resume`.
-    virtual void paused(Peer &peer) = 0;
-    // The engine has forgotten the peer: send what it is owed, then close. `detail` is one sentence, valid in the call.
-    virtual void closed(Peer &peer, int reason, const char *detail) = 0;
-
-  protected:
-    ~Driver() = default;
-};
-
-// Twin of vocabulary.Statistics, in its order; `closed` by reason.
-struct Statistics {
-    uint64_t connections, validated, paused, keys, queues, stored_size, waiting, input_held, requests;
-    uint64_t closed[ENDED + 1];
-};
-
-class Engine {
-  public:
-    Engine(const Limits &limits, Driver &driver, uint64_t hash_key_0, uint64_t hash_key_1)
-        : limits_(limits), driver_(driver), keyspace_(limits, {hash_key_0, hash_key_1}),
-          waiters_({hash_key_0, hash_key_1}) {}
+    Engine(const Limits &limits, Driver &driver, const Secrets &secrets) : SessionDialect(limits, driver, secrets) {}
 
     ~Engine() {
         // Nobody is left to be called to a queue, so the newest goes first and nobody is told anything.
         while (Peer *newest = peers_.last) {
             newest->called.drop();
-            disconnect(*newest);
+            forget(*newest);
         }
     }
 
@@ -80,46 +40,61 @@ class Engine {
         strangers_.add(peer);
     }
 
-    void receive(Peer &peer, const char *data, size_t size) {
+    void receive(Peer &peer, const char *data, size_t size, double now) {
         if (!peer.is_known) return;
-        peer.reader.feed(data, size);
+        now_ = now;
+        Bytes segment = {data, size};
+        if (!peer.reader.is_validated && !begins(peer, segment)) {
+            close(peer);
+            return;
+        }
+        peer.reader.feed(segment.data, segment.size);
         serve(peer);
+        settle();
     }
 
-    void resume(Peer &peer) {
+    void resume(Peer &peer, double now) {
         if (!peer.is_known) return;
+        now_ = now;
         peer.is_paused = false;
         serve(peer);
+        settle();
     }
 
-    void disconnect(Peer &peer) {
-        if (!peer.is_known) return;
-        peer.is_known = false;
-        --connections_;
-        input_held_ -= peer.held;
-        peer.held = 0;
-        peers_.remove(peer);
-        if (!peer.reader.is_validated) strangers_.remove(peer);
-        peer.reader.close();
-        abandon(peer);
+    void disconnect(Peer &peer, double now) {
+        now_ = now;
+        forget(peer);
     }
 
     void tick(double now) {
+        now_ = now;
         while (strangers_.first != nullptr && strangers_.first->deadline <= now) {
-            refusal_.say(HANDSHAKE_TIMEOUT, "VALIDATE did not come within %g s", limits_.handshake_timeout_s);
+            refusal_.say(HANDSHAKE_TIMEOUT, "%s did not come within %g s",
+                         strangers_.first->talk == nullptr ? "VALIDATE" : "HELLO", limits_.handshake_timeout_s);
             close(*strangers_.first);
         }
+        const double end_at = sessions_.next_end();
+        if (end_at > now || now < grace_until_) return;
+        if (end_at < now - kStallS && grace_until_ < end_at) {
+            grace_until_ = now + kGraceS;
+            return;
+        }
+        while (Session *session = sessions_.ended(now)) end(*session);
+        settle();
     }
 
     // When `tick` is due, infinity if no time matters.
     double next_deadline() const {
-        return strangers_.first == nullptr ? static_cast<double>(INFINITY) : strangers_.first->deadline;
+        const double handshake = strangers_.first == nullptr ? static_cast<double>(INFINITY)
+                                                             : strangers_.first->deadline;
+        return fmin(handshake, fmax(sessions_.next_end(), grace_until_));
     }
 
     // The numbers. Cost: the number of peers.
     Statistics statistics() const {
         Statistics statistics = {connections_, 0, 0, keyspace_.key_count(), keyspace_.queue_count(),
-                                 keyspace_.stored_size(), waiters_.count(), input_held_, requests_, {}};
+                                 keyspace_.stored_size(), waiting(), input_held_, requests_, sessions_.count(),
+                                 sessions_.answers_size(), {}};
         for (const Peer *peer = peers_.first; peer != nullptr; peer = peer->of_all.after) {
             statistics.validated += peer->reader.is_validated;
             statistics.paused += peer->is_paused;
@@ -129,19 +104,37 @@ class Engine {
     }
 
   private:
-    // A shorter list is looked up as fast as it is compared and kept.
-    static constexpr size_t MEMO_SIZE_MIN = 128;
-    // What memos keep beyond the store's own bytes, at most.
-    static constexpr size_t MEMO_SIZE_MAX = 16 << 20;
+    // Find out from the first byte which dialect a peer speaks; take the opening of a session off the segment.
+    bool begins(Peer &peer, Bytes &segment) {
+        if (peer.talk != nullptr) return opens(*peer.talk, segment);
+        if (segment.size == 0 || peer.reader.held() > 0) return true;
+        if (segment.data[0] == kOpening[0]) {
+            peer.talk = new Talk;
+            return opens(*peer.talk, segment);
+        }
+        return !wants_proof() || allows_c10d(peer);
+    }
+
+    // A peer that cannot prove the token may come from this machine only.
+    bool allows_c10d(Peer &peer) {
+        char host[HOST_SIZE] = "";
+        if (driver_.is_local(peer, host)) return true;
+        return refusal_.say(
+            AUTHENTICATION_REQUIRED,
+            "it speaks c10d, which cannot prove the token that this server wants; to let it in, start the server with"
+            " --allow-plain %s/%d (RALLYPOINT_ALLOW_PLAIN for a server embedded in a program), or let it speak through"
+            " `rallypoint relay` on its own host", host[0] != '\0' ? host : "ADDRESS",
+            strchr(host, ':') != nullptr ? 128 : 32);
+    }
 
     // Apply the peer's whole requests, until there are no more or they have caused too much output.
     void serve(Peer &peer) {
         produced_ = 0;
         while (!peer.is_paused) {
-            Bytes request;
-            const Reader::Step step = peer.reader.next(limits_.input_size_max, &request, refusal_);
+            const Reader::Step step = peer.talk == nullptr ? apply_next(peer) : next(peer);
             if (step == Reader::MORE) break;
-            if (step == Reader::REFUSED || (++requests_, !apply(peer, request))) {
+            requests_ += step == Reader::REQUEST;
+            if (step == Reader::REFUSED) {
                 close(peer);
                 return;
             }
@@ -152,6 +145,14 @@ class Engine {
         }
         peer.reader.keep();
         if (peer.held > 0 || peer.reader.held() > 0) hold(peer);
+    }
+
+    Reader::Step apply_next(Peer &peer) {
+        Bytes request;
+        const Reader::Step step = peer.reader.next(limits_.input_size_max, &request, refusal_);
+        if (step != Reader::REQUEST || apply(peer, request)) return step;
+        ++requests_;
+        return Reader::REFUSED;
     }
 
     // Account for what the peer's reader keeps; over the total, close those that keep the most.
@@ -173,17 +174,39 @@ class Engine {
     // Close a peer because of the last refusal.
     void close(Peer &peer) {
         ++closed_[refusal_.reason];
-        disconnect(peer);
+        if (peer.talk != nullptr) say_closing(peer);
+        forget(peer);
         driver_.closed(peer, refusal_.reason, refusal_.detail);
     }
 
-    // --- replies and releases ---------------------------------------------------------------------------------
-
-    // Give the peer's output, to put something into it.
-    Output &owed(Peer &peer) {
-        if (peer.output.empty()) driver_.owes(peer);
-        return peer.output;
+    void forget(Peer &peer) {
+        if (!peer.is_known) return;
+        peer.is_known = false;
+        --connections_;
+        input_held_ -= peer.held;
+        peer.held = 0;
+        peers_.remove(peer);
+        strangers_.drop(peer);
+        peer.reader.close();
+        if (peer.talk != nullptr) {
+            leave(peer);
+        } else {
+            abandon(peer);
+        }
     }
+
+    void admit(Peer &peer) override {
+        strangers_.remove(peer);
+        peer.reader.is_validated = true;
+    }
+    void dismiss(Peer &peer) override {
+        peer.deadline = now_ + limits_.handshake_timeout_s;
+        strangers_.add(peer);
+        peer.reader.is_validated = false;
+    }
+    void evict(Peer &peer) override { close(peer); }
+
+    // --- replies and releases ---------------------------------------------------------------------------------
 
     template <typename Number>
     bool answer(Peer &peer, Number number) {
@@ -207,46 +230,6 @@ class Engine {
         return true;
     }
 
-    void go_on(const Ring<Waiter *> &released) {
-        for (size_t at = 0; at < released.count(); ++at) *owed(static_cast<Peer &>(*released[at])).extend(1) = kGoOn;
-    }
-
-    // Release those whom a new key completes. Gives false for a change that was refused.
-    bool created(const Name &name, Keyspace::Change change) {
-        if (change == Keyspace::CREATED) go_on(waiters_.appeared(name, !keyspace_.has_queue(name)));
-        return change != Keyspace::REFUSED;
-    }
-
-    // Drop what the peer waits for; pass on its call to a queue that it did not pop.
-    void abandon(Peer &peer) {
-        waiters_.drop(peer);
-        if (!peer.called) return;
-        const Name name = keyspace_.name(peer.called->bytes());
-        if (keyspace_.has_queue(name)) go_on(waiters_.pushed(name, false));
-        peer.called.drop();
-    }
-
-    void vanished(const Name &name) {
-        present_.drop();
-        waiters_.vanished(name);
-    }
-
-    // The last MULTI_GET's reply holds no longer.
-    void changing() {
-        got_.drop();
-        reply_.clear();
-    }
-
-    bool all_present(Bytes list) {
-        if (present_.equals(list)) return true;
-        Fields fields = {list.data};
-        for (int64_t left = fields.number(); left > 0; --left) {
-            if (!keyspace_.has(keyspace_.name(fields.text()))) return false;
-        }
-        if (list.size >= MEMO_SIZE_MIN && list.size <= MEMO_SIZE_MAX) present_.hold(make_value(list));
-        return true;
-    }
-
     // --- verbs ------------------------------------------------------------------------------------------------
 
     bool apply(Peer &peer, Bytes request) {
@@ -255,8 +238,8 @@ class Engine {
         Fields fields = {list.data};
         switch (verb) {
         case Verb::VALIDATE:
-            strangers_.remove(peer);
-            return peer.reader.is_validated = true;
+            admit(peer);
+            return true;
         case Verb::CHECK: return answer(peer, all_present(list) ? kReady : kNotReady);
         case Verb::WAIT: return wait(peer, list);
         case Verb::CANCEL_WAIT:
@@ -268,7 +251,7 @@ class Engine {
             produced_ += keyspace_.listing()->size;
             return true;
         case Verb::MULTI_GET: return multi_get(peer, list);
-        case Verb::MULTI_SET: return multi_set(list);
+        case Verb::MULTI_SET: return set_all(list);
         case Verb::PING: return answer(peer, load<uint32_t>(list.data));
         default:
             return apply_to(keyspace_.name(fields.text()), verb, peer, fields);
@@ -281,27 +264,22 @@ class Engine {
         case Verb::GET: return answer_value(peer, keyspace_.get(name));
         case Verb::SET:
             changing();
-            return created(name, keyspace_.set(name, fields.text(), refusal_));
+            return changed(name, keyspace_.set(name, fields.text(), refusal_));
         case Verb::APPEND:
             changing();
-            return created(name, keyspace_.append(name, fields.text(), refusal_));
+            return changed(name, keyspace_.append(name, fields.text(), refusal_), true);
         case Verb::ADD: {
             changing();
             int64_t total;
             const Keyspace::Change change = keyspace_.add(name, fields.number(), &total, refusal_);
-            return created(name, change) && answer(peer, total);
+            return changed(name, change) && answer(peer, total);
         }
         case Verb::COMPARE_SET: {
             const Bytes expected = fields.text();
             return compare_set(peer, name, expected, fields.text());
         }
-        case Verb::DELETE_KEY: {
-            changing();
-            const bool is_removed = keyspace_.remove(name);
-            if (is_removed && !keyspace_.has_queue(name)) vanished(name);
-            return answer<uint64_t>(peer, is_removed);
-        }
-        case Verb::QUEUE_PUSH: return queue_push(name, fields.text());
+        case Verb::DELETE_KEY: return answer<uint64_t>(peer, remove(name));
+        case Verb::QUEUE_PUSH: return push(name, fields.text()) > 0;
         case Verb::QUEUE_POP: return queue_pop(peer, name);
         case Verb::QUEUE_LEN: return answer<uint64_t>(peer, keyspace_.queue_length(name));
         case Verb::BARRIER: return barrier(peer, name, fields.number());
@@ -315,7 +293,7 @@ class Engine {
         if (current == nullptr && expected.size > 0) return answer_text(peer, expected);
         if (current != nullptr && !(current->bytes() == expected)) return answer_value(peer, current);
         changing();
-        return created(name, keyspace_.set(name, desired, refusal_)) && answer_value(peer, keyspace_.get(name));
+        return changed(name, keyspace_.set(name, desired, refusal_)) && answer_value(peer, keyspace_.get(name));
     }
 
     bool wait(Peer &peer, Bytes list) {
@@ -323,16 +301,7 @@ class Engine {
         // A set that is shared knows how many are absent; it may be complete and wait still, see QUEUE_PUSH.
         WaitSet *set = waiters_.find(list);
         if (set != nullptr ? set->missing == 0 : all_present(list)) return answer(peer, kGoOn);
-        const bool is_new = set == nullptr;
-        if (is_new) set = waiters_.make(list, [this](const Name &name) { return keyspace_.has(name); });
-        const uint64_t total = waiters_.names_held() + set->count;
-        if (total <= limits_.waited_names_max) {
-            waiters_.wait(peer, set);
-            return true;
-        }
-        if (is_new) waiters_.discard(set);
-        return refusal_.say(TOO_MANY_WAITED, "all peers would wait for %" PRIu64 " names, the limit is %" PRIu64, total,
-                            limits_.waited_names_max);
+        return wait_for(waiters_, set, list, &peer, [this](const Name &name) { return keyspace_.has(name); });
     }
 
     bool multi_get(Peer &peer, Bytes list) {
@@ -355,31 +324,12 @@ class Engine {
         return true;
     }
 
-    bool multi_set(Bytes pairs) {
-        if (!keyspace_.allows(pairs, refusal_)) return false;
-        changing();
-        Fields fields = {pairs.data};
-        for (int64_t left = fields.number(); left > 0; --left) {
-            const Name name = keyspace_.name(fields.text());
-            created(name, keyspace_.set(name, fields.text(), refusal_, true));
-        }
-        return true;
-    }
-
-    bool queue_push(const Name &name, Bytes item) {
-        const bool was_present = keyspace_.has(name);
-        if (!keyspace_.push(name, item, refusal_)) return false;
-        go_on(waiters_.pushed(name, !was_present));
-        return true;
-    }
-
     bool queue_pop(Peer &peer, const Name &name) {
         if (peer.called.equals(name)) peer.called.drop();
         Value *item = nullptr;
-        const size_t length = keyspace_.pop(name, &item);
+        const size_t length = pop(name, &item);
         answer<uint64_t>(peer, length);
         if (item == nullptr) return true;
-        if (length == 1 && !keyspace_.has_key(name)) vanished(name);
         answer_value(peer, item);
         release(item);
         return true;
@@ -387,30 +337,20 @@ class Engine {
 
     bool barrier(Peer &peer, const Name &name, int64_t world_size) {
         abandon(peer);
-        changing();
         int64_t count = 0;
-        if (!created(name, keyspace_.add(name, 1, &count, refusal_))) return false;
-        go_on(waiters_.arrived(name, count));
+        if (!arrive(name, &count)) return false;
         if (count >= world_size) return answer(peer, kGoOn);
         waiters_.wait_barrier(peer, name, world_size);
         return true;
     }
 
-    const Limits limits_;
-    Driver &driver_;
-    Keyspace keyspace_;
-    Waiters waiters_;
     List<Peer, &Peer::of_all> peers_;
     List<Peer, &Peer::of_strangers> strangers_;  // not validated yet
     uint64_t connections_ = 0;
     uint64_t input_held_ = 0;
     uint64_t requests_ = 0;
-    uint64_t produced_ = 0;  // bytes of replies that the requests of this step made for their peer
+    double grace_until_ = 0;
     uint64_t closed_[ENDED + 1] = {};
-    Refusal refusal_;
-    Held present_;  // a list of names that are all present
-    Held got_;      // a MULTI_GET ...
-    Output reply_;  // ... and its reply
 };
 
 }  // namespace rallypoint

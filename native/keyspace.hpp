@@ -2,6 +2,8 @@
 // refuses and changes nothing.
 //
 // Values are shared, never changed while somebody else owns them too. APPEND grows a value in place if it can.
+//
+// The keyspace has a revision, which counts the changes of keys; each key has that of its last change.
 #pragma once
 
 #include "codec.hpp"
@@ -15,7 +17,7 @@ class Keyspace {
 
     Keyspace(const Limits &limits, const HashKey &key) : limits_(limits), key_(key), values_(key), queues_(key) {}
     ~Keyspace() {
-        for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) release(entry->item);
+        for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) release(entry->item.value);
         for (Queues::Entry *entry = queues_.first(); entry != nullptr; entry = entry->order.after) {
             while (entry->item.count() > 0) release(entry->item.pop());
         }
@@ -25,6 +27,7 @@ class Keyspace {
     size_t key_count() const { return values_.count(); }
     size_t queue_count() const { return queues_.count(); }
     uint64_t stored_size() const { return stored_size_; }
+    int64_t revision() const { return revision_; }
 
     bool has_key(const Name &name) const { return values_.find(name) != nullptr; }
     bool has_queue(const Name &name) const { return queues_.find(name) != nullptr; }
@@ -32,7 +35,22 @@ class Keyspace {
     // Null for a missing key; the keyspace stays an owner.
     Value *get(const Name &name) const {
         const Values::Entry *entry = values_.find(name);
-        return entry == nullptr ? nullptr : entry->item;
+        return entry == nullptr ? nullptr : entry->item.value;
+    }
+    // kNoRevision for a missing key.
+    int64_t revision_of(const Name &name) const {
+        const Values::Entry *entry = values_.find(name);
+        return entry == nullptr ? static_cast<int64_t>(kNoRevision) : entry->item.revision;
+    }
+    // Look at each key that begins so, oldest first.
+    template <typename Look>
+    void each_key(Bytes prefix, Look look) const {
+        for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) {
+            const Bytes name = entry->name();
+            if (name.size >= prefix.size && Bytes{name.data, prefix.size} == prefix) {
+                look(name);
+            }
+        }
     }
 
     // All keys as LIST_KEYS answers; kept until a key comes or goes.
@@ -48,9 +66,19 @@ class Keyspace {
         return listing_.get();
     }
 
-    // A pair that `allows` has seen together with others is not asked whether it fits.
-    Change set(const Name &name, Bytes value, Refusal &refusal, bool is_allowed = false) {
-        return put(values_.find(name), name, value, refusal, is_allowed);
+    Change set(const Name &name, Bytes value, Refusal &refusal) {
+        return put(values_.find(name), name, value, refusal);
+    }
+    // Set one of several pairs that `allows` has seen together; what has been set since a revision keeps its own.
+    Change set_one_of(const Name &name, Bytes value, int64_t since, Refusal &refusal) {
+        Values::Entry *entry = values_.find(name);
+        const int64_t before = entry == nullptr ? since : entry->item.revision;
+        const Change change = put(entry, name, value, refusal, true);
+        if (before > since) {
+            entry->item.revision = before;
+            --revision_;
+        }
+        return change;
     }
 
     // Whether all pairs together can be set; `pairs` is PAIRS as on the wire.
@@ -77,7 +105,7 @@ class Keyspace {
     Change append(const Name &name, Bytes value, Refusal &refusal) {
         Values::Entry *entry = values_.find(name);
         if (entry == nullptr) return set(name, value, refusal);
-        const uint64_t length = entry->item->size + value.size;
+        const uint64_t length = entry->item.value->size + value.size;
         if (length > limits_.value_stored_size_max) {
             refusal.say(STORED_VALUE_TOO_LARGE,
                         "APPEND would grow the value of key %s to %" PRIu64 " bytes, the limit is %" PRIu64,
@@ -86,14 +114,15 @@ class Keyspace {
         }
         if (!fits(stored_size_ + value.size, refusal)) return REFUSED;
         stored_size_ += value.size;
-        entry->item = grow(entry->item, value);
+        entry->item.value = grow(entry->item.value, value);
+        entry->item.revision = ++revision_;
         return REPLACED;
     }
 
     Change add(const Name &name, int64_t delta, int64_t *total, Refusal &refusal) {
         Values::Entry *entry = values_.find(name);
         int64_t number = 0;
-        if (entry != nullptr && !read_number(name, entry->item->bytes(), &number, refusal)) return REFUSED;
+        if (entry != nullptr && !read_number(name, entry->item.value->bytes(), &number, refusal)) return REFUSED;
         *total = static_cast<int64_t>(static_cast<uint64_t>(number) + static_cast<uint64_t>(delta));
         char text[24];
         char *digit = text + sizeof(text);
@@ -107,11 +136,18 @@ class Keyspace {
         return put(entry, name, value, refusal);
     }
 
+    // Give the number that a value is in decimal text, 0 for a missing key.
+    bool count(const Name &name, int64_t *number, Refusal &refusal) const {
+        const Values::Entry *entry = values_.find(name);
+        return entry == nullptr || read_number(name, entry->item.value->bytes(), number, refusal);
+    }
+
     bool remove(const Name &name) {
         Values::Entry *entry = values_.find(name);
         if (entry == nullptr) return false;
-        stored_size_ -= name.size + entry->item->size + kEntrySize;
-        release(entry->item);
+        stored_size_ -= name.size + entry->item.value->size + kEntrySize;
+        ++revision_;
+        release(entry->item.value);
         values_.erase(entry);
         listing_.drop();
         return true;
@@ -144,7 +180,11 @@ class Keyspace {
     }
 
   private:
-    using Values = Table<Value *>;
+    struct Stored {
+        Value *value;
+        int64_t revision;
+    };
+    using Values = Table<Stored>;
     using Queues = Table<Ring<Value *>>;
 
     static constexpr ptrdiff_t DIGITS_MAX = 19;  // of a number of 64 bits
@@ -152,23 +192,24 @@ class Keyspace {
 
     // Put other bytes under an entry, or under a new one.
     Change put(Values::Entry *entry, const Name &name, Bytes value, Refusal &refusal, bool is_allowed = false) {
-        Value *old = entry == nullptr ? nullptr : entry->item;
+        Value *old = entry == nullptr ? nullptr : entry->item.value;
         const uint64_t size =
             stored_size_ + value.size + (old == nullptr ? name.size + kEntrySize : 0 - uint64_t{old->size});
         if (!is_allowed && !fits(size, refusal)) return REFUSED;
         stored_size_ = size;
         if (old == nullptr) {
-            values_.insert(name)->item = make_value(value);
+            values_.insert(name)->item = {make_value(value), ++revision_};
             listing_.drop();
             return CREATED;
         }
+        entry->item.revision = ++revision_;
         const size_t capacity = old->size + old->room;
         if (old->owners == 1 && value.size <= capacity && capacity <= value.size * 2 + 16) {
             value.copy_to(old->data());  // it wastes little
             old->size = value.size;
             old->room = static_cast<uint32_t>(capacity - value.size);
         } else {
-            entry->item = make_value(value);
+            entry->item.value = make_value(value);
             release(old);
         }
         return REPLACED;
@@ -209,6 +250,7 @@ class Keyspace {
     Queues queues_;
     Held listing_;
     uint64_t stored_size_ = 0;
+    int64_t revision_ = 0;
 };
 
 }  // namespace rallypoint

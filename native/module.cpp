@@ -3,9 +3,9 @@
 // Built against the stable ABI of CPython 3.10, so that one build serves every later version.
 #include "module.hpp"
 
-#include <cstring>
+#include <sys/random.h>
 
-#include "spec.inc"
+#include "session_dialect.hpp"
 
 bool add_type(PyObject *module, PyType_Spec *spec) {
     PyObject *type = PyType_FromSpec(spec);
@@ -25,15 +25,53 @@ void free_object(PyObject *self) {
 }
 
 int read_limits(PyObject *fields, void *limits) {
-    struct {
-        double seconds;
-        unsigned long long numbers[7];
-    } read;
-    static_assert(sizeof read == sizeof(rallypoint::Limits), "its fields are others");
-    unsigned long long *n = read.numbers;
-    if (!PyArg_ParseTuple(fields, "dKKKKKKK", &read.seconds, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6)) return 0;
-    memcpy(limits, &read, sizeof read);
+    constexpr size_t count = sizeof rallypoint::kLimitKinds - 1;
+    static_assert(sizeof(rallypoint::Limits) == count * sizeof(uint64_t), "its fields are others");
+    if (!PyTuple_Check(fields) || PyTuple_Size(fields) != static_cast<Py_ssize_t>(count)) {
+        PyErr_SetString(PyExc_TypeError, "limits are a tuple of the fields of Limits");
+        return 0;
+    }
+    for (size_t i = 0; i < count && !PyErr_Occurred(); ++i) {
+        PyObject *field = PyTuple_GetItem(fields, static_cast<Py_ssize_t>(i));
+        char *to = static_cast<char *>(limits) + i * sizeof(uint64_t);
+        if (rallypoint::kLimitKinds[i] == 'd') {
+            const double seconds = PyFloat_AsDouble(field);
+            memcpy(to, &seconds, sizeof seconds);
+        } else {
+            const unsigned long long number = PyLong_AsUnsignedLongLong(field);
+            memcpy(to, &number, sizeof number);
+        }
+    }
+    return !PyErr_Occurred();
+}
+
+int read_secrets(PyObject *fields, void *secrets) {
+    rallypoint::Secrets &read = *static_cast<rallypoint::Secrets *>(secrets);
+    const char *seed, *token;
+    Py_ssize_t seed_size, token_size;
+    if (!PyArg_ParseTuple(fields, "y#y#", &seed, &seed_size, &token, &token_size)) return 0;
+    if (seed_size != sizeof read.seed) {
+        PyErr_Format(PyExc_ValueError, "the seed has %zd bytes, it must have %zu", seed_size, sizeof read.seed);
+        return 0;
+    }
+    if (getrandom(&read.hash_key, sizeof read.hash_key, 0) != sizeof read.hash_key) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return 0;
+    }
+    memcpy(read.seed, seed, sizeof read.seed);
+    read.token = {token, static_cast<size_t>(token_size)};
     return 1;
+}
+
+PyObject *hmac_sha256(PyObject *, PyObject *arguments) {
+    const char *key, *text;
+    Py_ssize_t key_size, text_size;
+    if (!PyArg_ParseTuple(arguments, "y#y#", &key, &key_size, &text, &text_size)) return nullptr;
+    rallypoint::Hmac hmac({key, static_cast<size_t>(key_size)});
+    hmac.update({text, static_cast<size_t>(text_size)});
+    char digest[rallypoint::Hmac::SIZE];
+    hmac.finish(digest);
+    return PyBytes_FromStringAndSize(digest, sizeof digest);
 }
 
 PyObject *as_list(const void *numbers, size_t count) {
@@ -48,7 +86,8 @@ PyObject *as_list(const void *numbers, size_t count) {
 }
 
 PyMODINIT_FUNC PyInit__native() {
-    static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "rallypoint._native", "See _native.pyi.", -1, nullptr};
+    static PyMethodDef functions[] = {{"hmac_sha256", hmac_sha256, METH_VARARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+    static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "rallypoint._native", "See _native.pyi.", -1, functions};
     PyObject *module = PyModule_Create(&definition);
     if (module != nullptr && !(add_engine(module) && add_reactor(module) && add_client(module))) Py_CLEAR(module);
     return module;

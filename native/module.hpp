@@ -20,5 +20,8 @@ void free_object(PyObject *self);
 
 // Read a tuple of the fields of Limits, in their order: for the format "O&".
 int read_limits(PyObject *fields, void *limits);
+// Read the engine's seed and the job's token, which is empty for none, and draw a key for hashes: for "O&". The token
+// stays the caller's.
+int read_secrets(PyObject *fields, void *secrets);
 // Give numbers of 64 bits as a list.
 PyObject *as_list(const void *numbers, size_t count);

@@ -33,7 +33,7 @@ struct Options {
     Limits limits;
     double linger_s;  // how long a refused peer may take to read the end of its stream
     double spin_s;    // how long to look for events before sleeping, after the last ones
-    uint64_t hash_key[2];
+    Secrets secrets;
 };
 
 class Reactor final : Driver {
@@ -136,7 +136,9 @@ class Reactor final : Driver {
 
   private:
     explicit Reactor(const Options &options)
-        : options_(options), engine_(options.limits, *this, options.hash_key[0], options.hash_key[1]) {}
+        : options_(options), engine_(options.limits, *this, options.secrets) {
+        options_.secrets = {};  // the engine has its own
+    }
     ~Reactor() {
         close();
         release(notices_.lines);
@@ -241,7 +243,7 @@ class Reactor final : Driver {
     void serve_turn(Connection &connection) {
         if (connection.is_paused) {
             connection.is_paused = false;
-            if (!connection.is_closing) engine_.resume(connection);
+            if (!connection.is_closing) engine_.resume(connection, now_);
             watch(connection);
         } else if (connection.mask & EPOLLIN) {
             read(connection);
@@ -271,7 +273,7 @@ class Reactor final : Driver {
         if (size == 0) {
             end_of_input(connection);
         } else if (!connection.is_closing) {
-            engine_.receive(connection, buffer_, static_cast<size_t>(size));
+            engine_.receive(connection, buffer_, static_cast<size_t>(size), now_);
             if (connection.is_blocked) {
                 connection.settle();
                 watch(connection);
@@ -314,6 +316,10 @@ class Reactor final : Driver {
         Connection &connection = static_cast<Connection &>(peer);
         notices_.put(reason, "closed %s: %s", PeerName(connection).text, detail);
         begin_closing(connection);
+    }
+
+    bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) override {
+        return static_cast<const Connection &>(peer).is_local(host);
     }
 
     // --- what is watched ---------------------------------------------------------------------------------------------
@@ -380,7 +386,7 @@ class Reactor final : Driver {
         if (connection.is_closing || connection.output.empty()) {
             lose(connection);
         } else {
-            engine_.disconnect(connection);
+            engine_.disconnect(connection, now_);
             begin_closing(connection);
         }
     }
@@ -402,7 +408,7 @@ class Reactor final : Driver {
     }
 
     void lose(Connection &connection) {
-        if (!connection.is_closing) engine_.disconnect(connection);
+        if (!connection.is_closing) engine_.disconnect(connection, now_);
         close(connection);
     }
 
@@ -495,7 +501,7 @@ class Reactor final : Driver {
     Link<Reactor> of_living_;
     static inline List<Reactor, &Reactor::of_living_> living_;
 
-    const Options options_;
+    Options options_;
     Notices notices_;
     Acceptor acceptor_{notices_};
     Turns turns_;

@@ -112,6 +112,12 @@ class Held {
         value_ = value;
     }
     void drop() { hold(nullptr); }
+    // Give the value to the caller.
+    Value *take() {
+        Value *taken = value_;
+        value_ = nullptr;
+        return taken;
+    }
 
   private:
     Value *value_ = nullptr;

@@ -14,7 +14,7 @@ struct WaitSet;
 struct Barrier;
 struct Watched;
 
-// One peer's wait, if it has one: for a set of names or at a barrier.
+// One peer's wait, if it has one, or that of a session's request: for a set of names or at a barrier.
 struct Waiter {
     WaitSet *set = nullptr;
     Barrier *barrier = nullptr;
@@ -22,6 +22,7 @@ struct Waiter {
     uint64_t turn = 0;
     int64_t world_size = 0;
     Held called;  // the queue whose item released it, until it pops
+    bool is_of_session = false;
 };
 
 using WaitLine = List<Waiter, &Waiter::in_line>;

@@ -18,7 +18,8 @@ from types import ModuleType
 
 from rallypoint.net import address, stream
 from rallypoint.protocol import codec, spec
-from rallypoint.server import acceptor, connection, keyspace, limits, loop, turns
+from rallypoint.protocol.session import spec as session_spec
+from rallypoint.server import acceptor, connection, groups, keyspace, limits, loop, sessions, turns
 from rallypoint.store import connections
 
 OUTPUT = Path(__file__).resolve().parent.parent / "native" / "spec.inc"
@@ -42,8 +43,30 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
             "CANCELLED",
         ),
     ),
+    (
+        session_spec,
+        (
+            "OPENING",
+            "VERSION",
+            "SESSION_ID_SIZE",
+            "NONCE_SIZE",
+            "PROOF_SIZE",
+            "LABEL_SIZE_MAX",
+            "HELLO_SIZE_MAX",
+            "REPLY_FRAME_SIZE_MAX",
+            "GROUP_SIZE_MAX",
+            "SESSION_TIMEOUT_MS_MAX",
+            "LEASE_TTL_MS_MAX",
+            "NO_REVISION",
+            "CLOSING_ID",
+            "MEMBERS_NAMED_MAX",
+        ),
+    ),
     (codec, ("_SHOWN_MAX",)),
     (keyspace, ("ENTRY_SIZE",)),
+    (sessions, ("ANSWER_SIZE",)),
+    (groups, ("_HEADS_SIZE", "_LOST_GROUPS_MAX")),
+    (limits, ("GRACE_S", "STALL_S")),
     (loop, ("DRAIN_S", "LINGER_S", "READ_SIZE", "EVENTS_MAX")),
     (connection, ("OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE")),
     (turns, ("HEAVY_S", "SLICE_S")),
@@ -69,6 +92,8 @@ def constant(name: str, value: object) -> str:
     """Give one constant's definition: KEY_SIZE_MAX is kKeySizeMax."""
     words = name.lstrip("_").split("_")
     name = "k" + "".join(word.capitalize() for word in words)
+    if isinstance(value, bytes) and len(value) > 1:
+        return f'constexpr char {name}[] = "{value.decode()}";'
     if isinstance(value, bytes):
         (byte,) = value
         return f"constexpr char {name} = '\\x{byte:02x}';"
@@ -97,7 +122,9 @@ def verbs() -> Iterable[str]:
     yield from block("constexpr const char *kVerbNames[] =", (f'"{verb.name}"' for verb in spec.Verb))
     yield f"constexpr unsigned kVerbCount = {len(spec.Verb)};"
     yield ""
-    used = [kind for kind in spec.Kind if any(kind in row.request for row in spec.VERBS.values())]
+    layouts = [*spec.VERBS.values(), *session_spec.SESSION_VERBS.values()]
+    names = {kind.name for row in layouts for kind in row.request}
+    used = [kind for kind in spec.Kind if kind.name in names]
     yield "// What one field of a request is; NOTHING ends a layout."
     yield "enum class Kind : uint8_t { " + ", ".join(["NOTHING", *(kind.name for kind in used)]) + " };"
     longest = max(len(row.request) for row in spec.VERBS.values())
@@ -106,6 +133,32 @@ def verbs() -> Iterable[str]:
     for verb in spec.Verb:
         layout = [kind.name for kind in spec.VERBS[verb].request] + ["NOTHING"]
         yield "    {" + ", ".join(f"Kind::{name}" for name in layout) + f"}},  // {verb.name}"
+    yield "};"
+    yield ""
+
+
+def session_verbs() -> Iterable[str]:
+    """Give the verbs of the session dialect, what its frames are, and the fields of its requests; gaps are UNKNOWN."""
+    verbs = session_spec.SessionVerb
+    for enum in (verbs, session_spec.Status, session_spec.EventKind):
+        yield from block(f"enum class {enum.__name__} : uint8_t", (f"{each.name} = {each.value}" for each in enum))
+    count = max(verbs) + 1
+    rows = dict.fromkeys(range(count)) | {int(verb): row for verb, row in session_spec.SESSION_VERBS.items()}
+    names = [f'"{verbs(byte).name}"' if row else "nullptr" for byte, row in rows.items()]
+    yield from block("constexpr const char *kSessionVerbNames[] =", names)
+    yield f"constexpr unsigned kSessionVerbCount = {count};"
+    yield ""
+    longest = max(len(row.request) for row in rows.values() if row)
+    yield "// By verb: whether its answer is kept, whether that may be long in coming, the fields of its request."
+    yield "struct SessionRow {"
+    yield "    bool is_write, is_deferred;"
+    yield f"    Kind request[{longest + 1}];"
+    yield "};"
+    yield "constexpr SessionRow kSessionRows[kSessionVerbCount] = {"
+    for byte, row in rows.items():
+        layout = ", ".join(f"Kind::{field.name}" for field in row.request) if row else ""
+        flags = f"{str(bool(row and row.is_write)).lower()}, {str(bool(row and row.is_deferred)).lower()}"
+        yield f"    {{{flags}, {{{layout}}}}},{f'  // {verbs(byte).name}' if row else ''}"
     yield "};"
     yield ""
 
@@ -133,16 +186,19 @@ def bounds() -> Iterable[str]:
     """Give the struct Limits with its defaults."""
     yield f"// {dotted(limits)}, in its order"
     yield "struct Limits {"
-    for field in fields(limits.Limits):
+    each = fields(limits.Limits)
+    for field in each:
         default = getattr(limits.DEFAULT_LIMITS, field.name)
         kind = "double" if isinstance(default, float) else "uint64_t"
         yield f"    {kind} {field.name} = {default!r};"
     yield "};"
+    kinds = "".join("d" if isinstance(getattr(limits.DEFAULT_LIMITS, field.name), float) else "K" for field in each)
+    yield f'constexpr char kLimitKinds[] = "{kinds}";  // of its fields: d a double, K a whole number'
 
 
 def text() -> str:
     """Give the whole file."""
-    return "\n".join([HEAD, *constants(), *verbs(), *reasons(), *bounds()]) + TAIL
+    return "\n".join([HEAD, *constants(), *verbs(), *session_verbs(), *reasons(), *bounds()]) + TAIL
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,14 +14,21 @@ from rallypoint.types import Endpoint, Keys, Text
 RawEffect: TypeAlias = tuple[int] | tuple[int, bytes] | tuple[int, int, str]
 """``(peer,)`` a pause, ``(peer, bytes)`` a reply, ``(peer, position in CloseReason, detail)`` a close."""
 
-RawLimits: TypeAlias = tuple[float, int, int, int, int, int, int, int]
-"""The fields of ``Limits``, in their order; the numbers below 2^63."""
+RawLimits: TypeAlias = tuple[float, ...]
+"""``Limits.compiled``: its fields, in their order; the numbers below 2^63."""
+
+RawSecrets: TypeAlias = tuple[bytes, bytes]
+"""32 bytes of the system's randomness, where ids and nonces come from; the job's token, empty for none."""
+
+def hmac_sha256(key: bytes, text: bytes, /) -> bytes:
+    """Give the HMAC-SHA256 that proofs and ids are made with; for tests."""
 
 class Engine:
     """One server's state without sockets, twin of ``server.engine.Engine``; for tests that drive both.
 
     Args:
         limits: what peers are granted.
+        secrets: what nobody else may know.
 
     Raises:
         OSError: if the system gives no random bytes, which the hash of keys needs.
@@ -29,14 +36,15 @@ class Engine:
     Threads: none but the caller's; the interpreter lock is kept.
     """
 
-    def __new__(cls, limits: RawLimits, /) -> Engine: ...
+    def __new__(cls, limits: RawLimits, secrets: RawSecrets, /) -> Engine: ...
     def step(self, event: int, peer: int, data: bytes, now: float, /) -> list[RawEffect]:
         """Take an event.
 
         Args:
             event: 0 connected, 1 received, 2 resumed, 3 disconnected, 4 ticked.
             peer: any number that names a connection; -1 with *ticked*. Unknown ones are ignored, except by *connected*.
-            data: what was received, empty with other events.
+            data: what was received; with *connected* 1 or 0, whether it is of this machine for certain, and its address;
+                empty with other events.
             now: never less than before.
 
         Returns:
@@ -50,7 +58,7 @@ class Engine:
         """Give the time at which *ticked* is due, ``None`` if no time matters now."""
 
     def statistics(self) -> list[int]:
-        """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""
+        """Give the fields of ``Statistics`` in their order, ``closed`` last: for each ``CloseReason`` how many."""
 
 class Reactor:
     """One server, engine and loop, on a thread of its own that never needs the interpreter lock.
@@ -61,6 +69,7 @@ class Reactor:
             belong to the reactor, unless there is an error.
         linger_s: how long a refused peer may take to read the end of its stream, in seconds.
         spin_s: how long to look for events before sleeping, after the last ones, in seconds.
+        secrets: what nobody else may know.
 
     Raises:
         OSError: if there are no descriptors left.
@@ -76,6 +85,7 @@ class Reactor:
         listeners: bytes,
         linger_s: float,
         spin_s: float,
+        secrets: RawSecrets,
         /,
     ) -> Reactor: ...
     def start(self) -> None:
@@ -118,7 +128,7 @@ class Reactor:
         """Tell whether the listeners are open."""
 
     def statistics(self) -> list[int]:
-        """Give the fields of ``Statistics`` in their order, then, for each ``CloseReason``, how many were closed."""
+        """Give the fields of ``Statistics`` in their order, ``closed`` last: for each ``CloseReason`` how many."""
 
     def connections(self) -> list[int]:
         """Give three numbers for each connection: its descriptor, the bytes that it is owed, 1 if it is blocked."""

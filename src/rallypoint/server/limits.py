@@ -24,7 +24,6 @@ GRACE_S = 2.0
 SPIN_US_MAX = 1000
 """How long a server may look for the next request before it sleeps, in microseconds."""
 
-_COMPILED_COUNT = 8
 _NUMBER_MAX = (1 << 63) - 1
 
 
@@ -99,9 +98,8 @@ class Limits:
                 raise ValueError(f"{field.name} is {bound}, it must be above 0")
 
     def compiled(self) -> tuple[float, ...]:
-        """Give the bounds that the compiled twin takes, in its order: those of the c10d dialect, as C++ holds them."""
-        handshake_s, *numbers = astuple(self)[:_COMPILED_COUNT]
-        return (float(handshake_s), *(min(number, _NUMBER_MAX) for number in numbers))
+        """Give the bounds as the compiled twin takes them, in their order."""
+        return tuple(min(bound, _NUMBER_MAX) for bound in astuple(self))
 
 
 DEFAULT_LIMITS: Final = Limits()

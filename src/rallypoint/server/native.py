@@ -93,7 +93,7 @@ class NativeLoop:
         if module is None:
             raise AssertionError("the compiled twin is not there")
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
-        self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6)
+        self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6, (os.urandom(32), b""))
         names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
         self._paths = [name for name in names if isinstance(name, str)]
         for listener in listeners:

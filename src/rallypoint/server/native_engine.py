@@ -5,7 +5,8 @@ A server does not need it: there the compiled reactor drives the compiled engine
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.vocabulary import (
@@ -26,6 +27,7 @@ from rallypoint.twin import choice
 
 if TYPE_CHECKING:
     from rallypoint._native import RawEffect
+    from rallypoint.protocol.session.auth import Token
 
 __all__ = ["NativeEngine", "statistics_of"]
 
@@ -38,6 +40,8 @@ class NativeEngine:
 
     Args:
         limits: what peers are granted.
+        seed: 32 bytes, where ids and nonces come from; see ``Engine``.
+        token: what sessions must prove to hold; ``None`` lets in everybody.
 
     Raises:
         ImportError: the native twin does not run here; the message says why.
@@ -45,16 +49,20 @@ class NativeEngine:
     Threads: none but the caller's.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, seed: bytes = bytes(32), token: Token | None = None) -> None:
         module, why = choice()
         if module is None:
             raise ImportError(why)
-        self._engine = module.Engine(limits.compiled())
+        self._engine = module.Engine(limits.compiled(), (seed, b"" if token is None else token.reveal()))
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event; give what must be done. Replies of one peer come as one, pauses and closes after replies."""
         peer = -1 if isinstance(event, Ticked) else event.peer
-        data = event.data if isinstance(event, Received) else b""
+        data = b""
+        if isinstance(event, Received):
+            data = event.data
+        elif isinstance(event, Connected):
+            data = bytes((event.origin.is_local,)) + event.origin.host.encode()
         return [_effect(raw) for raw in self._engine.step(_EVENTS.index(type(event)), peer, data, now)]
 
     def next_deadline(self) -> float | None:
@@ -68,11 +76,11 @@ class NativeEngine:
 
 
 def statistics_of(numbers: list[int]) -> Statistics:
-    """Give statistics from the compiled twin's list of numbers: the fields in order, then the closed by reason."""
+    """Give statistics from the compiled twin's list of numbers: its fields in order, then the closed by reason."""
     last = len(numbers) - len(_REASONS)
     closed = {reason: count for reason, count in zip(_REASONS, numbers[last:], strict=True) if count}
-    fields: Any = (*numbers[:last], closed)
-    return Statistics(*fields)
+    names = [field.name for field in fields(Statistics) if field.name != "closed"]
+    return Statistics(closed=closed, **dict(zip(names, numbers[:last], strict=True)))
 
 
 def _effect(raw: RawEffect) -> Effect:

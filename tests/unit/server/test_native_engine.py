@@ -45,6 +45,6 @@ def test_an_engine_may_end_before_its_peers() -> None:
 
 
 def test_statistics_are_read_from_numbers() -> None:
-    statistics = statistics_of([*range(9), 0, 7, *[0] * (len(CloseReason) - 2)])
-    assert (statistics.connections, statistics.requests) == (0, 8)
+    statistics = statistics_of([*range(11), 0, 7, *[0] * (len(CloseReason) - 2)])
+    assert (statistics.connections, statistics.requests, statistics.answers_size) == (0, 8, 10)
     assert statistics.closed == {CloseReason.HANDSHAKE_TIMEOUT: 7}

@@ -1,0 +1,467 @@
+// The verbs as a session means them, twin of server/session_verbs.py: what is done, what waits, and what is answered.
+//
+// An answer's body is the stored value itself, shared; so is the one kept for a write. A request that waits keeps its
+// fields; the lists that those who read the same keys wait for are shared as in the c10d dialect.
+#pragma once
+
+#include "ground.hpp"
+#include "sessions.hpp"
+
+namespace rallypoint {
+
+class SessionVerbs : protected Ground, Groups::Listener {
+  protected:
+    SessionVerbs(const Limits &limits, Driver &driver, const HashKey &key, const char (&seed)[Hmac::SIZE])
+        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_), groups_(limits_, key, *this) {}
+    ~SessionVerbs() {
+        // Nobody is left to be told anything.
+        while (Session *session = sessions_.first()) {
+            session->peer = nullptr;
+            while (Pending *pending = session->pending.first) {
+                pending->called.drop();
+                unregister(*pending);
+                sessions_.forget(*pending);
+            }
+            groups_.leave(*session);
+            sessions_.end(*session);
+        }
+        settle();
+    }
+
+    // Apply a request, or answer it again: anything but HELLO, PROVE and BYE.
+    void take(Session &session, const Frame &frame) {
+        const SessionRow &row = frame.row();
+        if (frame.verb == SessionVerb::CANCEL) return cancel(session, load<uint64_t>(frame.body.data));
+        switch (sessions_.take(session, frame.id, frame.done, row.is_write)) {
+        case Meaning::PENDING:
+        case Meaning::SETTLED: return;
+        case Meaning::ANSWERED: return send(session, *sessions_.find_answer(session, frame.id));
+        case Meaning::COUNTED: return await_count(session, frame);
+        case Meaning::NEW: break;
+        }
+        if (!sessions_.allows(session, row, refusal_)) {  // not kept: that would be one more
+            const Answer refused = Answer(Status::REFUSED, frame.id).with(refusal_body(refusal_));
+            send(session, refused);
+            return release(refused.body);
+        }
+        if (row.is_write) changing();
+        if (!serve(session, frame)) refuse(session, frame.id, frame.verb);
+    }
+
+    // The session's connection is gone: drop what its client will ask for again.
+    void detach(Session &session) {
+        for (Pending *pending = session.pending.first, *next = pending; pending != nullptr; pending = next) {
+            next = pending->of_session.after;
+            if (!stays(pending->verb)) drop(*pending);
+        }
+        give_back_calls(session);
+        sessions_.detach(session, now_);
+    }
+
+    // End a session: what it waits for is dropped, and whoever must know is told.
+    void end(Session &session) {
+        while (Pending *pending = session.pending.first) drop(*pending);
+        give_back_calls(session);
+        groups_.leave(session);
+        sessions_.end(session);
+    }
+
+    // Tell the groups which sessions have ended; whoever ends a step does this.
+    void settle() {
+        if (groups_.has_left()) groups_.settle(sessions_.newest(), now_);
+    }
+
+    Ids ids_;
+    Sessions sessions_;
+    Groups groups_;
+    uint64_t sent_ = 0;  // bytes of answers since it was last set to 0
+
+  private:
+    static bool stays(SessionVerb verb) {
+        return verb == SessionVerb::BARRIER || verb == SessionVerb::MEET || verb == SessionVerb::EXCHANGE;
+    }
+    Name first_name(const Pending &pending) const { return keyspace_.name(Fields{pending.request->data()}.text()); }
+
+    // --- answers ----------------------------------------------------------------------------------------------
+
+    void send(Session &session, const Answer &answer) {
+        if (session.peer == nullptr) return;
+        Output &output = owed(*session.peer);
+        answer.bytes().copy_to(output.extend(answer.size));
+        if (answer.body != nullptr) output.append(answer.body);
+        sent_ += answer.whole_size();
+    }
+
+    // Answer a request, and keep the answer to a write; the body becomes ours. Gives true, for the caller to return.
+    bool answer(Session &session, const Answer &answer, SessionVerb verb, size_t sharers = 1) {
+        if (kSessionRows[static_cast<unsigned>(verb)].is_write) sessions_.keep(session, answer, sharers);
+        send(session, answer);
+        release(answer.body);
+        return true;
+    }
+    bool answer_empty(Session &session, uint64_t id, SessionVerb verb) {
+        return answer(session, Answer(Status::OK, id), verb);
+    }
+    template <typename Number>
+    bool answer_number(Session &session, const Frame &frame, Number number) {
+        return answer(session, Answer(Status::OK, frame.id).put(number), frame.verb);
+    }
+    // The value becomes ours.
+    bool answer_stored(Session &session, uint64_t id, SessionVerb verb, Value *value) {
+        return answer(session, Answer(Status::OK, id).put(uint64_t{value->size}).with(value), verb);
+    }
+    void refuse(Session &session, uint64_t id, SessionVerb verb) {
+        answer(session, Answer(Status::REFUSED, id).with(refusal_body(refusal_)), verb);
+    }
+    bool expire(Session &session, uint64_t id, SessionVerb verb, Value *body) {
+        return answer(session, Answer(Status::EXPIRED, id).with(body), verb);
+    }
+
+    // Begin an answer to a read, its fields in pieces of `size` bytes together; null for nobody, or if that is refused.
+    Output *answer_pieces(Session &session, uint64_t id, uint64_t size, bool *is_allowed) {
+        *is_allowed = size <= kReplyFrameSizeMax;
+        if (!*is_allowed) {
+            refusal_.say(REPLY_TOO_LARGE, "the reply would be %" PRIu64 " bytes long, the limit is %" PRIu64, size,
+                         kReplyFrameSizeMax);
+        }
+        if (!*is_allowed || session.peer == nullptr) return nullptr;
+        sent_ += size;
+        Output &output = owed(*session.peer);
+        store_head(output.extend(REPLY_HEAD_SIZE), Status::OK, id, size);
+        return &output;
+    }
+
+    // --- verbs that are answered at once ------------------------------------------------------------------------
+
+    // False for a request that is refused, for the reason in `refusal_`.
+    bool serve(Session &session, const Frame &frame) {
+        Fields fields = {frame.body.data};
+        switch (frame.verb) {
+        case SessionVerb::CHECK:
+            return answer_number(session, frame, all_present(frame.body) ? kReady : kNotReady);
+        case SessionVerb::GETNUMKEYS: return answer_number(session, frame, uint64_t{keyspace_.key_count()});
+        case SessionVerb::PING: return answer_number(session, frame, load<uint32_t>(fields.at));
+        case SessionVerb::LIST_KEYS: return list(session, frame, keyspace_.listing());
+        case SessionVerb::MULTI_SET:
+            return set_all(frame.body) && answer_number(session, frame, keyspace_.revision());
+        case SessionVerb::READ_PREFIX:
+        case SessionVerb::LIST_PREFIX:
+        case SessionVerb::DELETE_PREFIX: return serve_prefix(session, frame, fields.text());
+        case SessionVerb::MULTI_GET: return multi_get(session, frame.id, frame);
+        case SessionVerb::WAIT: return wait(session, frame);
+        case SessionVerb::MEET:
+        case SessionVerb::EXCHANGE: return arrive_at(session, frame);
+        default: return serve_one(session, frame, keyspace_.name(fields.text()), fields);
+        }
+    }
+
+    // As `serve`, a request whose first field is a name; the other fields are left.
+    bool serve_one(Session &session, const Frame &frame, const Name &name, Fields fields) {
+        switch (frame.verb) {
+        case SessionVerb::SET: return written(session, frame, name, keyspace_.set(name, fields.text(), refusal_));
+        case SessionVerb::APPEND:
+            return written(session, frame, name, keyspace_.append(name, fields.text(), refusal_), true);
+        case SessionVerb::ADD: {
+            int64_t total;
+            return changed(name, keyspace_.add(name, fields.number(), &total, refusal_)) &&
+                   answer_number(session, frame, total);
+        }
+        case SessionVerb::COMPARE_SET: {
+            const Bytes expected = fields.text();
+            return compare_set(session, frame, name, expected, fields.text());
+        }
+        case SessionVerb::DELETE_KEY: return answer_number(session, frame, uint64_t{remove(name)});
+        case SessionVerb::QUEUE_PUSH: {
+            const uint64_t length = push(name, fields.text());
+            return length > 0 && answer_number(session, frame, length);
+        }
+        case SessionVerb::QUEUE_LEN: return answer_number(session, frame, uint64_t{keyspace_.queue_length(name)});
+        case SessionVerb::READ: return read(session, frame, name);
+        case SessionVerb::SWAP: return swap(session, frame, name, fields);
+        case SessionVerb::GET: return get(session, frame, name);
+        case SessionVerb::QUEUE_POP: return queue_pop(session, frame, name);
+        case SessionVerb::BARRIER: return barrier(session, frame, name, fields.number());
+        default:
+            return refusal_.say(UNKNOWN_VERB, "this server does not know %s", frame.name());
+        }
+    }
+
+    // Answer with the revision of a write.
+    bool written(Session &session, const Frame &frame, const Name &name, Keyspace::Change change,
+                 bool is_appended = false) {
+        const int64_t revision = keyspace_.revision();
+        return changed(name, change, is_appended) && answer_number(session, frame, revision);
+    }
+
+    bool compare_set(Session &session, const Frame &frame, const Name &name, Bytes expected, Bytes desired) {
+        Value *current = keyspace_.get(name);
+        if (current == nullptr && expected.size > 0) {
+            return answer_stored(session, frame.id, frame.verb, make_value(expected));
+        }
+        if (current == nullptr || current->bytes() == expected) {
+            if (!changed(name, keyspace_.set(name, desired, refusal_))) return false;
+            return answer_stored(session, frame.id, frame.verb, make_value(desired));
+        }
+        return answer_stored(session, frame.id, frame.verb, share(current));
+    }
+
+    bool list(Session &session, const Frame &frame, Value *listing) {
+        bool is_allowed;
+        if (Output *output = answer_pieces(session, frame.id, listing->size, &is_allowed)) output->append(listing);
+        return is_allowed;
+    }
+
+    bool read(Session &session, const Frame &frame, const Name &name) {
+        Value *value = keyspace_.get(name);
+        const size_t size = value == nullptr ? 0 : value->size;
+        bool is_allowed;
+        if (Output *output = answer_pieces(session, frame.id, 16 + size, &is_allowed)) {
+            store<uint64_t>(store(output->extend(16), keyspace_.revision_of(name)), size);
+            if (size > 0) output->append(value);
+        }
+        return is_allowed;
+    }
+
+    bool swap(Session &session, const Frame &frame, const Name &name, Fields fields) {
+        const int64_t expected = fields.number();
+        const Bytes value = fields.text();
+        if (expected < -1) {
+            return refusal_.say(BAD_ARGUMENT, "SWAP expects the revision %" PRId64 ": it is -1 or above", expected);
+        }
+        const bool is_swapped = expected == -1 || expected == keyspace_.revision_of(name);
+        if (is_swapped && !changed(name, keyspace_.set(name, value, refusal_))) return false;
+        Answer reply(Status::OK, frame.id);
+        return answer(session, reply.put(is_swapped).put(keyspace_.revision_of(name)), frame.verb);
+    }
+
+    // --- prefixes -----------------------------------------------------------------------------------------------
+
+    bool serve_prefix(Session &session, const Frame &frame, Bytes prefix) {
+        Ring<Bytes> keys;
+        keyspace_.each_key(prefix, [&](Bytes key) { keys.push(key); });
+        if (keys.count() > 1) qsort(&keys[0], keys.count(), sizeof(Bytes), compare_keys);
+        if (frame.verb == SessionVerb::DELETE_PREFIX) {
+            for (size_t at = 0; at < keys.count(); ++at) {
+                char copy[kKeySizeMax];  // the key ends with its entry
+                remove(keyspace_.name({copy, static_cast<size_t>(keys[at].copy_to(copy) - copy)}));
+            }
+            return answer_number(session, frame, uint64_t{keys.count()});
+        }
+        const bool has_values = frame.verb == SessionVerb::READ_PREFIX;
+        uint64_t size = 8;
+        for (size_t at = 0; at < keys.count(); ++at) {
+            size += 8 + keys[at].size;
+            if (has_values) size += 16 + keyspace_.get(keyspace_.name(keys[at]))->size;
+        }
+        bool is_allowed;
+        Output *output = answer_pieces(session, frame.id, size, &is_allowed);
+        if (output == nullptr) return is_allowed;
+        store(output->extend(8), uint64_t{keys.count()});
+        for (size_t at = 0; at < keys.count(); ++at) {
+            const Bytes key = keys[at];
+            store_text(output->extend(8 + key.size), key);
+            if (!has_values) continue;
+            const Name name = keyspace_.name(key);
+            Value *value = keyspace_.get(name);
+            store(store(output->extend(16), keyspace_.revision_of(name)), uint64_t{value->size});
+            output->append(value);
+        }
+        return true;
+    }
+    static int compare_keys(const void *left, const void *right) {
+        const Bytes &one = *static_cast<const Bytes *>(left), &other = *static_cast<const Bytes *>(right);
+        const int order = memcmp(one.data, other.data, one.size < other.size ? one.size : other.size);
+        return order != 0 ? order : one.size < other.size ? -1 : 1;
+    }
+
+    // --- verbs that wait ----------------------------------------------------------------------------------------
+
+    bool get(Session &session, const Frame &frame, const Name &name) {
+        if (Value *value = keyspace_.get(name)) {
+            return answer_stored(session, frame.id, frame.verb, share(value));
+        }
+        char list[16 + kKeySizeMax];  // as KEYS, so that all who wait for it share one set
+        const char *end = store_text(store<uint64_t>(list, 1), name);
+        return wait_for_keys(session, frame, {list, static_cast<size_t>(end - list)});
+    }
+
+    bool multi_get(Session &session, uint64_t id, const Frame &frame) {
+        uint64_t size = 0;
+        Fields fields = {frame.body.data};
+        for (int64_t left = fields.number(); left > 0; --left) {
+            const Value *value = keyspace_.get(keyspace_.name(fields.text()));
+            if (value == nullptr) return wait_for_keys(session, frame, frame.body);
+            size += 8 + value->size;
+        }
+        bool is_allowed;
+        Output *output = answer_pieces(session, id, size, &is_allowed);
+        if (output == nullptr) return is_allowed;
+        fields = {frame.body.data};
+        for (int64_t left = fields.number(); left > 0; --left) {
+            Value *value = keyspace_.get(keyspace_.name(fields.text()));
+            store<uint64_t>(output->extend(8), value->size);
+            output->append(value);
+        }
+        return true;
+    }
+
+    bool wait_for_keys(Session &session, const Frame &frame, Bytes list) {
+        Pending &pending = sessions_.wait(session, frame, now_);
+        const auto is_present = [this](const Name &name) { return keyspace_.has_key(name); };
+        if (wait_for(readers_, readers_.find(list), list, &pending, is_present)) return true;
+        sessions_.forget(pending);
+        return false;
+    }
+
+    bool wait(Session &session, const Frame &frame) {
+        WaitSet *set = waiters_.find(frame.body);
+        if (all_present(frame.body)) return answer_empty(session, frame.id, frame.verb);
+        Pending &pending = sessions_.wait(session, frame, now_);
+        const auto is_present = [this](const Name &name) { return keyspace_.has(name); };
+        if (wait_for(waiters_, set, frame.body, &pending, is_present)) return true;
+        sessions_.forget(pending);
+        return false;
+    }
+
+    bool queue_pop(Session &session, const Frame &frame, const Name &name) {
+        for (size_t at = 0; at < session.calls.count(); ++at) {
+            if (!(session.calls[at]->bytes() == name)) continue;
+            release(session.calls[at]);
+            for (; at > 0; --at) session.calls[at] = session.calls[at - 1];
+            session.calls.pop();
+            break;
+        }
+        Value *item = nullptr;
+        pop(name, &item);
+        if (item != nullptr) return answer_stored(session, frame.id, frame.verb, item);
+        wait_for_item(sessions_.wait(session, frame, now_), name);
+        return true;
+    }
+
+    bool barrier(Session &session, const Frame &frame, const Name &name, int64_t world_size) {
+        int64_t count;
+        if (!arrive(name, &count)) return false;
+        if (count >= world_size) return answer_empty(session, frame.id, frame.verb);
+        Answer begun;
+        begun.id = frame.id;
+        sessions_.keep(session, begun);
+        waiters_.wait_barrier(sessions_.wait(session, frame, now_), name, world_size);
+        return true;
+    }
+
+    // Wait at a barrier at which the request has counted already.
+    void await_count(Session &session, const Frame &frame) {
+        Fields fields = {frame.body.data};
+        const Name name = keyspace_.name(fields.text());
+        const int64_t world_size = fields.number();
+        int64_t count = 0;
+        if (!keyspace_.count(name, &count, refusal_)) return refuse(session, frame.id, frame.verb);
+        if (count >= world_size) {
+            answer_empty(session, frame.id, frame.verb);
+        } else {
+            waiters_.wait_barrier(sessions_.wait(session, frame, now_), name, world_size);
+        }
+    }
+
+    bool arrive_at(Session &session, const Frame &frame) {
+        settle();
+        sessions_.wait(session, frame, now_);
+        groups_.arrive(Arrival(frame, session), now_, refusal_);
+        return true;
+    }
+
+    // What a request waited for is there; it is registered nowhere any more.
+    void woken(Waiter &waiter) override {
+        Pending &pending = static_cast<Pending &>(waiter);
+        Session &session = *pending.session;
+        if (pending.called) session.calls.push(pending.called.take());
+        Value *request = share(pending.request);
+        const Frame frame = pending.frame();
+        sessions_.forget(pending);
+        Fields fields = {frame.body.data};
+        bool is_answered = true;
+        if (frame.verb == SessionVerb::GET) {
+            is_answered = get(session, frame, keyspace_.name(fields.text()));
+        } else if (frame.verb == SessionVerb::MULTI_GET) {
+            is_answered = multi_get(session, frame.id, frame);
+        } else if (frame.verb == SessionVerb::QUEUE_POP) {
+            Value *item = nullptr;
+            keyspace_.pop(keyspace_.name(fields.text()), &item);
+            answer_stored(session, frame.id, frame.verb, item);
+        } else {
+            answer_empty(session, frame.id, frame.verb);
+        }
+        if (!is_answered) refuse(session, frame.id, frame.verb);
+        release(request);
+    }
+
+    // --- waits that end without what they waited for --------------------------------------------------------------
+
+    void cancel(Session &session, uint64_t id) {
+        Pending *pending = sessions_.find(session, id);
+        if (pending == nullptr) return;
+        const SessionVerb verb = pending->verb;
+        unregister(*pending);
+        Value *missing = verb == SessionVerb::MEET || verb == SessionVerb::EXCHANGE
+                             ? groups_.cancel(Arrival(pending->frame(), session), now_)
+                             : missing_of(*pending);
+        sessions_.forget(*pending);
+        expire(session, id, verb, missing);
+    }
+
+    void drop(Pending &pending) {
+        unregister(pending);
+        sessions_.forget(pending);
+    }
+    void unregister(Pending &pending) {
+        switch (pending.verb) {
+        case SessionVerb::GET:
+        case SessionVerb::MULTI_GET: return readers_.drop(pending);
+        case SessionVerb::QUEUE_POP: return leave_queue(pending, poppers_.find(first_name(pending)));
+        case SessionVerb::WAIT:
+        case SessionVerb::BARRIER: return abandon(pending);
+        default: return;
+        }
+    }
+    void give_back_calls(Session &session) {
+        for (size_t left = session.calls.count(); left > 0; --left) {
+            Held call;
+            call.hold(session.calls.pop());
+            pass_on(call);
+        }
+    }
+
+    // LISTED: which of the names that a request waits for are missing.
+    Value *missing_of(const Pending &pending) {
+        Table<bool> seen(key_);
+        Value *body = make_value(0);
+        int64_t count = 0;
+        body = grow(body, {reinterpret_cast<const char *>(&count), sizeof(count)});
+        const bool is_listed = pending.verb == SessionVerb::MULTI_GET || pending.verb == SessionVerb::WAIT;
+        const bool is_counted = pending.verb == SessionVerb::QUEUE_POP || pending.verb == SessionVerb::BARRIER;
+        Fields fields = {pending.request->data()};
+        for (int64_t left = is_listed ? fields.number() : 1; left > 0; --left) {
+            const Name name = keyspace_.name(fields.text());
+            const bool is_there = pending.verb == SessionVerb::WAIT ? keyspace_.has(name) : keyspace_.has_key(name);
+            if ((is_there && !is_counted) || seen.find(name) != nullptr) continue;
+            seen.insert(name);
+            const uint64_t size = name.size;
+            body = grow(grow(body, {reinterpret_cast<const char *>(&size), sizeof(size)}), name);
+            ++count;
+        }
+        store(body->data(), count);
+        return body;
+    }
+
+    void followed(const Name &, EventKind, bool) override {}
+
+    void settled(Attendee &attendee, const Answer &settled, size_t sharers) override {
+        Session &session = static_cast<Session &>(attendee);
+        Pending *pending = sessions_.find(session, settled.id);
+        const SessionVerb verb = pending->verb;
+        sessions_.forget(*pending);
+        answer(session, settled, verb, sharers);
+    }
+};
+
+}  // namespace rallypoint
