@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.engine_sessions import Bench
 
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import AnswerKept, GroupForgotten, GroupMet, Member, State, apply
+from rallypoint.server.vocabulary import Received
 
 MEET, EXCHANGE, CANCEL, BYE = SessionVerb.MEET, SessionVerb.EXCHANGE, SessionVerb.CANCEL, SessionVerb.BYE
 
@@ -224,3 +227,79 @@ def test_generations_are_remembered_over_a_restart() -> None:
     assert GroupForgotten(MEET, b"b") in changes
     apply(state, changes)
     assert state.groups == {}
+
+
+STEP = st.one_of(
+    st.tuples(st.just("meet"), st.integers(0, 2), st.integers(0, 2)),
+    st.tuples(st.just("cancel"), st.integers(0, 2), st.none()),
+    st.tuples(st.just("drop"), st.integers(0, 2), st.none()),
+    st.tuples(st.just("connect"), st.integers(0, 2), st.none()),
+    st.tuples(st.just("bye"), st.integers(0, 2), st.none()),
+    st.tuples(st.just("wait"), st.integers(1, 12), st.none()),
+)
+
+
+class Caller:
+    """A client that asks again for what was not answered, and looks at its answers."""
+
+    def __init__(self, bench) -> None:
+        self.client = bench.client(timeout_ms=10_000)
+        self.is_connected = True
+        self.asked: dict[int, int] = {}  # request -> rank, unanswered
+        self.met: list[tuple[int, int]] = []  # generation, rank
+
+    def read(self) -> None:
+        for status, request_id, fields in self.client.read():
+            rank = self.asked.pop(request_id)  # answered once
+            if status is Status.OK:
+                self.met.append((fields[0], rank))
+
+    def connect(self) -> None:
+        if not self.client.connect():  # a new session: nothing of the old one is known
+            self.asked.clear()
+            self.client.last_id = 0
+        for request_id, rank in sorted(self.asked.items()):
+            meet(self.client, rank, 3, request_id=request_id)
+        self.is_connected = True
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(STEP, max_size=40))
+def test_every_request_is_answered_once_and_generations_are_whole(steps) -> None:
+    bench = Bench()
+    callers = [Caller(bench) for _ in range(3)]
+    for verb, number, rank in steps:
+        caller = callers[number % 3]
+        if verb == "wait":
+            bench.wait(number)
+        elif verb == "connect" and not caller.is_connected:
+            caller.connect()
+        elif not caller.is_connected:
+            continue
+        elif verb == "meet":
+            caller.asked[caller.client.last_id + 1] = rank
+            meet(caller.client, rank, 3)
+        elif verb == "cancel" and caller.asked:
+            caller.client.send(CANCEL, min(caller.asked))
+        elif verb == "drop":
+            caller.client.drop()
+            caller.is_connected = False
+        elif verb == "bye":
+            request_id, frame = caller.client.frame(BYE)
+            caller.asked[request_id] = -1
+            bench.step(Received(caller.client.peer, frame))
+            caller.client.drop()
+            caller.is_connected = False
+            caller.asked.clear()
+            caller.client.session = b""
+            caller.client.read()
+        for each in callers:
+            if each.is_connected:
+                each.read()
+    for caller in callers:
+        if not caller.is_connected:
+            caller.connect()
+        caller.read()
+    waiting = sum(len(caller.asked) for caller in callers)
+    assert waiting == sum(view.arrived for view in bench.engine.parts.groups.groups.views(0))
+    assert waiting < 3
