@@ -49,6 +49,7 @@ from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.peer import REFUSALS_KEPT, Peer, Refused
 from rallypoint.server.session_dialect import Talk
 from rallypoint.server.session_parts import SessionParts
+from rallypoint.server.status import Status
 from rallypoint.server.timed import Handshakes, Timed
 from rallypoint.server.vocabulary import (
     Close,
@@ -102,6 +103,7 @@ class Engine:
         parts: what serves sessions. Read only, for others.
         peers: the connections. Read only, for others.
         refused: the connections closed last. Read only, for others.
+        status: what the server says of itself.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
     Threads: none but the caller's.
@@ -124,10 +126,12 @@ class Engine:
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
+        self._gone_received = self._gone_sent = 0  # bytes of peers that are gone
         self.refused: deque[Refused] = deque(maxlen=REFUSALS_KEPT)
         self.ground = Ground(limits, journal=journal)
         self.parts = SessionParts(self.ground, self, seed=seed, gate=gate, data_id=data_id)
         self._dialect = self.parts.dialect
+        self.status = Status(self)
         self._handlers = C10dVerbs(self.ground, self.admit).handlers
         if (forbids := self.parts.forbids) is not None:
             self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
@@ -169,6 +173,7 @@ class Engine:
             if state is not None:
                 state.origin = state.origin._replace(is_secure=True, identity=event.identity)
         else:
+            self.status.begin(now)
             for part in self._timed:
                 part.tick(now)
             self.parts.settle()
@@ -214,6 +219,8 @@ class Engine:
             closed=dict(self._closed),
             sessions=len(self.parts.sessions),
             answers_size=self.parts.sessions.answers_size,
+            received=self._gone_received + sum(state.received for state in peers),
+            sent=self._gone_sent + sum(state.sent for state in peers),
         )
 
     # --- connections -------------------------------------------------------------------------------------
@@ -361,6 +368,8 @@ class Engine:
         if state is None:
             return
         self._input_held -= state.held
+        self._gone_received += state.received
+        self._gone_sent += state.sent
         self._handshakes.end(peer)
         if state.reader is not None:
             state.reader.close()

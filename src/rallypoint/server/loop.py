@@ -151,6 +151,7 @@ class ServerLoop:
         """Serve until ``stop``; all sockets are closed at the end, however it comes."""
         try:
             self._resume_accepting()
+            self.apply(self._step(Ticked(), self._clock.now()))  # the machine learns when it began
             while self._drain_s is None:
                 self._wake_up(self._timeout_s())
             self._drain()

@@ -43,6 +43,8 @@ class SessionParts:
         leases: those there are.
         watches: those there are.
         forbids: says why an identity may not do what it asks for; ``None`` without rules.
+        life_id: of this life of the server.
+        data_id: of what it holds.
         timed: what ends by time, in the order in which it is told the time.
     """
 
@@ -50,7 +52,8 @@ class SessionParts:
         self, ground: Ground, connections: Connections, *, seed: bytes, gate: Gate | None, data_id: bytes
     ) -> None:
         ids = Ids(seed)
-        life_id = ids.make(b"life", SESSION_ID_SIZE)
+        self.life_id = ids.make(b"life", SESSION_ID_SIZE)
+        self.data_id = data_id or self.life_id
         self.forbids = gate.forbids if gate is not None and gate.has_rules else None
         self._ground = ground
         self.sessions = Sessions(ground.limits, ids, ground.note)
@@ -68,8 +71,8 @@ class SessionParts:
             connections=connections,
             ids=ids,
             gate=gate,
-            data_id=data_id or life_id,
-            life_id=life_id,
+            data_id=self.data_id,
+            life_id=self.life_id,
         )
         self.timed: tuple[Timed, ...] = (SessionEnds(self.sessions, self.verbs), self.leases)
 
