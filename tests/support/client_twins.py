@@ -1,7 +1,8 @@
-"""The client's twins, Python and native, so that one test runs over both.
+"""The clients of a TCP store, so that one test runs over each: c10d's in Python and native, and the session's.
 
 A test module that imports the fixture ``each_client`` and uses it (``pytestmark``) runs once over each: every TCPStore
-that it makes has a client of that twin, whichever twin its server is. Without the native twin there is one.
+that it makes has that client. With the session's, servers that the test makes are of the Python twin. A test about the
+c10d wire says ``each_c10d_client``, or ``dialect="c10d"``.
 """
 
 from __future__ import annotations
@@ -11,16 +12,31 @@ from types import SimpleNamespace
 import pytest
 
 from rallypoint import twin
+from rallypoint.server import native as server_native
 from rallypoint.store import native
 
-__all__ = ["CLIENTS", "each_client"]
+__all__ = ["CLIENTS", "each_c10d_client", "each_client"]
 
 CLIENTS = ["python", "native"] if twin.native() is not None else ["python"]
 
 
-@pytest.fixture(params=CLIENTS)
-def each_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run over each twin; give its name."""
-    if request.param == "python":
+def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    if name != "native":
         monkeypatch.setattr(native, "twin", SimpleNamespace(native=lambda: None))
-    return str(request.param)
+    if name == "session":
+        monkeypatch.setenv("RALLYPOINT_DIALECT", "auto")
+        monkeypatch.setenv("RALLYPOINT_PURE", "1")
+        monkeypatch.setattr(server_native, "native", lambda: None)
+    return name
+
+
+@pytest.fixture(params=[*CLIENTS, "session"])
+def each_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run over each client; give its name."""
+    return _use(str(request.param), monkeypatch)
+
+
+@pytest.fixture(params=CLIENTS)
+def each_c10d_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run over each twin of the c10d client; give its name."""
+    return _use(str(request.param), monkeypatch)

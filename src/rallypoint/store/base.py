@@ -305,6 +305,10 @@ class Store(SessionCalls):
         for key, value in zip(names, contents, strict=True):
             self.set(key, value)
 
+    def post_set(self, key: Text, value: Text, /) -> None:
+        """Store a value without waiting until it is there, where that is less than ``set`` does."""
+        self.set(key, value)
+
     def barrier(self, key: Text, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to the barrier ``key``; a name serves once.
 

@@ -29,30 +29,18 @@ from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store.base import check_lengths, decode_key, wait_timed_out
 from rallypoint.store.calls import Inherited, Patience
+from rallypoint.store.pipeline import Pipeline, Promise
 from rallypoint.store.plans import WORKER_COUNT
 from rallypoint.store.session_calls import Entry
 from rallypoint.store.trunk import Ticket, Trunk
 from rallypoint.store.watch import SessionWatch
+from rallypoint.store.wires import as_integer, as_wire, as_wires, seconds_of
 from rallypoint.types import Endpoint, Keys, Member, Text, as_bytes, as_keys
 
 __all__ = ["SessionClient"]
 
 _V: Final = SessionVerb
 _OK: Final = Status.OK
-
-
-def _wire(key: Text) -> bytes:
-    return b"/" + (key.encode() if type(key) is str else as_bytes(key, "key"))
-
-
-def _wires(keys: Keys) -> list[bytes]:
-    return [b"/" + key for key in as_keys(keys)]
-
-
-def _integer(number: int, what: str) -> int:
-    if not isinstance(number, int):
-        raise TypeError(f"{what} must be an int, not {type(number).__name__}")
-    return int(number)
 
 
 class SessionClient(Inherited):
@@ -69,7 +57,7 @@ class SessionClient(Inherited):
     def _ask(self, verb: SessionVerb, fields: tuple[Any, ...], patience: Patience) -> tuple[Any, ...]:
         """Ask what the server answers at once."""
         self.check_owner()
-        timeout_s = patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001 - see Patient
+        timeout_s = seconds_of(patience)
         try:
             ticket = self.trunk.ask(verb, fields, timeout_s)
         except DistNetworkError:
@@ -128,27 +116,27 @@ class SessionClient(Inherited):
     # --- keys and values ---------------------------------------------------------------------------------
 
     def set(self, key: Text, value: Text, patience: Patience) -> None:  # noqa: D102 - as the store's, so are all of these
-        self._ask(_V.SET, (_wire(key), as_bytes(value)), patience)
+        self._ask(_V.SET, (as_wire(key), as_bytes(value)), patience)
 
     def get(self, key: Text, patience: Patience) -> bytes:  # noqa: D102
-        wire = _wire(key)
-        timeout_s = patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001
+        wire = as_wire(key)
+        timeout_s = seconds_of(patience)
         value: bytes = self._await(_V.GET, (wire,), timeout_s, (wire,))[0]
         return value
 
     def add(self, key: Text, amount: int, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.ADD, (_wire(key), _integer(amount, "amount")), patience)[0])
+        return int(self._ask(_V.ADD, (as_wire(key), as_integer(amount, "amount")), patience)[0])
 
     def count_workers(self, amount: int, patience: Patience) -> int:  # noqa: D102
         return int(self._ask(_V.ADD, (WORKER_COUNT, amount), patience)[0])
 
     def compare_set(self, key: Text, expected: Text, desired: Text, patience: Patience) -> bytes:  # noqa: D102
         old, new = as_bytes(expected, "expected"), as_bytes(desired, "desired")
-        found: bytes = self._ask(_V.COMPARE_SET, (_wire(key), old, new), patience)[0]
+        found: bytes = self._ask(_V.COMPARE_SET, (as_wire(key), old, new), patience)[0]
         return found
 
     def check(self, keys: Keys, patience: Patience) -> bool:  # noqa: D102
-        wires = _wires(keys)
+        wires = as_wires(keys)
         if not wires:
             return True
         (answer,) = self._ask(_V.CHECK, (wires,), patience)
@@ -157,12 +145,12 @@ class SessionClient(Inherited):
         return bool(answer == 0)
 
     def wait(self, keys: Keys, patience: Patience) -> None:  # noqa: D102
-        wires = _wires(keys)
+        wires = as_wires(keys)
         if wires:
-            self._await(_V.WAIT, (wires,), _seconds(patience), wires)
+            self._await(_V.WAIT, (wires,), seconds_of(patience), wires)
 
     def delete_key(self, key: Text, patience: Patience) -> bool:  # noqa: D102
-        return bool(self._ask(_V.DELETE_KEY, (_wire(key),), patience)[0])
+        return bool(self._ask(_V.DELETE_KEY, (as_wire(key),), patience)[0])
 
     def num_keys(self, patience: Patience) -> int:  # noqa: D102
         return int(self._ask(_V.GETNUMKEYS, (), patience)[0])
@@ -172,20 +160,20 @@ class SessionClient(Inherited):
         return keys
 
     def append(self, key: Text, value: Text, patience: Patience) -> None:  # noqa: D102
-        self._ask(_V.APPEND, (_wire(key), as_bytes(value)), patience)
+        self._ask(_V.APPEND, (as_wire(key), as_bytes(value)), patience)
 
     def multi_get(self, keys: Keys, patience: Patience) -> list[bytes]:  # noqa: D102
-        wires = _wires(keys)
+        wires = as_wires(keys)
         if not wires:
             return []
-        values: list[bytes] = self._await(_V.MULTI_GET, (wires,), _seconds(patience), wires)[0]
+        values: list[bytes] = self._await(_V.MULTI_GET, (wires,), seconds_of(patience), wires)[0]
         if len(values) != len(wires):
             message = f"MULTI_GET of {len(wires)} keys was answered {len(values)} values"
             raise RemoteProtocolError(message, endpoint=self.endpoint)
         return values
 
     def multi_set(self, keys: Keys, values: Keys, patience: Patience) -> None:  # noqa: D102
-        wires, contents = _wires(keys), as_keys(values)
+        wires, contents = as_wires(keys), as_keys(values)
         check_lengths(wires, contents)
         if wires:
             self._ask(_V.MULTI_SET, (list(zip(wires, contents, strict=True)),), patience)
@@ -193,11 +181,11 @@ class SessionClient(Inherited):
     # --- queues and barriers -----------------------------------------------------------------------------
 
     def queue_push(self, key: Text, value: Text, patience: Patience) -> None:  # noqa: D102
-        self._ask(_V.QUEUE_PUSH, (_wire(key), as_bytes(value)), patience)
+        self._ask(_V.QUEUE_PUSH, (as_wire(key), as_bytes(value)), patience)
 
     def queue_pop(self, key: Text, block: bool, patience: Patience) -> bytes:  # noqa: D102
-        wire = _wire(key)
-        timeout_s = _seconds(patience) if block else 0.0
+        wire = as_wire(key)
+        timeout_s = seconds_of(patience) if block else 0.0
         ticket = self._wait_for(_V.QUEUE_POP, (wire,), timeout_s)
         if ticket.status is _OK:
             item: bytes = ticket.fields()[0]
@@ -209,11 +197,11 @@ class SessionClient(Inherited):
         raise self._timed_out(ticket, timeout_s, (wire,))
 
     def queue_len(self, key: Text, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.QUEUE_LEN, (_wire(key),), patience)[0])
+        return int(self._ask(_V.QUEUE_LEN, (as_wire(key),), patience)[0])
 
     def barrier(self, key: Text, world_size: int, patience: Patience) -> None:  # noqa: D102
-        fields = (_wire(key), _integer(world_size, "world_size"))
-        timeout_s = _seconds(patience)
+        fields = (as_wire(key), as_integer(world_size, "world_size"))
+        timeout_s = seconds_of(patience)
         ticket = self._wait_for(_V.BARRIER, fields, timeout_s)
         if ticket.status is _OK:
             return
@@ -231,37 +219,54 @@ class SessionClient(Inherited):
             endpoint=self.endpoint,
         )
 
+    # --- many at a time, or unanswered -------------------------------------------------------------------
+
+    def pipeline(self, patience: Patience) -> Pipeline:  # noqa: D102
+        self.check_owner()
+        return Pipeline(self, patience)
+
+    def settle(self, promise: Promise[Any], ticket: Ticket) -> None:
+        """Give a pipeline's request its answer."""
+        if ticket.status is _OK:
+            promise.keep(ticket.fields())
+        else:
+            promise.break_with(self._refused(ticket, promise.request[1]))
+
+    def post_set(self, key: Text, value: Text, patience: Patience) -> None:  # noqa: D102
+        self.check_owner()
+        self.trunk.post(_V.SET, (as_wire(key), as_bytes(value)), seconds_of(patience))
+
     # --- revisions, prefixes, leases ---------------------------------------------------------------------
 
     def read(self, key: Text, patience: Patience) -> Entry | None:  # noqa: D102
-        wire = _wire(key)
+        wire = as_wire(key)
         revision, value = self._ask(_V.READ, (wire,), patience)
         return Entry(wire[1:].decode(), value, revision) if revision else None
 
     def swap(  # noqa: D102
         self, key: Text, revision: int, value: Text, lease: int, patience: Patience
     ) -> tuple[bool, int]:
-        fields = (_wire(key), _integer(revision, "revision"), as_bytes(value), _integer(lease, "lease"))
+        fields = (as_wire(key), as_integer(revision, "revision"), as_bytes(value), as_integer(lease, "lease"))
         is_swapped, now = self._ask(_V.SWAP, fields, patience)
         return bool(is_swapped), now
 
     def read_prefix(self, prefix: Text, patience: Patience) -> list[Entry]:  # noqa: D102
-        (entries,) = self._ask(_V.READ_PREFIX, (_wire(prefix),), patience)
+        (entries,) = self._ask(_V.READ_PREFIX, (as_wire(prefix),), patience)
         return [Entry(wire[1:].decode(), value, revision) for wire, revision, value in entries]
 
     def list_prefix(self, prefix: Text, patience: Patience) -> list[str]:  # noqa: D102
-        (wires,) = self._ask(_V.LIST_PREFIX, (_wire(prefix),), patience)
+        (wires,) = self._ask(_V.LIST_PREFIX, (as_wire(prefix),), patience)
         return [wire[1:].decode() for wire in wires]
 
     def delete_prefix(self, prefix: Text, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.DELETE_PREFIX, (_wire(prefix),), patience)[0])
+        return int(self._ask(_V.DELETE_PREFIX, (as_wire(prefix),), patience)[0])
 
     def watch(self, key: Text, is_prefix: bool, since: int | None, patience: Patience) -> SessionWatch:  # noqa: D102
-        wire = _wire(key)
+        wire = as_wire(key)
         watch = SessionWatch(self.trunk, wire, patience)
-        fields = (wire, int(is_prefix), -1 if since is None else _integer(since, "since"))
+        fields = (wire, int(is_prefix), -1 if since is None else as_integer(since, "since"))
         self.check_owner()
-        ticket = self.trunk.ask(_V.WATCH, fields, _seconds(patience), hear=watch.hear)
+        ticket = self.trunk.ask(_V.WATCH, fields, seconds_of(patience), hear=watch.hear)
         if ticket.status is not _OK:
             raise self._refused(ticket, fields)
         watch.begin(ticket, *ticket.fields())
@@ -272,10 +277,10 @@ class SessionClient(Inherited):
         return int(self._ask(_V.LEASE_GRANT, (ttl_ms,), patience)[0])
 
     def lease_renew(self, lease: int, patience: Patience) -> float:  # noqa: D102
-        return float(self._ask(_V.LEASE_RENEW, (_integer(lease, "lease"),), patience)[0]) / 1000
+        return float(self._ask(_V.LEASE_RENEW, (as_integer(lease, "lease"),), patience)[0]) / 1000
 
     def lease_revoke(self, lease: int, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.LEASE_REVOKE, (_integer(lease, "lease"),), patience)[0])
+        return int(self._ask(_V.LEASE_REVOKE, (as_integer(lease, "lease"),), patience)[0])
 
     def status(self, what: str, patience: Patience) -> dict[str, Any]:  # noqa: D102
         (document,) = self._ask(_V.STATUS, (what.encode(),), patience)
@@ -292,17 +297,17 @@ class SessionClient(Inherited):
     def meet(  # noqa: D102
         self, name: Text, rank: int, world_size: int, label: str, patience: Patience
     ) -> int:
-        return int(self._meet(_V.MEET, (_wire(name), rank, world_size, label.encode()), patience)[0])
+        return int(self._meet(_V.MEET, (as_wire(name), rank, world_size, label.encode()), patience)[0])
 
     def exchange(  # noqa: D102, PLR0917
         self, name: Text, rank: int, world_size: int, value: Text, label: str, patience: Patience
     ) -> list[bytes]:
-        fields = (_wire(name), rank, world_size, label.encode(), as_bytes(value))
+        fields = (as_wire(name), rank, world_size, label.encode(), as_bytes(value))
         _, values = self._meet(_V.EXCHANGE, fields, patience)
         return list(values)
 
     def _meet(self, verb: SessionVerb, fields: tuple[Any, ...], patience: Patience) -> tuple[Any, ...]:
-        timeout_s = _seconds(patience)
+        timeout_s = seconds_of(patience)
         ticket = self._wait_for(verb, fields, timeout_s)
         if ticket.status is _OK:
             return ticket.fields()
@@ -326,15 +331,16 @@ class SessionClient(Inherited):
         missing, waiting = ticket.fields()
         members = [_member(*one) for one in missing]
         names = [str(member) for member in members]
-        longest_s = max((since for _, _, since in waiting), default=0) / 1000
+        arrived = expected - len(missing)
+        longest_s = max((since / 1000 for _, _, since in waiting), default=waited_s)
         raise BarrierTimeoutError(
-            f"{what} timeout after {int(timeout_s * 1000)}ms, name: {name} ({len(waiting)} of {expected} came, "
+            f"{what} timeout after {int(timeout_s * 1000)}ms, name: {name} ({arrived} of {expected} came, "
             f"missing: {', '.join(names)}; the first has been waiting for {longest_s:.3f} s; waited {waited_s:.3f} s "
             f"on {self.endpoint})",
             missing=names,
             missing_members=members,
             waiting=[_member(*one) for one in waiting],
-            arrived=len(waiting),
+            arrived=arrived,
             expected=expected,
             waited_s=waited_s,
             endpoint=self.endpoint,
@@ -361,7 +367,3 @@ class SessionClient(Inherited):
 
 def _member(rank: int, label: bytes, since_ms: int) -> Member:
     return Member(rank, label.decode(errors="replace"), None if since_ms < 0 else since_ms / 1000)
-
-
-def _seconds(patience: Patience) -> float:
-    return patience if isinstance(patience, float) else patience._timeout_s  # noqa: SLF001 - see Patient

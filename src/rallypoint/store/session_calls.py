@@ -12,9 +12,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from rallypoint.types import Text, Timeout
+
+if TYPE_CHECKING:
+    from rallypoint.store.pipeline import Pipeline
 
 __all__ = ["ABSENT", "ANY_REVISION", "Changed", "Deleted", "Entry", "Event", "Missed", "SessionCalls", "Watch"]
 
@@ -121,6 +124,32 @@ class SessionCalls:
     def has_sessions(self) -> bool:
         """Tell whether the methods of this class work; then ``set`` and the like are acknowledged, too."""
         return False
+
+    # --- many at a time, or unanswered -------------------------------------------------------------------
+
+    def pipeline(self) -> Pipeline:
+        """Collect requests that are sent together.
+
+        ::
+
+            with store.pipeline() as batch:
+                count = batch.add("count", 1)
+                for name, value in values:
+                    batch.set(name, value)
+            print(count.value)
+
+        Leaving the block waits for all answers, and raises the first error.
+
+        Cost: about one round trip for a thousand small requests.
+        """
+        raise NotImplementedError(_NEEDS)
+
+    def post_set(self, key: Text, value: Text, /) -> None:
+        """Store a value without waiting until the server has it; what becomes of it is not told.
+
+        A later call of this object comes after it. A store without sessions does what ``set`` does.
+        """
+        raise NotImplementedError(_NEEDS)
 
     # --- revisions and prefixes --------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from rallypoint.types import Text, Timeout
 if TYPE_CHECKING:
     from rallypoint.store.calls import Patience
     from rallypoint.store.native import Client
+    from rallypoint.store.pipeline import Pipeline
     from rallypoint.store.session import SessionClient
     from rallypoint.store.session_calls import Entry, Watch
 
@@ -38,6 +39,17 @@ class TCPSessionCalls(Store):
 
     def _patience(self, timeout: Timeout | None) -> Patience:
         return self if timeout is None else as_timeout_s(timeout)
+
+    def pipeline(self) -> Pipeline:
+        """Collect requests that are sent together; see :meth:`Store.pipeline`. Cost: about one round trip."""
+        return self._session.pipeline(self)
+
+    def post_set(self, key: Text, value: Text, /) -> None:
+        """Store a value without waiting for an answer; see :meth:`Store.post_set`. Cost: one message."""
+        if self.has_sessions():
+            self._session.post_set(key, value, self)
+        else:
+            self.set(key, value)
 
     def read(self, key: Text, /) -> Entry | None:
         """Give a key's value and revision as they are now, ``None`` if it is absent. Cost: one round trip."""

@@ -56,6 +56,9 @@ __all__ = ["FOLLOW_S", "Hear", "Reach", "Ticket", "Trunk"]
 Reach: TypeAlias = Callable[[bytes, Deadline], Link]
 """Makes a connection, given the session's id, empty for a new one; raises ``DistNetworkError``."""
 
+POSTS_MAX = 64
+"""So many requests are sent without waiting before one is waited for: answers that nobody reads fill the connection."""
+
 Hear: TypeAlias = "Callable[[Happening | None], Ticket | None]"
 """Takes a watch's event, or none if there will be no more; gives the ticket of who waits for it."""
 
@@ -115,6 +118,7 @@ class Trunk:
         self._leader: Ticket | None = None
         self._followers: dict[Ticket, None] = {}
         self._beside: Trunk | None = None
+        self._posted = 0
 
     @property
     def endpoint(self) -> Endpoint:
@@ -185,6 +189,19 @@ class Trunk:
         finally:
             self.leave(ticket)
         return ticket
+
+    def await_owed(self, ticket: Ticket, until: float) -> None:
+        """Wait for an answer that the server owes at once; errors as of ``ask``."""
+        if not self.wait(ticket, until):
+            self._be_late(ticket)
+
+    def post(self, verb: SessionVerb, fields: tuple[Any, ...], timeout_s: float) -> None:
+        """Send a request without waiting for its answer, which nobody gets to see; now and then wait all the same."""
+        self._posted += 1
+        if self.is_amid() or self._posted % POSTS_MAX == 0:
+            self.ask(verb, fields, timeout_s)
+        else:
+            self.begin([(verb, fields)])
 
     def begin(self, requests: Sequence[tuple[SessionVerb, tuple[Any, ...]]]) -> list[Ticket]:
         """Send requests; ``wait`` for each, and ``leave`` it, or ``forget`` it."""
@@ -405,9 +422,7 @@ class Trunk:
         except AuthenticationError as error:
             uplink.end = (AuthenticationError, str(error))
         except DistNetworkError as error:
-            uplink.lost_by = error
-            uplink.attempts += 1
-            uplink.tried_at = monotonic()
+            uplink.miss(error)
         self._busy = None
         for request in failed:
             if isinstance(request, Ticket):

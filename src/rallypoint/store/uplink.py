@@ -12,11 +12,19 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from time import monotonic
 from typing import Any
 
-from rallypoint.errors import ConnectionLostError, DistNetworkError, SessionLostError, UnreachableError
+from rallypoint.errors import (
+    ConnectionLostError,
+    ConnectTimeoutError,
+    DistNetworkError,
+    RemoteProtocolError,
+    SessionLostError,
+    UnreachableError,
+)
 from rallypoint.net.address import format_endpoint
 from rallypoint.net.stream import Stream
 from rallypoint.protocol.session.auth import Welcome
@@ -89,8 +97,9 @@ class Uplink:
         self.attempts = 0
         self.tried_at = 0.0
         self.lost_by: DistNetworkError | None = None
-        self._data_id = link.welcome.data
+        self._welcome = link.welcome
         self._lost_at = 0.0
+        self._refused_since = math.inf
 
     # --- sending -----------------------------------------------------------------------------------------
 
@@ -153,6 +162,7 @@ class Uplink:
         self.link = None
         self.outbox.clear()
         self._lost_at, self.lost_by, self.attempts = monotonic(), error, 0
+        self._refused_since = math.inf
         closing = self.session.closing
         self.session.lose()
         link.stream.close()
@@ -163,13 +173,28 @@ class Uplink:
         elif closing.reason in FATAL_REASONS:
             self.fail(ConnectionLostError, f"closed the connection for good ({closing.reason}): {closing.sentence}")
 
+    def miss(self, error: DistNetworkError) -> None:
+        """Count an attempt to connect that came to nothing."""
+        self.lost_by = error
+        self.attempts += 1
+        self.tried_at = monotonic()
+        is_refused = not isinstance(error, (ConnectionLostError, ConnectTimeoutError, RemoteProtocolError))
+        if not is_refused:
+            self._refused_since = math.inf
+        elif math.isinf(self._refused_since):
+            self._refused_since = self.tried_at
+        welcome = self._welcome
+        # What the server held ended with its life, and for so long nobody has been listening where it lived.
+        if welcome.data == welcome.life and self.tried_at - self._refused_since > welcome.timeout_ms / 1000:
+            self.fail(SessionLostError, f"is gone, and what it held with it: {error}")
+
     def adopt(self, link: Link) -> list[Request]:
         """Go on over another connection; give the requests that have failed by it."""
         session, welcome = self.session, link.welcome
         if self.end is not None:
             link.stream.close()
             return []
-        if welcome.data != self._data_id:
+        if welcome.data != self._welcome.data:
             link.stream.close()
             self.fail(SessionLostError, "has other data now: what this store knew is gone")
             return []
@@ -183,7 +208,7 @@ class Uplink:
                     f"{monotonic() - self._lost_at:.3f} s: whether this {request.verb.name} was applied is not known",
                 )
         self.outbox.extend(memoryview(frame) for frame in session.resume(welcome))
-        self.link = link
+        self.link, self._welcome = link, welcome
         self.lost_by, self.attempts = None, 0
         self.flush()
         return failed

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.support.client_twins import each_client  # noqa: F401 - a fixture
+from tests.support.client_twins import each_c10d_client  # noqa: F401 - a fixture
 from tests.support.scripted_peer import ScriptedPeer
 
 from rallypoint.errors import (
@@ -25,7 +25,7 @@ from rallypoint.store import native
 from rallypoint.store.connections import IDLE_SIDES_MAX, connect
 from rallypoint.types import Endpoint
 
-pytestmark = pytest.mark.usefixtures("each_client")
+pytestmark = pytest.mark.usefixtures("each_c10d_client")
 
 JOIN_S = 60
 LONG_S = 300.0

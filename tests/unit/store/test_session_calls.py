@@ -12,8 +12,9 @@ ARGUMENTS = {
     "meet": ("b", 0, 1),
     "exchange": ("b", 0, 1, "v"),
     "status": (),
+    "pipeline": (),
 }
-CALLS = [name for name, _ in inspect.getmembers(SessionCalls, inspect.isfunction) if name != "has_sessions"]
+CALLS = [name for name, _ in inspect.getmembers(SessionCalls, inspect.isfunction) if name not in ("has_sessions", "post_set")]
 
 
 @pytest.mark.parametrize("name", CALLS)

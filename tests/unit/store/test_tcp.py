@@ -55,7 +55,7 @@ def peer():
 
 
 def test_a_get_of_a_present_key_is_one_round_trip_with_torchs_prefix(peer, pool, make):
-    connecting = pool.submit(make, HOST, peer.port)
+    connecting = pool.submit(make, HOST, peer.port, dialect="c10d")
     server = peer.accept()
     getting = pool.submit(connecting.result(JOIN_S).get, "k")
     server.expect((Verb.CHECK, [b"/k"]), (Verb.GET, b"/k"))
@@ -64,7 +64,7 @@ def test_a_get_of_a_present_key_is_one_round_trip_with_torchs_prefix(peer, pool,
 
 
 def test_the_constructor_sends_the_handshake_and_nothing_else(peer, pool, make):
-    connecting = pool.submit(make, HOST, peer.port, wait_for_workers=False)
+    connecting = pool.submit(make, HOST, peer.port, wait_for_workers=False, dialect="c10d")
     server = peer.accept()
     connecting.result(JOIN_S).close()
     server.expect_end()
@@ -216,7 +216,7 @@ def test_timeouts_are_seconds_or_a_timedelta(store):
 
 
 def test_a_pop_that_loses_the_race_goes_on_waiting(peer, pool, make):
-    connecting = pool.submit(make, HOST, peer.port)
+    connecting = pool.submit(make, HOST, peer.port, dialect="c10d")
     server = peer.accept()
     popping = pool.submit(connecting.result(JOIN_S).queue_pop, "q")
     server.expect((Verb.QUEUE_POP, b"/q"))
