@@ -22,7 +22,8 @@ from rallypoint.net.address import (
     parse_endpoint,
 )
 from rallypoint.server.limits import DEFAULT_LIMITS
-from rallypoint.store.reach import Reacher, token_of_environment
+from rallypoint.store.credentials import credentials_to_use
+from rallypoint.store.reach import Reacher
 from rallypoint.types import Endpoint
 
 __all__ = ["relay"]
@@ -84,7 +85,7 @@ def relay(
         raise click.ClickException("the ready line cannot be written: the standard output is closed")
     try:
         endpoints = [parse_endpoint(text) for text in upstream]
-        reach = Reacher(endpoints, token=token_of_environment())
+        reach = Reacher(endpoints, credentials=credentials_to_use())
         listeners = listen_exactly(hosts, port)
     except (DistNetworkError, ValueError) as error:
         raise click.ClickException(str(error)) from error

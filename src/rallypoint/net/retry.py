@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
-from rallypoint.errors import ConnectTimeoutError, DistNetworkError
+from rallypoint.errors import AuthenticationError, ConnectTimeoutError, DistNetworkError
 from rallypoint.net.address import UNIX_PREFIX
 from rallypoint.net.stream import Stream, connect
 from rallypoint.types import Endpoint, Timeout, as_seconds
@@ -100,6 +100,7 @@ def connect_with_retries(
 
     Raises:
         ConnectTimeoutError: if no attempt ended well in time; the last one's error is its cause.
+        AuthenticationError: at once, as an attempt raised it: no other would end better.
     """
     timeout_s = as_seconds(timeout)
     deadline = Deadline(timeout_s if timeout_s > 0 else LOOK_ONCE_S, clock)
@@ -109,6 +110,8 @@ def connect_with_retries(
         this_deadline = Deadline(min(ATTEMPT_S_MAX, deadline.remaining_s()), clock)
         try:
             return _connect_once(endpoint, this_deadline, handshake, attempt)
+        except AuthenticationError:
+            raise
         except DistNetworkError as error:
             if timeout_s > 0:
                 # Never more than half of what is left: a server that comes shortly before the deadline is met.

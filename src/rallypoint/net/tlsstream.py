@@ -160,13 +160,14 @@ class TlsStream(Stream):
         self._send, self._receive = self._sock.send, self._sock.recv  # which hold no stream alive
 
 
-def secure(stream: Stream, tls: Tls, deadline: Deadline) -> Stream:
+def secure(stream: Stream, tls: Tls, deadline: Deadline, name: str | None = None) -> Stream:
     """Put TLS on a connection.
 
     Args:
         stream: fresh; it is used up, also by an error. One over a Unix domain socket is left as it is.
         tls: our files.
         deadline: of the handshake.
+        name: what the server is called, if not the endpoint's host; ``tls.name`` goes before it.
 
     Raises:
         ValueError: a file of ours is missing or is not what it should be.
@@ -179,7 +180,7 @@ def secure(stream: Stream, tls: Tls, deadline: Deadline) -> Stream:
     if stream.peer.port == 0:
         return stream
     try:
-        channel = Channel(client_context(tls), name=tls.name or endpoint.host)
+        channel = Channel(client_context(tls), name=tls.name or name or endpoint.host)
     except BaseException:
         stream.close()
         raise

@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, LocalProtocolError, QueueEmptyError, ReplyTimeoutError
@@ -37,6 +37,9 @@ from rallypoint.net.stream import Stream
 from rallypoint.net.stream import connect as connect_once
 from rallypoint.protocol import client
 from rallypoint.types import Endpoint
+
+if TYPE_CHECKING:
+    from rallypoint.net.tls import Tls
 
 __all__ = ["IDLE_SIDES_MAX", "REPLY_GRACE_S", "Connection", "Connections", "connect", "ping", "shake_hands"]
 
@@ -180,7 +183,7 @@ class Connection:
         self.stream.close()
 
 
-def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None) -> Connection:
+def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None, tls: Tls | None = None) -> Connection:
     """Connect to a server, which may come later, and make sure that it is one.
 
     Args:
@@ -188,6 +191,7 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
         timeout_s: seconds for everything together; 0 looks once.
         via: where this process reaches it, if that is a shorter way. The host name must mean something all the same:
             the others have nothing else.
+        tls: the files to secure the connection with.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
@@ -195,9 +199,15 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
 
     def attempt(target: Endpoint, deadline: Deadline) -> Stream:
         if via is None:
-            return connect_once(target, deadline)
-        resolve(target.host, target.port, deadline)
-        return connect_once(via, deadline)
+            stream = connect_once(target, deadline)
+        else:
+            resolve(target.host, target.port, deadline)
+            stream = connect_once(via, deadline)
+        if tls is None:
+            return stream
+        from rallypoint.net.tlsstream import secure  # loads the system's TLS
+
+        return secure(stream, tls, deadline, target.host)
 
     return Connection(connect_with_retries(endpoint, timeout_s, shake_hands, attempt=attempt))
 

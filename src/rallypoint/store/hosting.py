@@ -21,6 +21,7 @@ from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
     from rallypoint.server.daemon import ServerHandle, ServerMode
+    from rallypoint.server.security import Security
 
 __all__ = ["HostedServer", "check_arguments", "host_server", "is_agent_store", "server_mode", "server_spin_us"]
 
@@ -92,7 +93,13 @@ def check_arguments(host_name: object, port: object, world_size: object, is_mast
 
 
 def host_server(
-    host_name: str, port: int, *, listen_fd: int | None, multi_tenant: bool, mode: ServerMode
+    host_name: str,
+    port: int,
+    *,
+    listen_fd: int | None,
+    multi_tenant: bool,
+    mode: ServerMode,
+    security: Security | None = None,
 ) -> HostedServer:
     """Run a server for a store, or share the one that this process runs already.
 
@@ -102,6 +109,8 @@ def host_server(
         listen_fd: a bound socket to serve on; the server takes it over.
         multi_tenant: share the server with this process's other stores on the same port that say so too.
         mode: where it runs.
+        security: what those who connect must prove, and may do; ``None`` for nothing and everything. A server that runs
+            already wants what it wants.
 
     Raises:
         BindError: if the port is in use.
@@ -109,7 +118,7 @@ def host_server(
         DistNetworkError: if ``listen_fd`` is no bound socket.
     """
     if not multi_tenant or port == 0:
-        server = _start(host_name, port, listen_fd, mode)
+        server = _start(host_name, port, listen_fd, mode, security)
         if multi_tenant:
             with _lock:
                 _shared[os.getpid(), server.port] = server
@@ -118,17 +127,19 @@ def host_server(
         running = _shared.get((os.getpid(), port))
         if running is not None:
             return running._hold()  # noqa: SLF001 - our own class, under our own lock
-        _shared[os.getpid(), port] = server = _start(host_name, port, listen_fd, mode)
+        _shared[os.getpid(), port] = server = _start(host_name, port, listen_fd, mode, security)
         return server
 
 
-def _start(host_name: str, port: int, listen_fd: int | None, mode: ServerMode) -> HostedServer:
+def _start(
+    host_name: str, port: int, listen_fd: int | None, mode: ServerMode, security: Security | None
+) -> HostedServer:
     from rallypoint.server.daemon import start_server  # plain clients need no server in memory
 
     spin_us = server_spin_us()
     listeners = listen(host_name, port) if listen_fd is None else [_adopt(listen_fd, port)]
     reachable_at = _own_address(listeners)
-    return HostedServer(start_server(listeners, mode, spin_us=spin_us), reachable_at)
+    return HostedServer(start_server(listeners, mode, spin_us=spin_us, security=security), reachable_at)
 
 
 def _adopt(fd: int, port: int) -> socket:

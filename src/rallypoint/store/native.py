@@ -28,7 +28,8 @@ from rallypoint.protocol import client
 from rallypoint.store import connections, plans
 from rallypoint.store.calls import PythonClient, forked
 from rallypoint.store.connections import Connection, Connections, ping
-from rallypoint.store.reach import Reacher, token_of_environment
+from rallypoint.store.credentials import NO_CREDENTIALS, Credentials
+from rallypoint.store.reach import Reacher
 from rallypoint.store.route import connect
 from rallypoint.store.session import SessionClient
 from rallypoint.store.trunk import Trunk
@@ -52,6 +53,7 @@ def make_client(
     spin_us: int = 0,
     dialect: str = "c10d",
     others: Sequence[Endpoint] = (),
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> Client:
     """Connect to a server, and give the client whose calls it will serve.
 
@@ -63,6 +65,7 @@ def make_client(
         spin_us: how long to look for a reply before sleeping, in microseconds.
         dialect: ``"session"``, ``"c10d"``, or ``"auto"`` for what the server speaks.
         others: where the server may be found, too; not in c10d, which could not tell whether it is the same.
+        credentials: what both sides prove. The compiled client knows no TLS: with it the Python one is given.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
@@ -71,16 +74,16 @@ def make_client(
     endpoint = via or public
     if dialect != "c10d":
         deadline = Deadline(timeout_s)
-        reacher = Reacher((public, *others), via=via, token=token_of_environment(), spin_us=spin_us)
+        reacher = Reacher((public, *others), via=via, credentials=credentials, spin_us=spin_us)
         link = reacher.open(timeout_s, may_be_plain=dialect == "auto")
         if link is not None:
             return SessionClient(Trunk(endpoint, link, reacher))
         timeout_s = deadline.remaining_s()
     # A server that must be asked carefully is asked about no queue either.
-    reach = partial(connect, spin_us=spin_us, is_direct=is_careful)
+    reach = partial(connect, spin_us=spin_us, is_direct=is_careful, tls=credentials.tls)
     main = reach(public, timeout_s, via=via)
     module = twin.native()
-    if module is None:
+    if module is None or credentials.tls is not None:
         return PythonClient(Connections(endpoint, main, is_careful=is_careful, reconnect=reach))
     helper = Helper(endpoint, reach)
     return cast("NativeClient", module.Client(helper, helper.hand_over(main), is_careful, spin_us))

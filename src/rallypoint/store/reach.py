@@ -20,15 +20,15 @@ from rallypoint.errors import AuthenticationError, ConnectionLostError, DistErro
 from rallypoint.net.address import parse_endpoint
 from rallypoint.net.resolve import resolve
 from rallypoint.net.retry import ATTEMPT_S_MAX, connect_with_retries
-from rallypoint.net.secret import read_secret
 from rallypoint.net.stream import Stream
 from rallypoint.net.stream import connect as connect_once
 from rallypoint.net.unix import has_local_names
-from rallypoint.protocol.session.auth import Hello, Token, Welcome
+from rallypoint.protocol.session.auth import Hello, Welcome
 from rallypoint.protocol.session.codec import encode_request
 from rallypoint.protocol.session.handshake import handshake
 from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, NONCE_SIZE, SessionVerb
 from rallypoint.store import connections
+from rallypoint.store.credentials import NO_CREDENTIALS, Credentials, has_token
 from rallypoint.store.route import PROOF_S_MAX, call_locally
 from rallypoint.store.uplink import Link
 from rallypoint.types import Endpoint
@@ -40,7 +40,6 @@ __all__ = [
     "Reacher",
     "first_endpoint",
     "other_endpoints",
-    "token_of_environment",
     "wanted_dialect",
 ]
 
@@ -59,12 +58,16 @@ ENDPOINT_S_MAX = 3.0
 def wanted_dialect(asked: str | None, *, use_libuv: bool) -> str:
     """Give the dialect that a store speaks: as asked, else as ``RALLYPOINT_DIALECT`` says, else the default.
 
-    A store that is to be as careful as torch's legacy backend needs it (``use_libuv`` false) speaks c10d.
+    A store that is to be as careful as torch's legacy backend needs it (``use_libuv`` false) speaks c10d. Whoever has a
+    token speaks it only if told so by name: c10d cannot prove anything.
 
     Raises:
         ValueError: for anything but ``auto``, ``session`` and ``c10d``.
     """
-    wanted = asked if asked is not None else os.environ.get("RALLYPOINT_DIALECT") or DEFAULT_DIALECT
+    named = asked if asked is not None else os.environ.get("RALLYPOINT_DIALECT")
+    if not named and has_token():
+        return "session"
+    wanted = named or DEFAULT_DIALECT
     if wanted not in DIALECTS:
         source = "dialect" if asked is not None else "RALLYPOINT_DIALECT"
         raise ValueError(f"{source} must be 'auto', 'session' or 'c10d', not {wanted!r}")
@@ -91,26 +94,13 @@ def _endpoints(host_name: str, port: int) -> tuple[Endpoint, ...]:
     return tuple(parse_endpoint(part.strip(), port) for part in host_name.split(","))
 
 
-def token_of_environment() -> Token | None:
-    """Give the job's token: ``RALLYPOINT_TOKEN``, or what the file ``RALLYPOINT_TOKEN_FILE`` holds.
-
-    Raises:
-        ValueError: it is no token, or the file cannot be read, or is readable by others.
-    """
-    text = os.environ.get("RALLYPOINT_TOKEN")
-    path = os.environ.get("RALLYPOINT_TOKEN_FILE")
-    if not text and path:
-        text = read_secret(path)
-    return Token(text) if text else None
-
-
 class Reacher:
     """Makes a session's connections.
 
     Args:
         endpoints: of the server, as everybody calls it; the first is how errors name it.
         via: where this process reaches the first, if that is a shorter way. The name must mean something all the same.
-        token: what both sides prove that they have.
+        credentials: what both sides prove.
         spin_us: how long to look for a reply before sleeping, in microseconds.
 
     Threads: one at a time.
@@ -121,12 +111,12 @@ class Reacher:
         endpoints: Sequence[Endpoint],
         *,
         via: Endpoint | None = None,
-        token: Token | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
         spin_us: int = 0,
     ) -> None:
         self._endpoints = list(endpoints)
         self._via = via
-        self._token = token
+        self._credentials = credentials
         self._spin_us = spin_us
         self._label = f"{socket.gethostname()} pid {os.getpid()}".encode()[:LABEL_SIZE_MAX]
 
@@ -148,10 +138,7 @@ class Reacher:
         endpoint = self._endpoints[0]
 
         def attempt(_: Endpoint, deadline: Deadline) -> Stream:
-            try:
-                link = self._attempt(b"", deadline, may_be_plain=may_be_plain and self._token is None)
-            except AuthenticationError as error:
-                raise _FinalError(str(error)) from error
+            link = self._attempt(b"", deadline, may_be_plain=may_be_plain and self._credentials.token is None)
             if isinstance(link, Stream):
                 return link
             made.append(link)
@@ -159,8 +146,9 @@ class Reacher:
 
         try:
             stream = connect_with_retries(endpoint, timeout_s, lambda *_: None, attempt=attempt)
-        except _FinalError as final:
-            raise AuthenticationError(str(final), endpoint=endpoint) from final.__cause__
+        except AuthenticationError as error:
+            error.endpoint = error.endpoint or endpoint
+            raise
         if made:
             return made[-1]
         stream.close()
@@ -257,13 +245,20 @@ class Reacher:
 
     def _connect(self, endpoint: Endpoint, deadline: Deadline) -> Stream:
         if self._via is None:
-            return connect_once(endpoint, deadline)
-        resolve(endpoint.host, endpoint.port, deadline)  # the others have nothing but the name
-        return connect_once(self._via, deadline)
+            stream = connect_once(endpoint, deadline)
+        else:
+            resolve(endpoint.host, endpoint.port, deadline)  # the others have nothing but the name
+            stream = connect_once(self._via, deadline)
+        if self._credentials.tls is None:
+            return stream
+        from rallypoint.net.tlsstream import secure  # loads the system's TLS
+
+        return secure(stream, self._credentials.tls, deadline, endpoint.host)
 
     def _open(self, stream: Stream, session: bytes, deadline: Deadline, *, is_first: bool = True) -> Welcome:
-        hello = Hello(session, b"", self._label, os.urandom(NONCE_SIZE), int(SESSION_TIMEOUT_S * 1000))
-        course = handshake(hello, self._token, is_first=is_first)
+        identity, token, _ = self._credentials
+        hello = Hello(session, identity, self._label, os.urandom(NONCE_SIZE), int(SESSION_TIMEOUT_S * 1000))
+        course = handshake(hello, token, is_first=is_first)
         step = next(course)
         try:
             while True:
@@ -275,7 +270,3 @@ class Reacher:
         except StopIteration as end:
             welcome: Welcome = end.value
             return welcome
-
-
-class _FinalError(DistError):
-    """Trying again would not help."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistError, QueueEmptyError
@@ -27,6 +28,9 @@ from rallypoint.store import connections
 from rallypoint.store.connections import Connection, ping, shake_hands
 from rallypoint.store.hosting import server_spin_us
 from rallypoint.types import Endpoint
+
+if TYPE_CHECKING:
+    from rallypoint.net.tls import Tls
 
 __all__ = ["PROOF_S_MAX", "call_locally", "connect", "spin_time_us"]
 
@@ -51,7 +55,13 @@ def spin_time_us(asked: int | None) -> int:
 
 
 def connect(
-    endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None, spin_us: int = 0, is_direct: bool = False
+    endpoint: Endpoint,
+    timeout_s: float,
+    *,
+    via: Endpoint | None = None,
+    spin_us: int = 0,
+    is_direct: bool = False,
+    tls: Tls | None = None,
 ) -> Connection:
     """Connect to a server by the shortest way.
 
@@ -61,12 +71,13 @@ def connect(
         via: where this process reaches it.
         spin_us: how long to look for a reply before sleeping, in microseconds.
         is_direct: over TCP only, and ask the server nothing but the handshake.
+        tls: the files to secure the connection with; then it stays with TCP.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
     """
-    connection = connections.connect(endpoint, timeout_s, via=via)
-    if not is_direct and has_local_names():
+    connection = connections.connect(endpoint, timeout_s, via=via, tls=tls)
+    if not is_direct and tls is None and has_local_names():
         try:
             shorter = _short_cut(connection)
         except DistError:  # TCP failed, not the short cut

@@ -12,17 +12,21 @@ Source: methods, arguments and error texts as observed in torch 2.13.0.
 from __future__ import annotations
 
 import time
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BindError, WorkersMissingError
 from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s
+from rallypoint.store.credentials import credentials_to_use, security_of_environment
 from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
 from rallypoint.store.native import Client, make_client
 from rallypoint.store.reach import first_endpoint, other_endpoints, wanted_dialect
 from rallypoint.store.route import spin_time_us
 from rallypoint.store.tcp_sessions import TCPSessionCalls
 from rallypoint.types import Endpoint, Keys, Text, Timeout
+
+if TYPE_CHECKING:
+    from rallypoint.net.tls import Tls
 
 __all__ = ["TCPStore"]
 
@@ -64,13 +68,17 @@ class TCPStore(TCPSessionCalls):
             again within the caller's timeout, and ``has_sessions``; our servers only. ``"c10d"``: torch's wire.
             ``"auto"``: the first, or the second if the server does not know it. ``None`` is what
             ``RALLYPOINT_DIALECT`` says, else our choice.
+        tls: the files of TLS, for the client and an own server; true for TLS with the authorities that the system
+            trusts, false for none. ``None`` is what ``RALLYPOINT_TLS_CA``, ``_CERT``, ``_KEY`` and ``_NAME`` say.
+
+    A token, which both sides then prove that they have, comes from ``RALLYPOINT_TOKEN`` or ``RALLYPOINT_TOKEN_FILE``.
 
     Raises:
         ValueError: a world size of 0, a port outside 0..65535, a negative timeout, an unknown dialect.
         DistNetworkError: port 0 for a client.
         BindError: the port is in use.
         ConnectTimeoutError: nobody answered as a store does before the timeout.
-        AuthenticationError: the server wants a token, or cannot prove that it has ours.
+        AuthenticationError: the server cannot prove who it is, or does not take us for who we are; at once.
         WorkersMissingError: too few clients joined before it.
 
     Threads: any number may use one store; one that waits holds up nobody.
@@ -94,6 +102,7 @@ class TCPStore(TCPSessionCalls):
         server: str | None = None,
         spin_us: int | None = None,
         dialect: str | None = None,
+        tls: Tls | bool | None = None,
     ) -> None:
         check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
@@ -101,6 +110,8 @@ class TCPStore(TCPSessionCalls):
         self._port = port
         self._use_libuv = bool(use_libuv)
         self._spin_us = spin_time_us(spin_us)
+        self._tls = tls
+        self._credentials = credentials_to_use(tls)
         self._dialect = wanted_dialect(dialect, use_libuv=self._use_libuv)
         self._others = () if is_master else other_endpoints(host_name, port)
         deadline = Deadline(self._own_timeout_s)
@@ -119,7 +130,14 @@ class TCPStore(TCPSessionCalls):
     def _start_server(self, listen_fd: int | None, multi_tenant: bool, server: str | None) -> None:
         mode = server_mode(server)
         try:
-            hosted = host_server(self._host, self._port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode)
+            hosted = host_server(
+                self._host,
+                self._port,
+                listen_fd=listen_fd,
+                multi_tenant=multi_tenant,
+                mode=mode,
+                security=security_of_environment(self._tls),
+            )
         except BindError as error:
             if not is_agent_store(self._port, error):
                 raise
@@ -142,6 +160,7 @@ class TCPStore(TCPSessionCalls):
             spin_us=self._spin_us,
             dialect=self._dialect,
             others=self._others,
+            credentials=self._credentials,
         )
 
     def _join(self, world_size: int, deadline: Deadline) -> None:
