@@ -82,13 +82,25 @@ class RequestReader:
         request_size_max: bytes that one request may have.
 
     Attributes:
+        has_more: ``False`` if ``next`` has just given the last request of what was fed: it would say ``None`` now.
         held: bytes of a begun request that are kept until the rest comes.
         is_validated: VALIDATE has come.
 
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_body", "_data", "_decoders", "_need", "_pos", "_request_size_max", "_walk", "held", "is_validated")
+    __slots__ = (
+        "_body",
+        "_data",
+        "_decoders",
+        "_need",
+        "_pos",
+        "_request_size_max",
+        "_walk",
+        "has_more",
+        "held",
+        "is_validated",
+    )
 
     def __init__(self, request_size_max: int = REQUEST_SIZE_MAX) -> None:
         self._request_size_max = request_size_max
@@ -98,6 +110,7 @@ class RequestReader:
         self._walk: Generator[int, bytes, Request] | None = None
         self._need = 0
         self._body = bytearray()
+        self.has_more = True
         self.held = 0
         self.is_validated = False
 
@@ -142,11 +155,19 @@ class RequestReader:
                 raise
             found = None  # the walk refuses it too, or an earlier field
         if found is not None and found[0] - at <= self._request_size_max:
-            self._pos, request = found
+            stop, request = found
+            if stop == end:
+                self._data = b""
+                self._pos = 0
+                self.has_more = False
+            else:
+                self._pos = stop
+                self.has_more = True
             if verb == 0:
                 self._open()
             return request
         self._pos = at + 1
+        self.has_more = True
         self.held = 1
         self._walk = walk = self._frame(Verb(verb))
         self._need = next(walk)

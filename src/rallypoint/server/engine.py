@@ -33,6 +33,7 @@ What this file does not know: sockets, threads, what a step costs, where ``now``
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.server import RequestReader
@@ -152,12 +153,13 @@ class Engine:
         effects: list[Effect] = []
         ground = self.ground
         ground.effects = effects
-        ground.now = now
-        if isinstance(event, Received):
+        if type(event) is Received:  # far the most frequent
             state = self.peers.get(event.peer)
             if state is not None:
-                state.serve(event.peer, state, event.data)
-        elif isinstance(event, Connected):
+                state.serve(event.peer, state, event.data, now)
+            return effects
+        ground.now = now
+        if isinstance(event, Connected):
             self._connect(event, now)
         elif isinstance(event, Disconnected):
             self._forget(event.peer)
@@ -167,7 +169,7 @@ class Engine:
                 state.is_paused = False
                 if state.talk is not None and state.talk.session is not None:
                     self.parts.verbs.resume(state.talk.session)
-                state.serve(event.peer, state, b"")
+                state.serve(event.peer, state, b"", now)
         elif isinstance(event, Secured):
             state = self.peers.get(event.peer)
             if state is not None:
@@ -260,8 +262,9 @@ class Engine:
         self.peers[peer] = Peer(self._open, event, now)
         self._handshakes.begin(peer, now)
 
-    def _open(self, peer: int, state: Peer, data: bytes) -> None:
+    def _open(self, peer: int, state: Peer, data: bytes, now: float) -> None:
         """Find out from the first byte which dialect a peer speaks, and serve it."""
+        self.ground.now = now
         if not data:
             return
         is_session = data[0] == _OPENING_BYTE
@@ -275,42 +278,47 @@ class Engine:
         else:
             state.reader = RequestReader(self._limits.input_size_max)
             state.serve = self._serve_c10d
-        state.serve(peer, state, data)
+        state.serve(peer, state, data, now)
 
-    def _serve_c10d(self, peer: int, state: Peer, data: bytes) -> None:
+    def _serve_c10d(self, peer: int, state: Peer, data: bytes, now: float) -> None:
         """Apply the peer's whole requests, until there are no more or they have caused too much output."""
-        reader = state.reader
-        assert reader is not None
+        reader: Any = state.reader  # a RequestReader
         if data:
             state.received += len(data)
             reader.feed(data)
         if state.is_paused:
+            self.ground.now = now
             self._hold(state)
             return
         next_request = reader.next
         handlers = self._handlers
+        output_size_max = self._output_size_max
         produced = 0
         requests = 0
         try:
             while (request := next_request()) is not None:
                 requests += 1
                 produced += handlers[request[0]](peer, request)
-                if produced > self._output_size_max:
+                if produced > output_size_max:
                     state.is_paused = True
                     self.ground.effects.append(Pause(peer))
+                    break
+                if not reader.has_more:
                     break
         except (RequestError, KeyspaceError) as refusal:
             self._close(peer, refusal.reason, str(refusal))
         else:
             if reader.held or state.held or state.is_paused:
+                self.ground.now = now
                 self._hold(state)
         state.sent += produced
         self._requests += requests
 
-    def _serve_session(self, peer: int, state: Peer, data: bytes) -> None:
+    def _serve_session(self, peer: int, state: Peer, data: bytes, now: float) -> None:
         """As ``_serve_c10d``, in the session dialect."""
         talk = state.talk
         assert talk is not None
+        self.ground.now = now
         try:
             if data:
                 state.received += len(data)

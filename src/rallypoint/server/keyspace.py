@@ -141,17 +141,16 @@ class Keyspace:
 
     def set(self, key: bytes, value: bytes, lease: int = 0) -> bool:
         """Store a value, which belongs to ``lease`` if that is not 0; say whether the key is new."""
-        old = self._values.get(key)
-        if old is None:
-            size = self.stored_size + len(key) + len(value) + ENTRY_SIZE
-        else:
-            size = self.stored_size + len(value) - len(old)
-        if size > self._stored_size_max:
-            raise self._full(size)
-        self.stored_size = size
-        self._values[key] = value
-        self.revision = revision = self.revision + 1
-        self._revisions[key] = revision
+        values = self._values
+        old = values.get(key)
+        more = len(value) + len(key) + ENTRY_SIZE if old is None else len(value) - len(old)
+        if more:
+            size = self.stored_size + more
+            if size > self._stored_size_max:
+                raise self._full(size)
+            self.stored_size = size
+        values[key] = value
+        self._revisions[key] = self.revision = revision = self.revision + 1
         if self.on_change is not None:
             self.on_change(KeySet(key, value, revision, lease))
         if old is not None:

@@ -15,7 +15,7 @@ __all__ = ["REFUSALS_KEPT", "Peer", "Refused", "Serve"]
 REFUSALS_KEPT = 64
 """Refusals that a server remembers, for people."""
 
-Serve: TypeAlias = Callable[[int, "Peer", bytes], None]
+Serve: TypeAlias = Callable[[int, "Peer", bytes, float], None]
 """Takes a peer's bytes, in the dialect that it speaks."""
 
 
