@@ -221,9 +221,13 @@ class Engine:
             closed=dict(self._closed),
             sessions=len(self.parts.sessions),
             answers_size=self.parts.sessions.answers_size,
-            received=self._gone_received + sum(state.received for state in peers),
-            sent=self._gone_sent + sum(state.sent for state in peers),
         )
+
+    def traffic(self) -> tuple[int, int]:
+        """Give the bytes that came, and those of the answers they caused, since the start. Cost: the number of peers."""
+        peers = self.peers.values()
+        received = self._gone_received + sum(state.received for state in peers)
+        return received, self._gone_sent + sum(state.sent for state in peers)
 
     # --- connections -------------------------------------------------------------------------------------
 

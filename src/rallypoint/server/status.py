@@ -69,6 +69,10 @@ class Watched(Protocol):
         """Give the numbers."""
         ...
 
+    def traffic(self) -> tuple[int, int]:
+        """Give the bytes received and sent since the start."""
+        ...
+
 
 class Status:
     """The documents of one server, and the verb that asks for them.
@@ -82,7 +86,7 @@ class Status:
     def __init__(self, engine: Watched) -> None:
         self._engine = engine
         self._began: float | None = None
-        self._samples: list[tuple[float, Statistics]] = []
+        self._samples: list[tuple[float, int, int, int]] = []
         self._sections: dict[str, Callable[[float], _Object]] = {
             "": self._overview,
             "peers": self._peers,
@@ -132,7 +136,7 @@ class Status:
     # --- the overview ------------------------------------------------------------------------------------
 
     def _overview(self, now: float) -> _Object:
-        numbers = self._engine.statistics()
+        numbers, traffic = self._engine.statistics(), self._engine.traffic()
         parts = self._engine.parts
         began = now if self._began is None else self._began
         return {
@@ -157,31 +161,27 @@ class Status:
                 "input_size": numbers.input_held,
                 "answers_size": numbers.answers_size,
             },
-            "totals": {"requests": numbers.requests, "received_size": numbers.received, "sent_size": numbers.sent},
-            "rates": self._rates(numbers, now, began),
+            "totals": {"requests": numbers.requests, "received_size": traffic[0], "sent_size": traffic[1]},
+            "rates": self._rates(numbers.requests, traffic, now, began),
             "closed": {reason.value: count for reason, count in numbers.closed.items()},
             "limits": self._limits(numbers),
         }
 
-    def _rates(self, numbers: Statistics, now: float, began: float) -> _Object:
+    def _rates(self, requests: int, traffic: tuple[int, int], now: float, began: float) -> _Object:
         """Count since the last look that is old enough, or since the beginning."""
         samples = self._samples
         while len(samples) > 1 and now - samples[1][0] >= _RATE_OVER_S:
             samples.pop(0)
+        then = (began, 0, 0, 0)
         if samples and now - samples[0][0] >= _RATE_OVER_S:
-            since, then = samples[0]
-            requests, received, sent = then.requests, then.received, then.sent
-        else:
-            since, requests, received, sent = began, 0, 0, 0
+            then = samples[0]
+        counts = (requests, *traffic)
         if not samples or now - samples[-1][0] >= _RATE_OVER_S:
-            samples.append((now, numbers))
-        over_s = now - since
-        return {
-            "over_s": over_s,
-            "requests_per_s": (numbers.requests - requests) / over_s if over_s else 0.0,
-            "received_size_per_s": (numbers.received - received) / over_s if over_s else 0.0,
-            "sent_size_per_s": (numbers.sent - sent) / over_s if over_s else 0.0,
-        }
+            samples.append((now, *counts))
+        over_s = now - then[0]
+        names = ("requests_per_s", "received_size_per_s", "sent_size_per_s")
+        rates = zip(names, counts, then[1:], strict=True)
+        return {"over_s": over_s, **{name: (count - old) / over_s if over_s else 0.0 for name, count, old in rates}}
 
     def _limits(self, numbers: Statistics) -> _Object:
         """Give the bounds on what adds up, and how much of each is used."""

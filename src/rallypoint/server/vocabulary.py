@@ -163,8 +163,6 @@ class Statistics:
         closed: peers closed since the start, for each reason that occurred.
         sessions: sessions, with or without a connection.
         answers_size: bytes that answers kept for sessions are taken to need.
-        received: bytes that came since the start.
-        sent: bytes of answers that peers have caused since the start.
     """
 
     connections: int
@@ -179,5 +177,3 @@ class Statistics:
     closed: dict[CloseReason, int]
     sessions: int = 0
     answers_size: int = 0
-    received: int = 0
-    sent: int = 0
