@@ -224,7 +224,7 @@ class Engine:
         )
 
     def traffic(self) -> tuple[int, int]:
-        """Give the bytes that came, and those of the answers they caused, since the start. Cost: the number of peers."""
+        """Give the bytes that came and those of the answers they caused. Cost: the number of peers."""
         peers = self.peers.values()
         received = self._gone_received + sum(state.received for state in peers)
         return received, self._gone_sent + sum(state.sent for state in peers)
