@@ -42,6 +42,13 @@ ENVIRONMENT = {
     "RALLYPOINT_PURE": "forces the Python twin",
     "RALLYPOINT_SERVER": "where an embedded server runs",
     "RALLYPOINT_SPIN_US": "how long to look for an answer before sleeping",
+    "RALLYPOINT_TOKEN": "what both sides of a connection prove that they have",
+    "RALLYPOINT_TOKEN_FILE": "the file that holds the token",
+    "RALLYPOINT_ALLOW_PLAIN": "networks whose clients an embedded server lets in without a token or TLS",
+    "RALLYPOINT_TLS_CA": "whose certificates are trusted",
+    "RALLYPOINT_TLS_CERT": "the own certificate",
+    "RALLYPOINT_TLS_KEY": "the own certificate's key",
+    "RALLYPOINT_TLS_NAME": "the name that the server's certificate must have",
     "RALLYPOINT_UNIX": "whether a TCP server is also reached by a local name",
     "RALLYPOINT_ROUND": "set for workers by the agent",
     "RALLYPOINT_NODE_RESTARTS": "set for workers by the agent",
@@ -232,11 +239,16 @@ def _store() -> Finding:
 
 
 def _environment() -> Finding:
-    ours = {name: value for name, value in sorted(os.environ.items()) if name.startswith("RALLYPOINT_")}
+    ours = {name: _shown(name, value) for name, value in sorted(os.environ.items()) if name.startswith("RALLYPOINT_")}
     unknown = [name for name in ours if name not in ENVIRONMENT]
     text = ", ".join(f"{name}={value} ({ENVIRONMENT.get(name, 'unknown')})" for name, value in ours.items())
     advice = f"nothing reads {', '.join(unknown)}: is a name misspelled?" if unknown else None
     return Finding("environment", text or "no RALLYPOINT_* variable is set", advice=advice, facts=dict(ours))
+
+
+def _shown(name: str, value: str) -> str:
+    """Give what may be seen of a variable: not the token, nor what may be one under a misspelled name."""
+    return value if name in ENVIRONMENT and name != "RALLYPOINT_TOKEN" else "(not shown)"
 
 
 _LOOKS: Sequence[tuple[str, Callable[[], Finding]]] = (

@@ -21,14 +21,12 @@ __all__ = [
     "Security",
     "read_networks",
     "read_rules",
-    "read_tls",
     "read_tokens",
 ]
 
 TOKEN_ENV = "RALLYPOINT_TOKEN"  # noqa: S105 - a name
 TOKEN_FILE_ENV = "RALLYPOINT_TOKEN_FILE"  # noqa: S105 - a name
 ALLOW_PLAIN_ENV = "RALLYPOINT_ALLOW_PLAIN"
-TLS_ENV = "RALLYPOINT_TLS_"
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,3 @@ def read_rules(path: str) -> dict[str, Rule]:
 def read_networks(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Give the networks in ``RALLYPOINT_ALLOW_PLAIN``, which are split by commas."""
     return tuple(part.strip() for part in environ.get(ALLOW_PLAIN_ENV, "").split(",") if part.strip())
-
-
-def read_tls(environ: Mapping[str, str]) -> Tls | None:
-    """Give the files that ``RALLYPOINT_TLS_CA``, ``_CERT``, ``_KEY`` and ``_NAME`` name; ``None`` if none is set."""
-    tls = Tls(*(environ.get(f"{TLS_ENV}{name.upper()}") or None for name in Tls._fields))
-    return tls if any(tls) else None

@@ -34,6 +34,8 @@ class Credentials(NamedTuple):
 
 NO_CREDENTIALS = Credentials()
 
+_TLS_ENV = ("RALLYPOINT_TLS_CA", "RALLYPOINT_TLS_CERT", "RALLYPOINT_TLS_KEY", "RALLYPOINT_TLS_NAME")
+
 
 def has_token() -> bool:
     """Tell whether the environment names a token."""
@@ -85,9 +87,9 @@ def _files(tls: Tls | bool | None) -> Tls | None:
         return None
     if not isinstance(tls, (bool, type(None))):
         return tls
-    if tls is None and not any(name.startswith("RALLYPOINT_TLS_") for name in os.environ):
+    names = [os.environ.get(variable) or None for variable in _TLS_ENV]
+    if not tls and not any(names):
         return None
     from rallypoint.net.tls import Tls
-    from rallypoint.server.security import read_tls
 
-    return read_tls(os.environ) or (Tls() if tls else None)
+    return Tls(*names)

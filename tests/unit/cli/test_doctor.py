@@ -140,8 +140,16 @@ def test_variables_in_force_are_listed_and_unknown_ones_advised_against(monkeypa
     monkeypatch.setenv("RALLYPOINT_UNIX", "0")
     monkeypatch.setenv("RALLYPOINT_PURER", "1")
     found = doctor._environment()
-    assert found.facts == {"RALLYPOINT_UNIX": "0", "RALLYPOINT_PURER": "1"}
+    assert found.facts == {"RALLYPOINT_UNIX": "0", "RALLYPOINT_PURER": "(not shown)"}
     assert found.advice == "nothing reads RALLYPOINT_PURER: is a name misspelled?"
+
+
+@pytest.mark.parametrize("name", ["RALLYPOINT_TOKEN", "RALLYPOINT_TOKN"])
+def test_a_token_is_not_shown(monkeypatch, name):
+    monkeypatch.setenv(name, "the-token-of-the-job")
+    found = doctor._environment()
+    assert "the-token" not in repr(found)
+    assert name in found.text
 
 
 def test_every_variable_of_the_source_is_known_and_in_the_reference():

@@ -9,7 +9,7 @@ from tests.support.certificates import Authority
 from rallypoint.net.tls import Tls
 from rallypoint.protocol.session.auth import Token
 from rallypoint.server.access import Rule
-from rallypoint.server.security import Security, read_networks, read_rules, read_tls, read_tokens
+from rallypoint.server.security import Security, read_networks, read_rules, read_tokens
 from rallypoint.server.vocabulary import Origin
 
 TOKEN = "the-token-of-the-job"
@@ -26,7 +26,6 @@ def token_file(tmp_path: Path) -> Path:
 def test_nothing_said_is_nothing_wanted() -> None:
     assert read_tokens({}) == {}
     assert read_networks({}) == ()
-    assert read_tls({}) is None
     assert not Security().gate().wants_proof
     assert Security().server_tls([].append) is None
     assert not Security(plain_networks=("10.0.0.0/8",)).wants_anything
@@ -78,12 +77,6 @@ def test_networks_are_split_by_commas() -> None:
     assert read_networks({"RALLYPOINT_ALLOW_PLAIN": " 127.0.0.1, ::1 ,"}) == ("127.0.0.1", "::1")
     with pytest.raises(ValueError, match="'nonsense' is no network"):
         Security(plain_networks=("127.0.0.1", "nonsense"))
-
-
-def test_files_of_tls_are_named_by_the_environment() -> None:
-    environ = {"RALLYPOINT_TLS_CA": "ca", "RALLYPOINT_TLS_CERT": "", "RALLYPOINT_TLS_NAME": "the-store"}
-    assert read_tls(environ) == Tls(ca="ca", name="the-store")
-    assert read_tls({"RALLYPOINT_TLS_CERT": "cert", "RALLYPOINT_TLS_KEY": "key"}) == Tls(cert="cert", key="key")
 
 
 @pytest.mark.parametrize("wrong", [{}, {"tokens": {"": Token(TOKEN)}}, {"tls": Tls(cert="cert")}])
