@@ -192,7 +192,7 @@ class BarrierTimeoutError(DistStoreError, TimeoutError):
         missing: the members that did not come, decoded for people; empty where members gave no name.
         missing_members: the same with rank and label, where members have ranks.
         waiting: the members that did come, the caller aside, with the times that they have waited.
-        arrived: how many came.
+        arrived: how many came; at most so many where more members are missing than the server names.
         expected: how many were waited for.
         waited_s: how long the caller waited, in seconds.
         endpoint: the server behind the barrier, where there is one.

@@ -25,7 +25,7 @@ from rallypoint.errors import (
     RefusedError,
     RemoteProtocolError,
 )
-from rallypoint.protocol.session.spec import SessionVerb, Status
+from rallypoint.protocol.session.spec import MEMBERS_NAMED_MAX, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store.base import check_lengths, decode_key, wait_timed_out
 from rallypoint.store.calls import Inherited, Patience
@@ -332,9 +332,10 @@ class SessionClient(Inherited):
         members = [_member(*one) for one in missing]
         names = [str(member) for member in members]
         arrived = expected - len(missing)
+        at_most = "at most " if len(missing) == MEMBERS_NAMED_MAX else ""
         longest_s = max((since / 1000 for _, _, since in waiting), default=waited_s)
         raise BarrierTimeoutError(
-            f"{what} timeout after {int(timeout_s * 1000)}ms, name: {name} ({arrived} of {expected} came, "
+            f"{what} timeout after {int(timeout_s * 1000)}ms, name: {name} ({at_most}{arrived} of {expected} came, "
             f"missing: {', '.join(names)}; the first has been waiting for {longest_s:.3f} s; waited {waited_s:.3f} s "
             f"on {self.endpoint})",
             missing=names,
