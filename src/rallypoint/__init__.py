@@ -48,6 +48,7 @@ _HOMES = {
         "WorkerStartError",
         "WorkersMissingError",
     ),
+    "rallypoint.net.tls": ("Tls",),
     "rallypoint.store.base": ("Store",),
     "rallypoint.store.bootstrap": ("create_c10d_store", "get_free_port", "get_socket_with_port", "store_timeout"),
     "rallypoint.store.file": ("FileStore",),

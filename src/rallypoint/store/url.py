@@ -1,4 +1,4 @@
-"""Stores by URL: ``env://``, ``tcp://host:port`` and ``file:///path``, and schemes of a user's own.
+"""Stores by URL: ``env://``, ``tcp://host:port``, ``tls://host:port``, ``file:///path``, and schemes of a user's own.
 
 ::
 
@@ -47,8 +47,8 @@ def rendezvous(url: str, rank: int = -1, world_size: int = -1, **options: Any) -
     """Meet where a URL says.
 
     Args:
-        url: ``env://`` (addresses and ranks from the environment), ``tcp://host:port`` (rank 0 serves) or
-            ``file:///path``; rank and world size may stand in its query.
+        url: ``env://`` (addresses and ranks from the environment), ``tcp://host:port`` (rank 0 serves),
+            ``tls://host:port`` (the same by TLS) or ``file:///path``; rank and world size may stand in its query.
         rank: the caller's; only if the URL has neither rank nor world size.
         world_size: how many members; likewise.
         options: ``timeout``, seconds or a ``timedelta``; others are the scheme's own affair.
@@ -103,12 +103,12 @@ def _meet_by_file(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> 
 def _meet_by_tcp(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> Iterator[Meeting]:
     parts = urlparse(url)
     if parts.port is None:
-        raise _missing("tcp", "port number")
-    rank, world_size = _place(parts, "tcp")
+        raise _missing(parts.scheme, "port number")
+    rank, world_size = _place(parts, parts.scheme)
     if parts.hostname is None:
         raise AssertionError("hostname cannot be None")
     yield _tcp_store(parts, Endpoint(parts.hostname, parts.port), rank, world_size, timeout), rank, world_size
-    raise _once_only("tcp")
+    raise _once_only(parts.scheme)
 
 
 def _meet_by_env(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> Iterator[Meeting]:
@@ -133,6 +133,7 @@ def _tcp_store(parts: ParseResult, endpoint: Endpoint, rank: int, world_size: in
         timeout,
         multi_tenant=True,
         use_libuv=wants_libuv() if asked is None else asked == "1",
+        tls=True if parts.scheme == "tls" else None,
     )
 
 
@@ -169,4 +170,4 @@ def _once_only(scheme: str) -> RuntimeError:
     return RuntimeError(f"Unable to perform re-rendezvous using {scheme}:// method")
 
 
-_handlers: dict[str, Handler] = {"env": _meet_by_env, "file": _meet_by_file, "tcp": _meet_by_tcp}
+_handlers: dict[str, Handler] = {"env": _meet_by_env, "file": _meet_by_file, "tcp": _meet_by_tcp, "tls": _meet_by_tcp}

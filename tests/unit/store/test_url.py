@@ -6,8 +6,9 @@ import threading
 from datetime import timedelta
 
 import pytest
+from tests.support.certificates import Authority
 
-from rallypoint.errors import DistNetworkError
+from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.store import url as url_module
 from rallypoint.store.bootstrap import get_free_port
 from rallypoint.store.hash import HashStore
@@ -54,8 +55,22 @@ def test_what_is_missing_is_named(url, complaint):
         meet(url)
 
 
+def test_a_store_by_tls_has_a_certificate_and_wants_one(tmp_path, monkeypatch):
+    files = Authority(tmp_path / "ours").issue("localhost")
+    for name, path in zip(("CA", "CERT", "KEY"), files, strict=False):
+        monkeypatch.setenv(f"RALLYPOINT_TLS_{name}", path)
+    port = get_free_port()
+    store, rank, world_size = next(rendezvous(f"tls://localhost:{port}?rank=0&world_size=1"))
+    assert (rank, world_size) == (0, 1)
+    store.set("k", b"v")
+    monkeypatch.delenv("RALLYPOINT_TLS_CERT")
+    with pytest.raises(AuthenticationError, match="it refuses our certificate: certificate required"):
+        TCPStore("localhost", port, timeout=20)
+    store.close()
+
+
 def test_an_unknown_scheme_is_named_with_the_known_ones():
-    with pytest.raises(RuntimeError, match=r"No rendezvous handler for foo:// \(there are env://, file://, tcp://\)"):
+    with pytest.raises(RuntimeError, match=r"No rendezvous handler for foo:// \(there are env://, file://, tcp://, tls://\)"):
         rendezvous("foo://host")
 
 
