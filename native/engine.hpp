@@ -44,21 +44,17 @@ class Engine : SessionDialect {
         if (!peer.is_known) return;
         now_ = now;
         Bytes segment = {data, size};
-        if (!peer.reader.is_validated && !begins(peer, segment)) {
-            close(peer);
-            return;
-        }
+        if (!peer.reader.is_validated && !begins(peer, segment)) return close(peer);
         peer.reader.feed(segment.data, segment.size);
         serve(peer);
-        settle();
     }
 
     void resume(Peer &peer, double now) {
         if (!peer.is_known) return;
         now_ = now;
         peer.is_paused = false;
+        if (peer.talk != nullptr && peer.talk->session != nullptr) read_again(*peer.talk->session);
         serve(peer);
-        settle();
     }
 
     void disconnect(Peer &peer, double now) {
@@ -73,21 +69,16 @@ class Engine : SessionDialect {
                          strangers_.first->talk == nullptr ? "VALIDATE" : "HELLO", limits_.handshake_timeout_s);
             close(*strangers_.first);
         }
-        const double end_at = sessions_.next_end();
-        if (end_at > now || now < grace_until_) return;
-        if (end_at < now - kStallS && grace_until_ < end_at) {
-            grace_until_ = now + kGraceS;
-            return;
-        }
-        while (Session *session = sessions_.ended(now)) end(*session);
+        end_sessions();
+        end_leases();
         settle();
     }
 
     // When `tick` is due, infinity if no time matters.
     double next_deadline() const {
-        const double handshake = strangers_.first == nullptr ? static_cast<double>(INFINITY)
-                                                             : strangers_.first->deadline;
-        return fmin(handshake, fmax(sessions_.next_end(), grace_until_));
+        const Peer *first = strangers_.first;
+        const double handshake = first == nullptr ? static_cast<double>(INFINITY) : first->deadline;
+        return fmin(handshake, fmin(next_end(), leases_.next_deadline()));
     }
 
     // The numbers. Cost: the number of peers.
@@ -104,6 +95,22 @@ class Engine : SessionDialect {
     }
 
   private:
+    double next_end() const {
+        const double end = sessions_.next_end();
+        return isinf(end) ? end : fmax(end, grace_until_);
+    }
+
+    // End the sessions whose time is over. A server that stood still could not hear those that came back.
+    void end_sessions() {
+        const double deadline = next_end();
+        if (deadline > now_) return;
+        if (now_ - deadline > kStallS) {
+            grace_until_ = now_ + kGraceS;
+            return;
+        }
+        while (Session *session = sessions_.ended(now_)) end(*session);
+    }
+
     // Find out from the first byte which dialect a peer speaks; take the opening of a session off the segment.
     bool begins(Peer &peer, Bytes &segment) {
         if (peer.talk != nullptr) return opens(*peer.talk, segment);
@@ -134,10 +141,7 @@ class Engine : SessionDialect {
             const Reader::Step step = peer.talk == nullptr ? apply_next(peer) : next(peer);
             if (step == Reader::MORE) break;
             requests_ += step == Reader::REQUEST;
-            if (step == Reader::REFUSED) {
-                close(peer);
-                return;
-            }
+            if (step == Reader::REFUSED) return close(peer);
             if (produced_ > limits_.output_size_max) {
                 peer.is_paused = true;
                 driver_.paused(peer);
@@ -203,6 +207,7 @@ class Engine : SessionDialect {
         peer.deadline = now_ + limits_.handshake_timeout_s;
         strangers_.add(peer);
         peer.reader.is_validated = false;
+        settle();
     }
     void evict(Peer &peer) override { close(peer); }
 
@@ -349,7 +354,7 @@ class Engine : SessionDialect {
     uint64_t connections_ = 0;
     uint64_t input_held_ = 0;
     uint64_t requests_ = 0;
-    double grace_until_ = 0;
+    double grace_until_ = -static_cast<double>(INFINITY);
     uint64_t closed_[ENDED + 1] = {};
 };
 

@@ -65,8 +65,9 @@ class SessionDialect : protected SessionVerbs {
         Frame frame;
         sent_ = 0;
         if (!read_frame(whole, talk.last_id, &frame, refusal_)) return Reader::REFUSED;
-        if (talk.session == nullptr) return greet(peer, talk, frame) ? Reader::REQUEST : Reader::REFUSED;
-        if (frame.verb == SessionVerb::BYE) {
+        if (talk.session == nullptr) {
+            if (!greet(peer, talk, frame)) return Reader::REFUSED;
+        } else if (frame.verb == SessionVerb::BYE) {
             Session &session = *talk.session;
             talk.session = nullptr;
             end(session);

@@ -5,14 +5,16 @@
 #pragma once
 
 #include "ground.hpp"
-#include "sessions.hpp"
+#include "leases.hpp"
+#include "watches.hpp"
 
 namespace rallypoint {
 
 class SessionVerbs : protected Ground, Groups::Listener {
   protected:
     SessionVerbs(const Limits &limits, Driver &driver, const HashKey &key, const char (&seed)[Hmac::SIZE])
-        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_), groups_(limits_, key, *this) {}
+        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_), groups_(limits_, key, *this),
+          leases_(limits_, key), watches_(limits_, key) {}
     ~SessionVerbs() {
         // Nobody is left to be told anything.
         while (Session *session = sessions_.first()) {
@@ -23,6 +25,7 @@ class SessionVerbs : protected Ground, Groups::Listener {
                 sessions_.forget(*pending);
             }
             groups_.leave(*session);
+            watches_.end_session(*session);
             sessions_.end(*session);
         }
         settle();
@@ -55,6 +58,7 @@ class SessionVerbs : protected Ground, Groups::Listener {
             if (!stays(pending->verb)) drop(*pending);
         }
         give_back_calls(session);
+        end_watches(session);
         sessions_.detach(session, now_);
     }
 
@@ -63,7 +67,25 @@ class SessionVerbs : protected Ground, Groups::Listener {
         while (Pending *pending = session.pending.first) drop(*pending);
         give_back_calls(session);
         groups_.leave(session);
+        Ring<Value *> keys;
+        leases_.end_session(session.number, keys);
+        remove_leased(keys);
+        end_watches(session);
         sessions_.end(session);
+    }
+    void end_leases() {
+        Ring<Value *> keys;
+        leases_.due(now_, keys);
+        remove_leased(keys);
+    }
+
+    // The connection reads again: send what was kept for the session.
+    void read_again(Session &session) {
+        if (session.watcher == nullptr) return;
+        session.watcher->sent = 0;
+        const auto send = [this](KeyWatch &watch, const Event &event) { send_event(watch, event); };
+        while (!session.peer->is_paused && watches_.take(session, limits_.output_size_max, send)) {
+        }
     }
 
     // Tell the groups which sessions have ended; whoever ends a step does this.
@@ -74,6 +96,8 @@ class SessionVerbs : protected Ground, Groups::Listener {
     Ids ids_;
     Sessions sessions_;
     Groups groups_;
+    Leases leases_;
+    Watches watches_;
     uint64_t sent_ = 0;  // bytes of answers since it was last set to 0
 
   private:
@@ -151,6 +175,14 @@ class SessionVerbs : protected Ground, Groups::Listener {
         case SessionVerb::WAIT: return wait(session, frame);
         case SessionVerb::MEET:
         case SessionVerb::EXCHANGE: return arrive_at(session, frame);
+        case SessionVerb::LEASE_GRANT:
+        case SessionVerb::LEASE_RENEW:
+        case SessionVerb::LEASE_REVOKE: return serve_lease(session, frame, fields.number());
+        case SessionVerb::WATCH: return watch(session, frame);
+        case SessionVerb::UNWATCH:
+            watches_.unwatch(session, load<uint64_t>(fields.at));
+            settle_followed();
+            return true;
         default: return serve_one(session, frame, keyspace_.name(fields.text()), fields);
         }
     }
@@ -228,8 +260,14 @@ class SessionVerbs : protected Ground, Groups::Listener {
         if (expected < -1) {
             return refusal_.say(BAD_ARGUMENT, "SWAP expects the revision %" PRId64 ": it is -1 or above", expected);
         }
+        const int64_t lease = fields.number();
+        Lease *const owner = lease == 0 ? nullptr : leases_.find(lease, refusal_);
+        if (lease != 0 && owner == nullptr) return false;
         const bool is_swapped = expected == -1 || expected == keyspace_.revision_of(name);
-        if (is_swapped && !changed(name, keyspace_.set(name, value, refusal_))) return false;
+        lease_ = owner;
+        const bool is_done = !is_swapped || changed(name, keyspace_.set(name, value, refusal_));
+        lease_ = nullptr;
+        if (!is_done) return false;
         Answer reply(Status::OK, frame.id);
         return answer(session, reply.put(is_swapped).put(keyspace_.revision_of(name)), frame.verb);
     }
@@ -453,7 +491,100 @@ class SessionVerbs : protected Ground, Groups::Listener {
         return body;
     }
 
-    void followed(const Name &, EventKind, bool) override {}
+    // --- leases and watches ---------------------------------------------------------------------------------------
+
+    bool serve_lease(Session &session, const Frame &frame, int64_t number) {
+        if (frame.verb == SessionVerb::LEASE_GRANT) {
+            const Lease *lease = leases_.grant(session.number, number, now_, refusal_);
+            if (lease == nullptr) return false;
+            is_followed_ = true;
+            return answer_number(session, frame, lease->id);
+        }
+        Lease *lease = leases_.find(number, refusal_);
+        if (lease == nullptr) return false;
+        if (frame.verb == SessionVerb::LEASE_RENEW) {
+            leases_.renew(*lease, now_);
+            return answer_number(session, frame, lease->ttl_ms);
+        }
+        const uint64_t count = lease->key_count;
+        Ring<Value *> keys;
+        leases_.end(*lease, keys);
+        remove_leased(keys);
+        return answer_number(session, frame, count);
+    }
+    void remove_leased(Ring<Value *> &keys) {
+        while (keys.count() > 0) {
+            Value *key = keys.pop();
+            remove(keyspace_.name(key->bytes()));
+            release(key);
+        }
+        settle_followed();
+    }
+    void settle_followed() { is_followed_ = leases_.count() > 0 || watches_.count() > 0; }
+
+    bool watch(Session &session, const Frame &frame) {
+        Fields fields = {frame.body.data};
+        const Name key = keyspace_.name(fields.text());
+        const uint8_t kind = static_cast<uint8_t>(*fields.at++);
+        const int64_t known = fields.number();
+        if (kind > 1 || known < -1) {
+            return refusal_.say(BAD_ARGUMENT, "WATCH has %u for a prefix and knows revision %" PRId64
+                                ": it is 0 or 1, and -1 or above", kind, known);
+        }
+        KeyWatch *watch = watches_.watch(session, frame.id, key, kind == 1, refusal_);
+        if (watch == nullptr) return false;
+        is_followed_ = true;
+        const int64_t revision = keyspace_.revision();
+        answer_number(session, frame, revision);
+        const int64_t last = watch->is_prefix ? 0 : keyspace_.revision_of(key);
+        if (known >= 0 && (known > revision || (last != 0 ? last : revision) > known)) {
+            const Event event = Event::make(EventKind::MISSED, {nullptr, 0}, nullptr, revision);
+            tell(*watch, event);
+            event.drop();
+        }
+        return true;
+    }
+    void end_watches(Session &session) {
+        if (session.watcher == nullptr) return;
+        watches_.end_session(session);
+        settle_followed();
+    }
+
+    void tell(KeyWatch &watch, const Event &event) {
+        if (watch.session->peer->is_paused) {
+            watches_.keep(watch, event);
+        } else {
+            send_event(watch, event);
+        }
+    }
+    void send_event(KeyWatch &watch, const Event &event) {
+        Peer &peer = *watch.session->peer;
+        const size_t size = event.fields_size();
+        Output &output = owed(peer);
+        store_head(output.extend(REPLY_HEAD_SIZE), Status::EVENT, watch.request, size);
+        event.before->bytes().copy_to(output.extend(event.before->size));
+        if (event.value != nullptr) output.append(event.value);
+        store(output.extend(sizeof(event.revision)), event.revision);
+        uint64_t &sent = watch.session->watcher->sent;
+        sent += size;
+        if (sent > limits_.output_size_max && !peer.is_paused) {
+            peer.is_paused = true;
+            driver_.paused(peer);
+        }
+    }
+
+    void followed(const Name &name, EventKind kind, bool is_appended) override {
+        if (!is_appended) leases_.follow(name, kind == EventKind::SET ? lease_ : nullptr);
+        Event event = {nullptr, nullptr, 0};
+        watches_.each_concerned(name, [&](KeyWatch &watch) {
+            if (event.before == nullptr) {
+                event = Event::make(kind, name, kind == EventKind::SET ? keyspace_.get(name) : nullptr,
+                                    kind == EventKind::SET ? keyspace_.revision_of(name) : keyspace_.revision());
+            }
+            tell(watch, event);
+        });
+        if (event.before != nullptr) event.drop();
+    }
 
     void settled(Attendee &attendee, const Answer &settled, size_t sharers) override {
         Session &session = static_cast<Session &>(attendee);
@@ -462,6 +593,8 @@ class SessionVerbs : protected Ground, Groups::Listener {
         sessions_.forget(*pending);
         answer(session, settled, verb, sharers);
     }
+
+    Lease *lease_ = nullptr;  // that the key which is being written is to belong to
 };
 
 }  // namespace rallypoint

@@ -12,6 +12,7 @@ namespace rallypoint {
 
 struct Peer;
 struct Session;
+struct Watcher;
 
 // Ids and nonces that nobody can guess: all come from one seed.
 class Ids {
@@ -61,6 +62,7 @@ struct Session : Due, Attendee {
     char id[kSessionIdSize];
     Held identity, label;
     Peer *peer = nullptr;
+    Watcher *watcher = nullptr;  // while it has a connection and has watched something
     double timeout_s = 0, since = 0;
     uint64_t done = 0;
     uint64_t answers_size = 0;

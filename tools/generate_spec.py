@@ -19,7 +19,7 @@ from types import ModuleType
 from rallypoint.net import address, stream
 from rallypoint.protocol import codec, spec
 from rallypoint.protocol.session import spec as session_spec
-from rallypoint.server import acceptor, connection, groups, keyspace, limits, loop, sessions, turns
+from rallypoint.server import acceptor, connection, groups, keyspace, limits, loop, sessions, turns, watches
 from rallypoint.store import connections
 
 OUTPUT = Path(__file__).resolve().parent.parent / "native" / "spec.inc"
@@ -65,6 +65,7 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (codec, ("_SHOWN_MAX",)),
     (keyspace, ("ENTRY_SIZE",)),
     (sessions, ("ANSWER_SIZE",)),
+    (watches, ("EVENT_SIZE",)),
     (groups, ("_HEADS_SIZE", "_LOST_GROUPS_MAX")),
     (limits, ("GRACE_S", "STALL_S")),
     (loop, ("DRAIN_S", "LINGER_S", "READ_SIZE", "EVENTS_MAX")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.twins import make_engine
+
 from rallypoint.protocol.session.codec import REPLY_HEAD_SIZE, decode_reply, decode_reply_head, encode_request
 from rallypoint.protocol.session.spec import (
     CLOSING_ID,
@@ -22,14 +24,15 @@ _UNNUMBERED = (SessionVerb.CANCEL, SessionVerb.UNWATCH)
 
 
 class Bench:
-    """An engine, a clock that is moved by hand, and its clients.
+    """An engine of the twin that the test runs over (with a journal Python's), a clock that is moved by hand, and its clients.
 
     Args:
         bounds: limits that are not the defaults.
     """
 
     def __init__(self, *, journal=False, **bounds):
-        self.engine = Engine(Limits(**bounds), journal=journal)
+        limits = Limits(**bounds)
+        self.engine = Engine(limits, journal=True) if journal else make_engine(limits)
         self.now = 100.0
         self.clients = {}
         self._last_peer = 0
