@@ -26,12 +26,13 @@ from collections.abc import Callable, Sequence
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierTimeoutError
 from rallypoint.primitives.arrivals import IGNORED, Arrival, arrive, is_timeout, open_gate, take_back
+from rallypoint.primitives.meeting import Meeting
 from rallypoint.primitives.rollcall import HERE, LEFT, Mark, Roll, call_roll, mark_arrival, write_mark
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Timeout
 
-__all__ = ["barrier"]
+__all__ = ["Barrier", "barrier"]
 
 TRACING_GATE = "/TRACING_GATE"
 """Torch's members wait for this key, set by rank 0, before they report their timeout."""
@@ -92,6 +93,51 @@ def barrier(  # noqa: PLR0917 - torch's signature
             verdict = member.give_up(arrival, deadline, Deadline(trace_timeout))
         if verdict is not None:
             raise verdict from failure
+
+
+class Barrier(Meeting):
+    """One member of a barrier that may be used again and again, a generation each time.
+
+    ::
+
+        with Barrier(store, "epoch", rank, world_size, label=socket.gethostname()) as barrier:
+            for epoch in range(10):
+                ...
+                barrier.wait(timeout=600)
+
+    A member that comes twice counts once; one that was started anew takes the place of the one before. It has nothing
+    to do with :func:`barrier`, which torch's members can join.
+
+    Args:
+        store: any store; all members must reach it in the same dialect.
+        name: the barrier's name.
+        rank: the caller's place, 0 to ``world_size - 1``.
+        world_size: how many members.
+        label: how others call this member in errors.
+        ttl: on a store without sessions, seconds or a ``timedelta`` after which a member that is not heard of is dead;
+            ``None``: the dead are not looked for, and nobody beats. A server with sessions knows by itself.
+        clock: for tests.
+
+    Cost: with sessions one round trip and the time of the last; otherwise see :mod:`rallypoint.primitives.gathering`.
+    Threads: one.
+    """
+
+    def wait(self, timeout: Timeout | None = None) -> int:
+        """Wait until all members have come.
+
+        Args:
+            timeout: seconds or a ``timedelta``; ``None`` is the store's own.
+
+        Returns:
+            The generation: how often all have met under this name, from 1 on.
+
+        Raises:
+            BarrierTimeoutError: some did not come in time; it names them, and tells how long others have waited where
+                the store knows. The caller no longer counts.
+            BarrierBrokenError: a member is known to be gone; it names it.
+            DistStoreError: members of the other dialect use the name.
+        """
+        return self._meet(timeout)
 
 
 class _Member:

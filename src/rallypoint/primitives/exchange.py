@@ -22,13 +22,59 @@ from __future__ import annotations
 
 from rallypoint import events
 from rallypoint.primitives.arrivals import IGNORED, arrive, gate_key, is_timeout
+from rallypoint.primitives.meeting import Meeting
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Text, Timeout
 
-__all__ = ["get_all", "synchronize"]
+__all__ = ["Exchange", "exchange", "get_all", "synchronize"]
 
 FINISHED = "/finished"
+
+
+class Exchange(Meeting):
+    """One member of an exchange that may be used again and again: everybody gives one value, everybody gets all.
+
+    Args and Cost: those of :class:`rallypoint.primitives.barrier.Barrier`; every member gets every value, so ``n``
+    members move ``n * n`` of them.
+
+    Threads: one.
+    """
+
+    def give(self, value: Text, timeout: Timeout | None = None) -> list[bytes]:
+        """Give a value, and get everybody's.
+
+        Args:
+            value: the caller's.
+            timeout: seconds or a ``timedelta``; ``None`` is the store's own.
+
+        Returns:
+            The values of one generation. Shape: ``world_size`` of them, in rank order.
+
+        Raises:
+            BarrierTimeoutError: some did not come in time; it names them. The caller's value counts no more.
+            BarrierBrokenError: a member is known to be gone; it names it.
+            DistStoreError: members of the other dialect use the name.
+        """
+        return self._give(value, timeout)
+
+
+def exchange(
+    store: Store,
+    name: str,
+    rank: int,
+    world_size: int,
+    value: Text,
+    *,
+    label: str = "",
+    timeout: Timeout | None = None,
+) -> list[bytes]:
+    """Give one value and get everybody's, once; nobody looks for the dead on a store without sessions.
+
+    Args, Returns and Raises: those of :class:`Exchange` and :meth:`Exchange.give`. A name may be used again.
+    """
+    with Exchange(store, name, rank, world_size, label=label, ttl=None) as member:
+        return member.give(value, timeout)
 
 
 def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes]:

@@ -24,6 +24,7 @@ from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.errors import LeaseLostError
 from rallypoint.primitives import keeper
 from rallypoint.primitives.beats import Beat
+from rallypoint.primitives.kind import has_sessions
 from rallypoint.store.base import Store, as_timeout_s
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.session_calls import ANY_REVISION
@@ -242,12 +243,6 @@ class Lease:
     def _lost_error(self) -> LeaseLostError:
         how = "was closed" if self._is_closed else "has ended: nobody heard of its holder in time"
         return LeaseLostError(f"lease {self.id} of {self.ttl_s:g} s {how}", lease=self.id)
-
-
-def has_sessions(store: Store) -> bool:
-    """Tell whether a store, ours or foreign, has the verbs of sessions."""
-    ask = getattr(store, "has_sessions", None)
-    return ask is not None and bool(ask())
 
 
 class _Holding(Protocol):

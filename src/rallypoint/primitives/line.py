@@ -23,8 +23,7 @@ On any other store a place is a ticket, which is also its token. Whoever has it 
 - It raises the floor to n - 1 before it removes what the tickets below have left, so that whoever slept through its own
   end and finds no trace of it finds the floor.
 
-The two kinds do not see each other. The first member writes under ``<name>/kind`` which it is; one of the other kind is
-refused.
+The two kinds do not see each other; members of both are told (:mod:`rallypoint.primitives.kind`).
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ from rallypoint.clock import Clock, Deadline
 from rallypoint.errors import DistStoreError, LeaseLostError, StoreTimeoutError
 from rallypoint.primitives.arrivals import is_timeout
 from rallypoint.primitives.beats import QUIET_FACTOR, Sighting, is_sealed, peek, seal
-from rallypoint.primitives.lease import STORE_ERRORS, Lease, has_sessions
+from rallypoint.primitives.kind import agree_on_kind
+from rallypoint.primitives.lease import STORE_ERRORS, Lease
 from rallypoint.store.base import Store
 from rallypoint.store.session_calls import ABSENT, Watch
 
@@ -115,8 +115,6 @@ class ServedLine:
         name: the line's.
     """
 
-    kind = "sessions"
-
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.prefix = f"{name}/line/"
@@ -183,8 +181,6 @@ class PlainLine:
         store: the store.
         name: the line's.
     """
-
-    kind = "plain"
 
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
@@ -352,15 +348,7 @@ def line_for(store: Store, name: str) -> ServedLine | PlainLine:
     Raises:
         DistStoreError: members of the other kind use it.
     """
-    line: ServedLine | PlainLine = (ServedLine if has_sessions(store) else PlainLine)(store, name)
-    kind = line.kind.encode()
-    found = bytes(store.compare_set(f"{name}/kind", b"", kind))
-    if found != kind:
-        raise DistStoreError(
-            f"{name!r} is used by members of kind {found.decode(errors='replace')!r}, this one's store makes it "
-            f"{line.kind!r}: all of them have to speak the same dialect, or use two names"
-        )
-    return line
+    return (ServedLine if agree_on_kind(store, name) else PlainLine)(store, name)
 
 
 def _wait(store: Store, key: str, slice_s: float, deadline: Deadline) -> bool:

@@ -6,12 +6,13 @@ import threading
 from datetime import timedelta
 
 import pytest
+from tests.support.session_store import FakeServer, PlainStore
 from tests.support.stores import Recorder
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierTimeoutError, ConnectionLostError, DistStoreError, DuplicateMemberError
 from rallypoint.primitives.arrivals import arrive, open_gate
-from rallypoint.primitives.barrier import barrier
+from rallypoint.primitives.barrier import Barrier, barrier
 from rallypoint.store.hash import HashStore
 from rallypoint.store.prefix import PrefixStore
 
@@ -365,3 +366,19 @@ def test_a_store_without_compare_set_gets_torchs_operations_with_a_rank_too():
     barrier(store, 1, "p", 5, rank=0, rank_tracing_decoder=name)
     assert store.calls == ["set_timeout", "add", "set", "wait", "set_timeout"]
     assert store.timeout == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("kind", ["plain", "sessions"])
+def test_the_members_of_a_barrier_object_meet_generation_after_generation(kind):
+    store, server = PlainStore(), FakeServer()
+
+    def connect():
+        return store if kind == "plain" else server.connect()
+
+    def work(rank):
+        with Barrier(connect(), "B", rank, 4, label=name(rank)) as barrier:
+            return [barrier.wait(LONG_S) for _ in range(10)]
+
+    assert members(work, range(4)) == {rank: list(range(1, 11)) for rank in range(4)}
+    with pytest.raises(BarrierTimeoutError, match="missing"):
+        Barrier(connect(), "C", 1, 3, ttl=None).wait(0.01)

@@ -6,11 +6,12 @@ import threading
 from datetime import timedelta
 
 import pytest
+from tests.support.session_store import FakeServer, PlainStore
 from tests.support.stores import Recorder
 
 from rallypoint import events
 from rallypoint.errors import ConnectionLostError, StoreTimeoutError
-from rallypoint.primitives.exchange import get_all, synchronize
+from rallypoint.primitives.exchange import Exchange, exchange, get_all, synchronize
 from rallypoint.store.hash import HashStore
 
 LONG_S = 30.0
@@ -137,3 +138,25 @@ def test_values_are_given_as_the_store_gives_them():
             return ["text"] * len(keys)
 
     assert get_all(Texts(2), 1, "p", 2) == ["text"] * 2
+
+
+@pytest.mark.parametrize("kind", ["plain", "sessions"])
+def test_an_exchange_may_be_used_again_and_never_mixes_its_generations(kind):
+    store, server = PlainStore(), FakeServer()
+    outcomes = {}
+
+    def connect():
+        return store if kind == "plain" else server.connect()
+
+    def work(rank):
+        with Exchange(connect(), "X", rank, 3) as member:
+            outcomes[rank] = [member.give(f"{rank} {turn}", LONG_S) for turn in range(10)]
+        outcomes[rank].append(exchange(connect(), "Y", rank, 3, str(rank), timeout=LONG_S))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    turns = [[f"{rank} {turn}".encode() for rank in range(3)] for turn in range(10)]
+    assert outcomes == {rank: [*turns, [b"0", b"1", b"2"]] for rank in range(3)}
