@@ -231,9 +231,9 @@ class Reacher:
             raise
 
     def _find_short_cut(self, direct: Stream) -> socket.socket | None:
-        """Call the server's local name, if this machine is its own."""
+        """Call the server's local name, if this machine is its own; not past TLS, which says who we are, too."""
         local, peer = direct.local, direct.peer
-        if not has_local_names() or local.host != peer.host or peer.port == 0:
+        if self._credentials.tls is not None or not has_local_names() or local.host != peer.host or peer.port == 0:
             return None
         return call_locally(peer.port)
 
