@@ -330,6 +330,9 @@ class Trunk:
                 stream.wait(until, for_output=bool(self._uplink.outbox))
                 return
             with self._turn:
+                if link is not self._uplink.link:  # lost meanwhile: all this comes again over the next
+                    self._busy = None
+                    return
                 answered = session.receive(data)
             for one in answered:
                 if one is not ticket and isinstance(one, Ticket):
