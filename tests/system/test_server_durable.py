@@ -17,7 +17,7 @@ import threading
 import time
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
 from tests.support.raw_session import RawSession
 from tests.support.served import served
 
@@ -102,11 +102,12 @@ class PlainWorker(threading.Thread):
     def run(self):
         while not self.is_over.is_set():
             try:
-                client = RawClient(self.address)
+                client = RawClient(self.address, validates=False)
             except ConnectionError:
                 time.sleep(0.02)
                 continue
             try:
+                client.send(VALIDATE)
                 while not self.is_over.is_set():
                     client.ask(Verb.ADD, b"/plain", 1)
                     client.sock.settimeout(PATIENCE_S)
