@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rallypoint.protocol import spec
+from rallypoint.protocol.session import auth
 from rallypoint.protocol.session import spec as session
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "reference" / "wire.md"
@@ -43,7 +44,7 @@ C10D_CONSTANTS = (
 
 SESSION_CONSTANTS = (
     "OPENING", "VERSION", "SESSION_ID_SIZE", "NONCE_SIZE", "PROOF_SIZE", "LABEL_SIZE_MAX", "HELLO_SIZE_MAX",
-    "REPLY_FRAME_SIZE_MAX", "GROUP_SIZE_MAX", "SESSION_TIMEOUT_MS_MAX", "LEASE_TTL_MS_MAX", "NO_REVISION", "CLOSING_ID",
+    "REPLY_FRAME_SIZE_MAX", "GROUP_SIZE_MAX", "MEMBERS_NAMED_MAX", "SESSION_TIMEOUT_MS_MAX", "LEASE_TTL_MS_MAX", "NO_REVISION", "CLOSING_ID",
 )  # fmt: skip
 
 
@@ -51,6 +52,14 @@ def prose(module: ModuleType) -> str:
     """Give a table's own words about the wire: its docstring without what it is and its source."""
     paragraphs = inspect.cleandoc(module.__doc__ or "").split("\n\n")
     return "\n\n".join(p for p in paragraphs[2:] if not p.startswith("Source:")).replace("``", "`")
+
+
+def proofs() -> str:
+    """Give the handshake with a token, in the words of the module that makes the proofs."""
+    text = inspect.cleandoc(auth.__doc__ or "").split("Theory of operation::\n\n")[1].split("\n\nWhat this file")[0]
+    drawing, _, rest = text.partition("\n\n")
+    prefixes = f"The client's prefix is `{auth.CLIENT_PREFIX!r}`, the server's `{auth.SERVER_PREFIX!r}`."
+    return f"```text\n{inspect.cleandoc(drawing)}\n```\n\n{rest}\n\n{prefixes}"
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -171,6 +180,8 @@ def page() -> str:
         kinds(session.Field),
         "### Constants and limits of a session",
         constants(session, SESSION_CONSTANTS),
+        "### Proofs",
+        proofs(),
         "## Reason codes",
         REASONS,
         codes(spec.CloseReason),
