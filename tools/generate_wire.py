@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -44,7 +45,8 @@ C10D_CONSTANTS = (
 
 SESSION_CONSTANTS = (
     "OPENING", "VERSION", "SESSION_ID_SIZE", "NONCE_SIZE", "PROOF_SIZE", "LABEL_SIZE_MAX", "HELLO_SIZE_MAX",
-    "REPLY_FRAME_SIZE_MAX", "GROUP_SIZE_MAX", "MEMBERS_NAMED_MAX", "SESSION_TIMEOUT_MS_MAX", "LEASE_TTL_MS_MAX", "NO_REVISION", "CLOSING_ID",
+    "REPLY_FRAME_SIZE_MAX", "GROUP_SIZE_MAX", "MEMBERS_NAMED_MAX",
+    "SESSION_TIMEOUT_MS_MAX", "LEASE_TTL_MS_MAX", "NO_REVISION", "CLOSING_ID",
 )  # fmt: skip
 
 
@@ -56,10 +58,10 @@ def prose(module: ModuleType) -> str:
 
 def proofs() -> str:
     """Give the handshake with a token, in the words of the module that makes the proofs."""
-    text = inspect.cleandoc(auth.__doc__ or "").split("Theory of operation::\n\n")[1].split("\n\nWhat this file")[0]
+    text = inspect.cleandoc(auth.__doc__ or "").split("Theory of operation::\n\n", 1)[1].split("\n\nWhat this file")[0]
     drawing, _, rest = text.partition("\n\n")
     prefixes = f"The client's prefix is `{auth.CLIENT_PREFIX!r}`, the server's `{auth.SERVER_PREFIX!r}`."
-    return f"```text\n{inspect.cleandoc(drawing)}\n```\n\n{rest}\n\n{prefixes}"
+    return f"```text\n{textwrap.dedent(drawing)}\n```\n\n{rest}\n\n{prefixes}"
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
