@@ -284,7 +284,7 @@ class Gathering:
 
     def _clear(self, generation: int) -> None:
         """Remove what this member left in the generations before an open one."""
-        for old in self._left_behind[:-1]:
+        for old in set(self._left_behind) - {generation}:
             self._store.delete_key(self._key(old, self._member.rank))
             if self._member.rank == 0:
                 self._store.delete_key(self._bell(old))

@@ -115,6 +115,7 @@ def test_who_timed_out_may_come_again(store):
         with pytest.raises(BarrierTimeoutError):
             come(member, 0)
     assert together(*(lambda m=member: come(m)[0] for member in members)) == [1, 1, 1]
+    assert store.check(["g/1/bell"])  # for those who have not looked yet
 
 
 def test_a_successor_takes_the_place_of_one_that_died_there(store):
