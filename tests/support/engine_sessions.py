@@ -24,9 +24,10 @@ _UNNUMBERED = (SessionVerb.CANCEL, SessionVerb.UNWATCH)
 
 
 class Bench:
-    """An engine of the twin that the test runs over (with a journal Python's), a clock that is moved by hand, and its clients.
+    """An engine, of the twin that the test runs over, a clock that is moved by hand, and its clients.
 
     Args:
+        journal: with one; only the Python twin has it.
         bounds: limits that are not the defaults.
     """
 

@@ -4,11 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.engine_sessions import Bench
+from tests.support.twins import over_each_twin, python_twin_only
 
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import AnswerKept, GroupForgotten, GroupMet, Member, State, apply
 from rallypoint.server.vocabulary import Received
+
+pytestmark = over_each_twin
 
 MEET, EXCHANGE, CANCEL, BYE = SessionVerb.MEET, SessionVerb.EXCHANGE, SessionVerb.CANCEL, SessionVerb.BYE
 
@@ -53,6 +56,7 @@ def test_an_exchange_gives_everybody_all_values(bench, size) -> None:
         assert (status, fields) == (Status.OK, (1, values))
 
 
+@python_twin_only
 def test_the_values_of_an_exchange_are_one_object() -> None:
     bench = Bench()
     clients = [bench.client() for _ in range(8)]
@@ -191,6 +195,7 @@ def test_members_who_do_not_agree_are_refused(bench) -> None:
     assert frame[2][1] == b"the group is to have 3 members, those that wait say 2"
 
 
+@python_twin_only
 def test_sessions_that_end_leave_nothing(bench) -> None:
     clients = [bench.client() for _ in range(3)]
     for rank, client in enumerate(clients):
@@ -203,6 +208,7 @@ def test_sessions_that_end_leave_nothing(bench) -> None:
     assert len(bench.engine.parts.sessions) == 0
 
 
+@python_twin_only
 def test_generations_are_remembered_over_a_restart() -> None:
     bench = Bench(journal=True)
     first, second = bench.client(), bench.client()
@@ -263,6 +269,7 @@ class Caller:
         self.is_connected = True
 
 
+@python_twin_only
 @settings(max_examples=200, deadline=None)
 @given(st.lists(STEP, max_size=40))
 def test_every_request_is_answered_once_and_generations_are_whole(steps) -> None:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 from tests.support.engine_sessions import Bench
+from tests.support.twins import over_each_twin, python_twin_only
 
 from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import State, apply
+
+pytestmark = over_each_twin
 
 SWAP, SET, GET, READ, APPEND, BYE = (
     SessionVerb.SWAP,
@@ -49,6 +52,7 @@ def test_keys_end_with_the_session(bench) -> None:
     assert not is_there(other, b"k")
 
 
+@python_twin_only
 def test_keys_end_with_bye(bench) -> None:
     owner, other = bench.client(), bench.client()
     put(owner, b"k", owner.ask(GRANT, 0)[1])
@@ -167,6 +171,7 @@ def test_after_a_stall_a_lease_waits_for_its_renewal(bench) -> None:
     assert not is_there(client, b"k")
 
 
+@python_twin_only
 def test_leases_are_remembered_over_a_restart() -> None:
     bench = Bench(journal=True)
     client = bench.client()

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 from tests.support.engine_sessions import Bench
+from tests.support.twins import over_each_twin, python_twin_only
 
 from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
 from rallypoint.server.vocabulary import Connected, Received
+
+pytestmark = over_each_twin
 
 SET, APPEND, WATCH, UNWATCH = SessionVerb.SET, SessionVerb.APPEND, SessionVerb.WATCH, SessionVerb.UNWATCH
 DELETE = SessionVerb.DELETE_KEY
@@ -67,6 +70,7 @@ def test_writes_of_the_c10d_dialect_are_told_too(bench) -> None:
     assert events(watcher) == [(one, EventKind.SET, b"k", b"v", 1)]
 
 
+@python_twin_only
 def test_an_ended_watch_tells_nothing(bench) -> None:
     writer, watcher = bench.client(), bench.client()
     one, _ = watch(watcher, b"k")
@@ -77,6 +81,7 @@ def test_an_ended_watch_tells_nothing(bench) -> None:
     assert bench.engine.ground.on_change is None
 
 
+@python_twin_only
 @pytest.mark.parametrize("is_ended_by_bye", [True, False])
 def test_watches_end_with_the_connection(bench, is_ended_by_bye) -> None:
     writer, watcher = bench.client(), bench.client()
@@ -143,6 +148,7 @@ def test_events_are_kept_for_whom_that_does_not_read() -> None:
     assert [value for _, _, _, value, _ in events(watcher)] == [b"last"]
 
 
+@python_twin_only
 def test_too_many_kept_events_become_one_missed() -> None:
     bench = Bench(output_size_max=1000, watch_events_max=3)
     writer, watcher = bench.client(), bench.client()
@@ -156,6 +162,7 @@ def test_too_many_kept_events_become_one_missed() -> None:
     assert bench.engine.parts.watches.watches.kept_size == 0
 
 
+@python_twin_only
 def test_what_is_kept_goes_with_the_connection() -> None:
     bench = Bench(output_size_max=100)
     writer, watcher = bench.client(), bench.client()
