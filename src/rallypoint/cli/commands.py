@@ -31,6 +31,9 @@ COMMANDS = {
     "run": CommandEntry("rallypoint.cli.run", "Start the workers of this node and keep them going."),
     "serve": CommandEntry("rallypoint.cli.serve", "Serve a store that clients reach over the network."),
     "relay": CommandEntry("rallypoint.cli.relay", "Let plain clients of this machine use a guarded server."),
+    "status": CommandEntry(
+        "rallypoint.cli.status", "Look into a server: who is there, who waits for what, who is missing."
+    ),
     "doctor": CommandEntry("rallypoint.cli.doctor", "Say which twin runs and why, and whether a store works here."),
 }
 

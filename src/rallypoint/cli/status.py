@@ -1,0 +1,117 @@
+"""``rallypoint status``: what a server says of itself, as tables for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from time import sleep as pause
+from typing import Any
+
+import click
+
+from rallypoint.cli.status_tables import show
+from rallypoint.errors import DistError
+from rallypoint.net.address import parse_endpoint
+from rallypoint.observe.status import SECTIONS, read
+from rallypoint.store.tcp import TCPStore
+from rallypoint.types import Endpoint
+
+__all__ = ["status"]
+
+DEFAULT_PORT = 29500  # torch's
+TIMEOUT_S = 10.0
+
+_SHOWN_PLAIN = 1000  # keys of a server that has no status
+
+
+@click.command()
+@click.argument("address", metavar="HOST[:PORT]")
+@click.argument("section", default="overview", metavar="[SECTION]")
+@click.option("--json", "is_json", is_flag=True, help="Print the server's document as it is, one line each time.")
+@click.option(
+    "--watch",
+    "watch_s",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    metavar="SECONDS",
+    help="Ask again every so many seconds, until Ctrl-C.",
+)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    default=TIMEOUT_S,
+    show_default=True,
+    help="Seconds that the server may take to answer.",
+)
+@click.pass_context
+def status(
+    ctx: click.Context, address: str, section: str, *, is_json: bool, watch_s: float | None, timeout_s: float
+) -> None:
+    """Look into a server: who is there, who waits for what, who is missing.
+
+    SECTION is overview, peers, sessions, barriers, leases, watches, refusals, keys/PREFIX, or values/PREFIX, which
+    shows the values too. Token and TLS come from the environment, as for any client.
+
+    The exit code is 0, 1 if the server does not answer or refuses, 2 for wrong usage, and 3 if it speaks c10d only, as
+    torch's does: then its keys are listed, if it can do that.
+    """
+    if section.partition("/")[0] not in SECTIONS:
+        raise click.BadParameter(f"{section!r} is no section: there are {', '.join(SECTIONS)}", param_hint="SECTION")
+    try:
+        endpoint = parse_endpoint(address, DEFAULT_PORT)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="HOST[:PORT]") from error
+    try:
+        with closing(_connect(endpoint, timeout_s)) as store:
+            if not store.has_sessions():
+                ctx.exit(_show_plain(store, address, is_json=is_json))
+            _look(store, "" if section == "overview" else _asked(section), watch_s, is_json=is_json)
+    except KeyboardInterrupt:
+        ctx.exit(0)
+    except (DistError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _asked(section: str) -> str:
+    return section + "/" if section in {"keys", "values"} else section
+
+
+def _connect(endpoint: Endpoint, timeout_s: float) -> TCPStore:
+    return TCPStore(endpoint.host, endpoint.port, timeout=timeout_s, wait_for_workers=False, dialect="auto")
+
+
+def _look(store: TCPStore, what: str, watch_s: float | None, *, is_json: bool) -> None:
+    """Show a section, again and again if that is wanted."""
+    while True:
+        document = store.status(what)
+        if is_json:
+            click.echo(json.dumps(document))
+        else:
+            text = show(read(document))
+            if watch_s is not None:
+                click.clear()
+            click.echo(text)
+        if watch_s is None:
+            return
+        pause(watch_s)
+
+
+def _show_plain(store: TCPStore, address: str, *, is_json: bool) -> int:
+    """Show what can be learned of a server that speaks c10d only."""
+    keys: list[str] | None
+    try:
+        keys = sorted(store.list_keys())
+    except (DistError, NotImplementedError):
+        keys = None
+    count = store.num_keys()
+    if is_json:
+        document: dict[str, Any] = {"version": 0, "section": "plain", "dialects": ["c10d"], "keys": count}
+        click.echo(json.dumps(document | ({} if keys is None else {"names": keys})))
+        return 3
+    click.echo(f"{address} speaks c10d only, as torch's servers do: it does not tell more than its keys", err=True)
+    click.echo(f"{count} keys" + (", which it does not list" if keys is None else ""))
+    for key in (keys or [])[:_SHOWN_PLAIN]:
+        click.echo(f"  {key}")
+    if keys is not None and len(keys) > _SHOWN_PLAIN:
+        click.echo(f"  and {len(keys) - _SHOWN_PLAIN} more")
+    return 3
