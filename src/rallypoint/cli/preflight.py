@@ -1,4 +1,4 @@
-"""What can be known to fail before any other node is met: the program and the log folder.
+"""What can be known to fail before any other node is met: the program, the log folder, the place to meet.
 
 A mistake in them is the same in every round, so it should cost no restart and no rendezvous.
 """
@@ -16,6 +16,7 @@ __all__ = [
     "PreflightError",
     "ProgramNotExecutableError",
     "ProgramNotFoundError",
+    "check_endpoint",
     "check_log_dir",
     "check_program",
     "check_script",
@@ -86,3 +87,25 @@ def check_log_dir(path: Path | None) -> None:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise PreflightError(f"--log-dir {path} cannot be made or written: {why}; name another folder") from error
+
+
+def check_endpoint(ctx: click.Context, backend: str, endpoint: str, nodes_max: int, default_port: int) -> None:
+    """Check an endpoint, and refuse port 0 for several nodes: each would serve, and wait at, a port of its own."""
+    from rallypoint.net.address import parse_endpoint
+    from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
+
+    if backend not in ("c10d", "static") or not endpoint or endpoint.startswith("unix:"):
+        return
+    try:
+        parse_endpoint(endpoint, default_port)  # it explains better, the other one is stricter
+        port = parse_rendezvous_endpoint(endpoint, default_port).port
+    except ValueError as error:
+        if backend == "static" or "/" not in endpoint:
+            raise click.UsageError(str(error), ctx) from error
+        return  # the path of a file store
+    if port == 0 and nodes_max > 1:
+        raise click.UsageError(
+            f"{nodes_max} nodes cannot meet at port 0 of {endpoint!r}: each would be given another port; "
+            "name one port for all of them",
+            ctx,
+        )

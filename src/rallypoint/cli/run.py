@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from rallypoint.cli.preflight import check_log_dir, check_program, check_script
+from rallypoint.cli.preflight import check_endpoint, check_log_dir, check_program, check_script
+from rallypoint.cli.token import give_token
 
 __all__ = ["run"]
 
@@ -186,6 +187,11 @@ NOT_NEGATIVE = click.FloatRange(min=0)
     default="",
     help="The rendezvous backend's own options.",
 )
+@_option(
+    "--auth", is_flag=True,
+    help="Make a token for this run, unless RALLYPOINT_TOKEN or RALLYPOINT_TOKEN_FILE names one: its stores let in "
+    "nobody else. Torch's own clients know no tokens: let them in with RALLYPOINT_ALLOW_PLAIN.",
+)  # fmt: skip
 @_option("--standalone", is_flag=True, help="One node on its own: meets at a free port of this host.")
 @_option(
     "--max-restarts",
@@ -263,6 +269,8 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **optio
     for module in (*_NEEDED_LATER, *(["rallypoint.agent.functions"] if options["run_path"] else [])):
         importlib.import_module(module)
     native()
+    if options["auth"]:
+        give_token(ctx, options["nnodes"][1])
     with taken_signals(DEFAULT_SIGNALS, _exit_by_signal):
         command = _command(ctx, program, arguments, options)
         check_log_dir(options["log_dir"])
@@ -319,7 +327,7 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
             raise click.UsageError(f"the static backend has fixed ranks, so --nnodes={fewest}:{most} needs c10d", ctx)
         endpoint = endpoint or _static_endpoint(options)
         conf["rank"] = options["node_rank"]
-    _check_endpoint(ctx, backend, endpoint, most)
+    check_endpoint(ctx, backend, endpoint, most, MASTER_PORT)
     logs = LogOptions(
         log_dir=options["log_dir"],
         redirects=options["redirects"],
@@ -376,25 +384,3 @@ def _tell_what_standalone_overrides(ctx: click.Context) -> None:
     ]
     if given:
         emit("launch.overridden", f"--standalone meets at a free port of this host; not used: {', '.join(given)}")
-
-
-def _check_endpoint(ctx: click.Context, backend: str, endpoint: str, nodes_max: int) -> None:
-    """Check an endpoint, and refuse port 0 for several nodes: each would serve, and wait at, a port of its own."""
-    from rallypoint.net.address import parse_endpoint
-    from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
-
-    if backend not in ("c10d", "static") or not endpoint or endpoint.startswith("unix:"):
-        return
-    try:
-        parse_endpoint(endpoint, MASTER_PORT)  # it explains better, the other one is stricter
-        port = parse_rendezvous_endpoint(endpoint, MASTER_PORT).port
-    except ValueError as error:
-        if backend == "static" or "/" not in endpoint:
-            raise click.UsageError(str(error), ctx) from error
-        return  # the path of a file store
-    if port == 0 and nodes_max > 1:
-        raise click.UsageError(
-            f"{nodes_max} nodes cannot meet at port 0 of {endpoint!r}: each would be given another port; "
-            "name one port for all of them",
-            ctx,
-        )
