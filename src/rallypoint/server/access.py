@@ -191,7 +191,7 @@ _FREE: Final = frozenset(
         SessionVerb.UNWATCH,
         SessionVerb.LEASE_GRANT,
         SessionVerb.LEASE_RENEW,
-        SessionVerb.LEASE_REVOKE,  # its keys are asked for with ``forbids_writing``
+        SessionVerb.LEASE_REVOKE,  # a lease is its identity's own
     }
 )
 
@@ -307,10 +307,6 @@ class Gate:
         if needs is None:
             return f"{_called(identity)} may not do this"
         return self._forbids(identity, _subjects(needs[0], request), needs[1])
-
-    def forbids_writing(self, identity: bytes, keys: Iterable[bytes]) -> str | None:
-        """Say why an identity may not change these keys: for what names them by a number, as LEASE_REVOKE does."""
-        return None if self._rules is None else self._forbids(identity, keys, _WRITE)
 
     def _forbids(self, identity: bytes, subjects: Iterable[bytes], needs: tuple[int, ...]) -> str | None:
         assert self._rules is not None

@@ -84,7 +84,6 @@ def test_without_anything_set_up_everybody_comes_in() -> None:
     assert gate.identify(HELLO, AFAR) == b""
     assert gate.prove(HELLO, NONCE, Welcome(b"", 0, b"", b"", 0, 0)) == b""
     assert gate.forbids(b"", (Verb.SET, b"/x", b"")) is None
-    assert gate.forbids_writing(b"", [b"/x"]) is None
 
 
 def test_c10d_from_afar_is_told_how_it_is_let_in_past_a_token() -> None:
@@ -253,12 +252,6 @@ def test_the_empty_prefix_is_every_key() -> None:
     gate = Gate(rules={"*": Rule(read=("",), write=("",))})
     for request in (*(request for request, _ in FORBIDDEN), *ALLOWED):
         assert gate.forbids(b"", request) is None
-
-
-def test_keys_that_hang_on_a_number_are_asked_for_one_by_one() -> None:
-    gate = Gate(rules=RULES)
-    assert gate.forbids_writing(b"trainer", [b"/train/x", b"/train/y"]) is None
-    assert gate.forbids_writing(b"trainer", [b"/train/x", b"/y"]) is not None
 
 
 def test_every_verb_is_either_free_or_needs_something() -> None:
