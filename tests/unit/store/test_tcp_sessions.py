@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from tests.support.stores import HOST, making_stores
+
+from rallypoint.server import native as server_native
+
+
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.setattr(server_native, "native", lambda: None)
+    with making_stores() as build:
+        yield build
+
+
+def test_a_store_that_speaks_c10d_has_no_sessions(make):
+    store = make(dialect="c10d")
+    assert not store.has_sessions()
+    for call in (lambda: store.read("k"), lambda: store.meet("b", 0, 1), store.pipeline, store.status):
+        with pytest.raises(NotImplementedError, match=r"TCPStore speaks c10d with it: has_sessions\(\) tells"):
+            call()
+    store.post_set("k", "v")
+    assert store.get("k") == b"v"
+
+
+def test_both_dialects_lead_to_the_same_keys(make):
+    plain = make(dialect="c10d")
+    store = make(HOST, plain.port, dialect="session")
+    assert store.has_sessions()
+    plain.set("k", "v")
+    assert plain.check(["k"])
+    assert store.read("k").value == b"v"
+    store.post_set("k", "w")
+    assert store.check(["k"])
+    assert plain.get("k") == b"w"
+
+
+def test_a_meeting_has_its_own_timeout_or_the_stores(make):
+    store = make(dialect="session")
+    store.set_timeout(0)
+    for timeout in (None, 0.01):
+        with pytest.raises(TimeoutError):
+            store.meet("b", 0, 2, timeout=timeout)
+    with pytest.raises(ValueError, match="timeout must be 0 or more"):
+        store.meet("b", 0, 2, timeout=-1)
+    with pytest.raises(ValueError, match="ttl must be 0 or more"):
+        store.lease_grant(-1)
