@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+import pytest
+from tests.support.raw_server import PATIENCE_S, RawClient, running_loop
+
+from rallypoint.clock import Deadline
+from rallypoint.errors import DistNetworkError
+from rallypoint.gateway.relay import Relay
+from rallypoint.gateway.vocabulary import RelayLimits
+from rallypoint.net.address import listen
+from rallypoint.net.retry import Backoff
+from rallypoint.protocol.spec import Verb
+from rallypoint.server.engine import Engine
+from rallypoint.server.limits import Limits
+from rallypoint.store.reach import Reacher
+from rallypoint.types import Endpoint
+
+QUICK = Backoff(0.001, 1.0, 0.001, 0.0)
+
+
+class RunningRelay:
+    """A relay in a thread of the test, to servers that come and go."""
+
+    def __init__(self, **relay_limits):
+        self.server = None
+        self.links = []
+        self.lines = []
+        self.line_came = threading.Condition()
+        self.clients = []
+        listeners = listen("127.0.0.1", 0)
+        self.address = listeners[0].getsockname()[:2]
+        self.relay = Relay(self.reach, listeners, relay_limits=RelayLimits(**relay_limits), log=self.log, backoff=QUICK)
+        self.thread = threading.Thread(target=self.relay.run, daemon=True)
+        self.thread.start()
+
+    def reach(self, session_id, deadline):
+        if self.server is None:
+            raise DistNetworkError("nobody is there")
+        link = Reacher([Endpoint(*self.server.address)])(session_id, Deadline(PATIENCE_S))
+        self.links.append(link)
+        return link
+
+    def log(self, line):
+        with self.line_came:
+            self.lines.append(line)
+            self.line_came.notify_all()
+
+    def wait_for_line(self, part):
+        with self.line_came:
+            assert self.line_came.wait_for(lambda: any(part in line for line in self.lines), PATIENCE_S), self.lines
+
+    def client(self):
+        client = RawClient(self.address)
+        self.clients.append(client)
+        return client
+
+    def stop(self):
+        self.relay.stop(0.0)
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+        for client in self.clients:
+            client.close()
+
+
+@contextlib.contextmanager
+def running_relay(**relay_limits):
+    running = RunningRelay(**relay_limits)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def server():
+    with running_loop() as running:
+        yield running
+
+
+@pytest.fixture
+def relay(server):
+    with running_relay() as running:
+        running.server = server
+        yield running
+
+
+def test_local_peers_use_the_servers_keys(server, relay):
+    first, second = relay.client(), relay.client()
+    first.ask(Verb.SET, b"/k", b"value")
+    assert first.ping()
+    assert second.get(b"/k") == b"value"
+    assert server.client().get(b"/k") == b"value"
+
+
+def test_a_wait_through_the_relay_is_released_by_anybody(server, relay):
+    waiter = relay.client()
+    waiter.ask(Verb.WAIT, [b"/k"])
+    assert waiter.ping()
+    direct = server.client()
+    direct.ask(Verb.SET, b"/k", b"")
+    assert waiter.read(1) == b"\0"
+
+
+def test_a_server_that_comes_late_is_found():
+    with running_relay() as relay, running_loop() as server:
+        client = relay.client()
+        client.ask(Verb.ADD, b"/n", 1)
+        relay.wait_for_line("cannot be reached, trying on: nobody is there")
+        relay.server = server
+        assert client.read(8) == struct.pack("<q", 1)
+        relay.wait_for_line("is there")
+
+
+def test_peers_do_not_notice_that_the_connection_was_made_again(server, relay):
+    client, waiter = relay.client(), relay.client()
+    waiter.ask(Verb.WAIT, [b"/late"])
+    assert client.ping()
+    assert waiter.ping()
+    for number in range(1, 20):
+        relay.links[-1].stream._sock.shutdown(socket.SHUT_RDWR)
+        client.ask(Verb.ADD, b"/n", 1)
+        assert client.read(8) == struct.pack("<q", number)
+    client.ask(Verb.SET, b"/late", b"")
+    assert waiter.read(1) == b"\0"
+    assert len(relay.links) > 1
+    relay.wait_for_line("is there again")
+
+
+def test_another_server_with_other_data_closes_the_peers_and_serves_new_ones(server, relay):
+    client = relay.client()
+    assert client.ping()
+    with running_loop() as other:
+        engine = Engine(seed=b"another life of another server..")
+        other.loop._engine, other.loop._step = engine, engine.step
+        relay.server = other
+        server.stop(0.0)
+        assert client.read_end() == b""
+        relay.wait_for_line("other data than before")
+        assert relay.client().ping()
+        relay.stop()
+
+
+def test_peers_are_closed_when_the_server_is_gone_for_too_long():
+    with running_relay(patience_s=0.05) as relay:
+        client = relay.client()
+        assert client.read_end() == b""
+        relay.wait_for_line("the server upstream has been unreachable for")
+
+
+def test_more_than_the_sockets_hold_goes_through(server, relay):
+    client = relay.client()
+    value = b"x" * 4_000_000
+    for number in range(10):
+        client.ask(Verb.SET, b"/%d" % number, value)
+    client.ask(Verb.GETNUMKEYS)
+    assert client.read(8) == struct.pack("<q", 10)
+    client.ask(Verb.MULTI_GET, [b"/%d" % number for number in range(10)])
+    assert len(client.read(10 * (8 + len(value)))) == 10 * (8 + len(value))
+
+
+def test_a_refusal_of_the_server_closes_the_peer_that_asked(relay):
+    client, other = relay.client(), relay.client()
+    client.ask(Verb.SET, b"/k", b"no number")
+    client.ask(Verb.ADD, b"/k", 1)
+    assert client.read_end() == b""
+    relay.wait_for_line("not a decimal number")
+    assert other.ping()
+
+
+def test_the_relay_counts(relay):
+    client = relay.client()
+    client.ask(Verb.WAIT, [b"/never"])
+    assert client.ping()
+    numbers = relay.relay.statistics(PATIENCE_S)
+    assert (numbers.connections, numbers.waiting, numbers.unanswered) == (1, 1, 1)
+
+
+def test_the_session_ends_with_the_relay(server):
+    with running_relay() as relay:
+        relay.server = server
+        assert relay.client().ping()
+        assert server.loop.door.visit(server.statistics, PATIENCE_S).sessions == 1
+    while server.loop.door.visit(server.statistics, PATIENCE_S).sessions:
+        pass
+
+
+def test_local_peers_are_bounded(server):
+    listeners = listen("127.0.0.1", 0)
+    address = listeners[0].getsockname()[:2]
+    relay = Relay(Reacher([Endpoint(*server.address)]), listeners, limits=Limits(connections_max=1))
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    first, second = RawClient(address), RawClient(address)
+    assert first.ping()
+    assert second.read_end() == b""
+    relay.stop(0.0)
+    thread.join(PATIENCE_S)
+    first.close()
+    second.close()
