@@ -48,9 +48,9 @@ def torch_stores(port):
     return [torch_client(port, LONG_S) for _ in range(4)]
 
 
-@pytest.fixture
-def our_stores(port):
-    stores = [TCPStore("127.0.0.1", port, timeout=LONG_S) for _ in range(4)]
+@pytest.fixture(params=["auto", "c10d"])
+def our_stores(port, request):
+    stores = [TCPStore("127.0.0.1", port, timeout=LONG_S, dialect=request.param) for _ in range(4)]
     yield stores
     for store in stores:
         store.close()

@@ -16,7 +16,7 @@ from rallypoint.errors import (
 from rallypoint.store.base import Store, as_timeout_s
 from rallypoint.store.hash import HashStore
 from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Changed, Deleted, Entry, Watch
-from rallypoint.types import as_bytes
+from rallypoint.types import Member, as_bytes
 
 __all__ = ["FakeServer", "FakeSession", "PlainStore"]
 
@@ -48,6 +48,9 @@ class FakeServer:
 
     def connect(self, timeout=60.0):
         return FakeSession(self, timeout)
+
+    def connect_plain(self, timeout=60.0):
+        return FakePlainClient(self, timeout)
 
     def write(self, key, value, lease=0):
         self.revision += 1
@@ -232,6 +235,9 @@ class FakeSession(Store):
             entries = self.server.entries.items()
             return [Entry(key, each[0], each[1]) for key, each in entries if key.startswith(prefix)]
 
+    def multi_get(self, keys, /):
+        return [self.get(key) for key in keys]
+
     def list_prefix(self, prefix, /):
         return [entry.key for entry in self.read_prefix(prefix)]
 
@@ -291,15 +297,23 @@ class FakeSession(Store):
                     names = [entry[1] or str(each) for each, entry in sorted(gone.items())]
                     raise BarrierBrokenError(f"{names} are gone", gone=names, expected=world_size, waited_s=waited_s)
                 if deadline.has_passed():
-                    missing = [str(each) for each in range(world_size) if each not in group.arrived]
+                    missing = [Member(each, "") for each in range(world_size) if each not in group.arrived]
                     arrived = len(group.arrived)
                     del group.arrived[rank]
                     raise BarrierTimeoutError(
                         f"barrier timeout: {missing} are missing",
-                        missing=missing,
+                        missing=[str(each) for each in missing],
+                        missing_members=missing,
                         arrived=arrived,
                         expected=world_size,
                         waited_s=waited_s,
                     )
                 server.changed.wait(min(deadline.remaining_s(), 60))
             return mine, group.results[mine]
+
+
+class FakePlainClient(FakeSession):
+    """A client of the same server that speaks c10d."""
+
+    def has_sessions(self):
+        return False

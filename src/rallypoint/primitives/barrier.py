@@ -8,6 +8,9 @@ where no rank is given, exactly the operations of torch's barrier, so that torch
 
 (Our own stores keep the timeout for one caller; nothing is set and put back on them.)
 
+Members with ranks whose stores have sessions meet on the server instead, in one round trip, if all of them can
+(:mod:`rallypoint.primitives.shortcut`); then a member that is known to be gone fails the barrier at once.
+
 With ranks, each member writes a mark before it is counted. When the time is up every member reads the marks and raises
 an error with the names of the missing, whoever they are; nobody waits a second time for somebody else's report.
 
@@ -24,11 +27,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import BarrierTimeoutError
+from rallypoint.errors import BarrierTimeoutError, DuplicateMemberError, RefusedError
 from rallypoint.primitives.arrivals import IGNORED, Arrival, arrive, is_timeout, open_gate, take_back
+from rallypoint.primitives.kind import has_sessions
 from rallypoint.primitives.meeting import Meeting
 from rallypoint.primitives.rollcall import HERE, LEFT, Mark, Roll, call_roll, mark_arrival, write_mark
-from rallypoint.store.base import Store
+from rallypoint.primitives.shortcut import meet_unless_plain
+from rallypoint.store.base import MEMBER_COUNT, Store, as_timeout_s
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Timeout
 
@@ -42,6 +47,9 @@ LEAVE_TIMEOUT_S = 1.0
 
 STORE_ERRORS = (RuntimeError, OSError, AttributeError)
 """What any store may raise when it fails; the last, when it has no such method."""
+
+TAKEN_OVER = "taken_over"
+"""The server's reason code for a member whose rank has come again from elsewhere."""
 
 NAMES_SHOWN_MAX = 64
 """An error's sentence names so many members; its attribute has them all."""
@@ -72,10 +80,12 @@ def barrier(  # noqa: PLR0917 - torch's signature
     Raises:
         BarrierTimeoutError: members did not come in time; its text has ``missing_ranks=[...]`` if ranks are given. The
             caller no longer counts.
-        DuplicateMemberError: the rank is already there.
+        BarrierBrokenError: with sessions: a member is known to be gone; it names it.
+        DuplicateMemberError: the rank is already there; with sessions, it came again elsewhere.
         ValueError: ``world_size`` or ``rank`` is out of range.
 
-    Cost: 3 calls for the last member and 2 for each other one; with a rank 1 more the first time, 3 more later.
+    Cost: with sessions and ranks 1 call and the time of the last. Otherwise 3 calls for the last member and 2 for each
+        other one; with a rank 1 more the first time, 3 more later.
     Threads: any, each as a member of its own. On a foreign store the timeout is shared by all its users for the
     duration of the call.
     """
@@ -84,7 +94,11 @@ def barrier(  # noqa: PLR0917 - torch's signature
     if rank is not None and not 0 <= rank < world_size:
         raise ValueError(f"rank must be 0 to {world_size - 1} for world_size={world_size}, got {rank}")
     member = _Member(store, key_prefix, world_size, rank, rank_tracing_decoder or str)
-    deadline = Deadline(barrier_timeout)
+    deadline = Deadline(as_timeout_s(barrier_timeout))
+    if rank is not None and has_sessions(store):
+        if member.meet(rank, deadline):
+            return
+        barrier_timeout = deadline.remaining_s()
     with store_timeout(store, barrier_timeout):
         arrival = member.arrive()
         failure = member.pass_gate(arrival)
@@ -151,6 +165,38 @@ class _Member:
         self.world_size = world_size
         self.rank = rank
         self.name_of = name_of
+
+    def meet(self, rank: int, deadline: Deadline) -> bool:
+        """Meet the others on the server; give false if there are plain members among them."""
+        place = self.prefix + MEMBER_COUNT  # the key by which plain members are known, too
+
+        def meet(timeout_s: float) -> int:
+            return self.store.meet(place, rank, self.world_size, label=self.name_of(rank), timeout=timeout_s)
+
+        try:
+            return meet_unless_plain(meet, lambda: self.store.check([place]), deadline) is not None
+        except BarrierTimeoutError as error:
+            missing = [self.name_of(member.rank) for member in error.missing_members]
+            raise BarrierTimeoutError(
+                f"Timed out waiting on barrier on rank {rank}, for key prefix: {self.prefix} (world_size="
+                f"{self.world_size}, missing_ranks=[{_listed(missing)}], timeout={deadline.timeout_s:g}): "
+                f"{error.arrived} of {self.world_size} were there",
+                missing=missing,
+                missing_members=error.missing_members,
+                waiting=error.waiting,
+                arrived=error.arrived,
+                expected=self.world_size,
+                waited_s=deadline.waited_s(),
+                endpoint=error.endpoint,
+            ) from error
+        except RefusedError as error:
+            if error.reason != TAKEN_OVER:
+                raise
+            name = self.name_of(rank)
+            raise DuplicateMemberError(
+                f"rank {rank} ({name}) came to barrier {self.prefix!r} twice: another process has the same rank",
+                member=name,
+            ) from error
 
     def arrive(self) -> Arrival:
         if self.rank is None:

@@ -1,7 +1,8 @@
 """Exchanges: everybody gives one value, everybody gets all.
 
-The operations, and their order, are those of torch's ``get_all`` and ``synchronize``, so that torch's members can take
-part::
+:class:`Exchange` is ours. :func:`get_all` and :func:`synchronize` are torch's: members whose stores have sessions
+synchronize on the server if all of them can (:mod:`rallypoint.primitives.shortcut`); otherwise the operations, and
+their order, are torch's, so that its members can take part::
 
     synchronize   set <prefix><rank> · get_all
     get_all       multi_get of all <prefix><rank> · add 1 to <prefix>/finished/num_members
@@ -21,9 +22,12 @@ Cost: every member reads every value, so ``n`` members move ``n * n`` values.
 from __future__ import annotations
 
 from rallypoint import events
+from rallypoint.clock import Deadline
 from rallypoint.primitives.arrivals import IGNORED, arrive, gate_key, is_timeout
+from rallypoint.primitives.kind import has_sessions
 from rallypoint.primitives.meeting import Meeting
-from rallypoint.store.base import Store
+from rallypoint.primitives.shortcut import meet_unless_plain
+from rallypoint.store.base import Store, as_timeout_s
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Text, Timeout
 
@@ -94,8 +98,17 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
 
     Cost: 2 calls, 1 more for the last member and for rank 0.
     """
-    keys = [f"{prefix}{member}" for member in range(world_size)]
-    values = store.multi_get(keys)
+    values = store.multi_get(_keys(prefix, world_size))
+    _say_read(store, rank, prefix, world_size)
+    return values
+
+
+def _keys(prefix: str, world_size: int) -> list[str]:
+    return [f"{prefix}{member}" for member in range(world_size)]
+
+
+def _say_read(store: Store, rank: int, prefix: str, world_size: int) -> None:
+    """Say that the caller has all values; rank 0 waits for the others to say so."""
     gate = gate_key(prefix + FINISHED, 0)
     if arrive(store, prefix + FINISHED, world_size).number >= world_size:  # more if members came again
         store.set(gate, IGNORED)
@@ -112,7 +125,6 @@ def get_all(store: Store, rank: int, prefix: str, world_size: int) -> list[bytes
                 prefix=prefix,
                 world_size=world_size,
             )
-    return values
 
 
 def synchronize(  # noqa: PLR0917 - torch's signature
@@ -132,8 +144,24 @@ def synchronize(  # noqa: PLR0917 - torch's signature
         The values, as the store gives them. Shape: ``world_size`` of them, in rank order.
 
     Raises:
-        DistStoreError: as :func:`get_all`.
+        BarrierBrokenError: with sessions: a member is known to be gone; it names it.
+        DistStoreError: as :func:`get_all`; with sessions a :class:`BarrierTimeoutError` that names the missing.
+
+    Cost: with sessions 2 calls, 1 more for the last member and for rank 0; otherwise 1 more than :func:`get_all`.
     """
+    deadline = Deadline(as_timeout_s(timeout))
+    if has_sessions(store):
+        plain = set(_keys(key_prefix, world_size))
+
+        def give(timeout_s: float) -> list[bytes]:
+            return store.exchange(key_prefix + FINISHED, rank, world_size, data, timeout=timeout_s)
+
+        values = meet_unless_plain(give, lambda: not plain.isdisjoint(store.list_prefix(key_prefix)), deadline)
+        timeout = deadline.remaining_s()
+        if values is not None:
+            with store_timeout(store, timeout):
+                _say_read(store, rank, key_prefix, world_size)
+            return values
     with store_timeout(store, timeout):
         store.set(f"{key_prefix}{rank}", data)
         return get_all(store, rank, key_prefix, world_size)
