@@ -128,7 +128,8 @@ class TCPStore(TCPSessionCalls):
     # --- beginning and end -------------------------------------------------------------------------------
 
     def _start_server(self, listen_fd: int | None, multi_tenant: bool, server: str | None) -> None:
-        mode = server_mode(server)
+        security = security_of_environment(self._tls)
+        mode = server_mode(server, is_guarded=security is not None)
         try:
             hosted = host_server(
                 self._host,
@@ -136,7 +137,7 @@ class TCPStore(TCPSessionCalls):
                 listen_fd=listen_fd,
                 multi_tenant=multi_tenant,
                 mode=mode,
-                security=security_of_environment(self._tls),
+                security=security,
             )
         except BindError as error:
             if not is_agent_store(self._port, error):

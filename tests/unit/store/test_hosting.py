@@ -7,6 +7,8 @@ import socket
 import pytest
 
 from rallypoint.errors import BindError, DistNetworkError, DistStoreError
+from rallypoint.protocol.session.auth import Token
+from rallypoint.server.security import Security
 from rallypoint.store import hosting
 from rallypoint.store.connections import connect
 from rallypoint.store.hosting import host_server, is_agent_store, server_mode, server_spin_us
@@ -19,8 +21,10 @@ def host():
     """Start servers, in threads unless told otherwise, and end those that the test does not."""
     servers = []
 
-    def start(host_name=HOST, port=0, *, listen_fd=None, multi_tenant=False, mode="thread"):
-        server = host_server(host_name, port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode)
+    def start(host_name=HOST, port=0, *, listen_fd=None, multi_tenant=False, mode="thread", security=None):
+        server = host_server(
+            host_name, port, listen_fd=listen_fd, multi_tenant=multi_tenant, mode=mode, security=security
+        )
         servers.append(server)
         return server
 
@@ -162,11 +166,18 @@ def test_a_server_runs_where_its_twin_does_well_unless_told_otherwise(monkeypatc
         if word is not None:
             monkeypatch.setenv("RALLYPOINT_SERVER", word)
         assert server_mode(None) == mode
+        assert server_mode(None, is_guarded=True) == "process"
     assert server_mode("process") == "process"
     assert server_mode("thread") == "thread"
     monkeypatch.setenv("RALLYPOINT_SERVER", "thread")
     assert server_mode(None) == "thread"
     assert server_mode("process") == "process"
+
+
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_a_server_wants_what_it_is_told_to(host, mode):
+    assert is_served(host(mode=mode))
+    assert not is_served(host(mode=mode, security=Security({"": Token("the-token-of-the-job")})))
 
 
 def test_unknown_server_modes_are_refused_by_their_source(monkeypatch):
