@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import ForkedStoreError, QueueEmptyError
+from rallypoint.errors import ForkedStoreError, LeaseLostError, QueueEmptyError
 from rallypoint.server.keyspace import Keyspace
 from rallypoint.store.base import Store, as_timeout_s, check_lengths, decode_key, wait_timed_out
 from rallypoint.store.counting import add_to_counter
+from rallypoint.store.session_calls import Entry
 from rallypoint.types import Keys, Text, Timeout, as_bytes, as_keys
 
 __all__ = ["HashStore"]
@@ -148,6 +149,42 @@ class HashStore(Store):
         name = as_bytes(key, "key")
         with self._locked():
             return self._space.queue_length(name)
+
+    # --- of store.session_calls, what needs no server ----------------------------------------------------
+
+    def read(self, key: Text, /) -> Entry | None:
+        """Give a key's value and revision as they are now, ``None`` if it is absent."""
+        name = as_bytes(key, "key")
+        with self._locked():
+            return self._entry(name) if self._space.has_key(name) else None
+
+    def swap(self, key: Text, revision: int, value: Text, *, lease: int = 0) -> tuple[bool, int]:
+        """Write a value if the key has the expected revision; see :meth:`Store.swap`. There are no leases here."""
+        if lease:
+            raise LeaseLostError(f"there is no lease {lease}: a HashStore has none", lease=lease)
+        name, content = as_bytes(key, "key"), as_bytes(value)
+        with self._locked():
+            is_swapped, is_new = self._space.swap(name, operator.index(revision), content, 0)
+            self._wake_if(is_new)
+            return is_swapped, self._space.revision_of(name)
+
+    def read_prefix(self, prefix: Text, /) -> list[Entry]:
+        """Give all entries whose keys begin with a prefix."""
+        with self._locked():
+            return [self._entry(name) for name in self._space.keys_with(as_bytes(prefix, "prefix"))]
+
+    def list_prefix(self, prefix: Text, /) -> list[str]:
+        """Give all keys that begin with a prefix."""
+        with self._locked():
+            return [name.decode() for name in self._space.keys_with(as_bytes(prefix, "prefix"))]
+
+    def delete_prefix(self, prefix: Text, /) -> int:
+        """Remove all keys that begin with a prefix; give how many there were."""
+        with self._locked():
+            return sum([self._space.delete(name) for name in self._space.keys_with(as_bytes(prefix, "prefix"))])
+
+    def _entry(self, name: bytes) -> Entry:
+        return Entry(name.decode(), self._space.get(name) or b"", self._space.revision_of(name))
 
     def _locked(self) -> threading.Condition:
         """Give the lock, to be taken by ``with``; refuse before that in a forked child, where it may never be free."""

@@ -76,10 +76,18 @@ class Pipeline:
     Threads: one.
     """
 
-    def __init__(self, client: SessionClient, patience: Patience) -> None:
+    def __init__(self, client: SessionClient, patience: Patience, prefix: bytes = b"") -> None:
         self._client = client
         self._patience = patience
+        self._prefix = prefix
         self._promises: list[Promise[Any]] = []
+
+    def under(self, prefix: bytes) -> Pipeline:
+        """Give a pipeline whose keys stand behind a prefix, inside this one's own."""
+        return Pipeline(self._client, self._patience, self._prefix + prefix)
+
+    def _wire(self, key: Text) -> bytes:
+        return as_wire(self._prefix + as_bytes(key, "key"))
 
     def _add(self, verb: SessionVerb, fields: tuple[Any, ...], convert: Callable[[tuple[Any, ...]], T]) -> Promise[T]:
         promise = Promise(verb, fields, convert)
@@ -88,32 +96,32 @@ class Pipeline:
 
     def set(self, key: Text, value: Text, /) -> Promise[None]:
         """Store ``value`` under ``key``."""
-        return self._add(SessionVerb.SET, (as_wire(key), as_bytes(value)), _nothing)
+        return self._add(SessionVerb.SET, (self._wire(key), as_bytes(value)), _nothing)
 
     def append(self, key: Text, value: Text, /) -> Promise[None]:
         """Add to the end of a value."""
-        return self._add(SessionVerb.APPEND, (as_wire(key), as_bytes(value)), _nothing)
+        return self._add(SessionVerb.APPEND, (self._wire(key), as_bytes(value)), _nothing)
 
     def add(self, key: Text, amount: int, /) -> Promise[int]:
         """Add to a counter; promises its new value."""
-        return self._add(SessionVerb.ADD, (as_wire(key), as_integer(amount, "amount")), _first)
+        return self._add(SessionVerb.ADD, (self._wire(key), as_integer(amount, "amount")), _first)
 
     def compare_set(self, key: Text, expected: Text, desired: Text, /) -> Promise[bytes]:
         """Replace a value if it is the expected one; promises what is there then."""
-        fields = (as_wire(key), as_bytes(expected, "expected"), as_bytes(desired, "desired"))
+        fields = (self._wire(key), as_bytes(expected, "expected"), as_bytes(desired, "desired"))
         return self._add(SessionVerb.COMPARE_SET, fields, _first)
 
     def delete_key(self, key: Text, /) -> Promise[bool]:
         """Remove a key; promises whether there was one."""
-        return self._add(SessionVerb.DELETE_KEY, (as_wire(key),), _is_any)
+        return self._add(SessionVerb.DELETE_KEY, (self._wire(key),), _is_any)
 
     def queue_push(self, key: Text, value: Text, /) -> Promise[None]:
         """Put an item at the end of a queue."""
-        return self._add(SessionVerb.QUEUE_PUSH, (as_wire(key), as_bytes(value)), _nothing)
+        return self._add(SessionVerb.QUEUE_PUSH, (self._wire(key), as_bytes(value)), _nothing)
 
     def read(self, key: Text, /) -> Promise[bytes | None]:
         """Promise the value of a key as it is then, ``None`` if it is absent; does not wait for it."""
-        return self._add(SessionVerb.READ, (as_wire(key),), _value_if_any)
+        return self._add(SessionVerb.READ, (self._wire(key),), _value_if_any)
 
     def __len__(self) -> int:
         return len(self._promises)

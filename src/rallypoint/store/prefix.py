@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from rallypoint.store.base import Store, as_timeout_s, check_lengths
+from rallypoint.store.session_calls import Entry, Event, Missed, Watch
 from rallypoint.types import Keys, Text, Timeout, as_bytes, as_keys
+
+if TYPE_CHECKING:
+    from rallypoint.store.pipeline import Pipeline
 
 __all__ = ["PrefixStore", "as_foreign_timeout"]
 
@@ -164,6 +169,86 @@ class PrefixStore(Store):
         else:
             self._store.barrier(self._name(key), world_size, None if timeout is None else self._duration(timeout))
 
+    # --- sessions: see store.session_calls ---------------------------------------------------------------
+
+    def has_sessions(self) -> bool:
+        """Tell what the store below says."""
+        return self._is_ours and self._store.has_sessions()
+
+    def pipeline(self) -> Pipeline:
+        """Collect requests for prefixed keys that are sent together."""
+        return self._ours.pipeline().under(self._prefix)
+
+    def post_set(self, key: Text, value: Text, /) -> None:
+        """Store a value under the prefixed key without waiting until it is there."""
+        if self._is_ours:
+            self._store.post_set(self._name(key), value)
+        else:
+            self.set(key, value)
+
+    def read(self, key: Text, /) -> Entry | None:
+        """Give value and revision of the prefixed key; the entry has it without prefix."""
+        entry = self._ours.read(self._name(key))
+        return None if entry is None else self._without(entry)
+
+    def swap(self, key: Text, revision: int, value: Text, *, lease: int = 0) -> tuple[bool, int]:
+        """Write the value of the prefixed key if it has the expected revision."""
+        return self._ours.swap(self._name(key), revision, value, lease=lease)
+
+    def read_prefix(self, prefix: Text, /) -> list[Entry]:
+        """Give all entries under the joined prefix, their keys without this store's."""
+        return [self._without(entry) for entry in self._ours.read_prefix(self._name(prefix))]
+
+    def list_prefix(self, prefix: Text, /) -> list[str]:
+        """Give all keys under the joined prefix, without this store's."""
+        return [key[self._length :] for key in self._ours.list_prefix(self._name(prefix))]
+
+    def delete_prefix(self, prefix: Text, /) -> int:
+        """Remove all keys under the joined prefix."""
+        return self._ours.delete_prefix(self._name(prefix))
+
+    def watch(self, key: Text, *, is_prefix: bool = False, since: int | None = None) -> Watch:
+        """Watch the prefixed key; events have keys without prefix."""
+        return _PrefixWatch(self._ours.watch(self._name(key), is_prefix=is_prefix, since=since), self._length)
+
+    def lease_grant(self, ttl: Timeout | None, /) -> int:
+        """Begin a lease of the store below."""
+        return self._ours.lease_grant(ttl)
+
+    def lease_renew(self, lease: int, /) -> float:
+        """Let a lease live on."""
+        return self._ours.lease_renew(lease)
+
+    def lease_revoke(self, lease: int, /) -> int:
+        """End a lease."""
+        return self._ours.lease_revoke(lease)
+
+    def meet(self, name: Text, rank: int, world_size: int, *, label: str = "", timeout: Timeout | None = None) -> int:
+        """Wait at the prefixed meeting."""
+        return self._ours.meet(self._name(name), rank, world_size, label=label, timeout=timeout)
+
+    def exchange(
+        self, name: Text, rank: int, world_size: int, value: Text, *, label: str = "", timeout: Timeout | None = None
+    ) -> list[bytes]:
+        """Exchange values at the prefixed meeting."""
+        return self._ours.exchange(self._name(name), rank, world_size, value, label=label, timeout=timeout)
+
+    def status(self, what: str = "", /) -> dict[str, Any]:
+        """Give what the server of the store below says of itself; ``keys/`` is without any prefix."""
+        return self._ours.status(what)
+
+    @property
+    def _ours(self) -> Store:
+        """The store below, if it can have sessions at all; else one that says that it has none."""
+        return self._store if self._is_ours else Store()
+
+    @property
+    def _length(self) -> int:
+        return len(self._prefix.decode(errors="backslashreplace"))
+
+    def _without(self, entry: Entry) -> Entry:
+        return entry._replace(key=entry.key[self._length :])
+
     # --- time --------------------------------------------------------------------------------------------
 
     @property
@@ -198,3 +283,19 @@ class PrefixStore(Store):
 
     def _names(self, keys: Keys) -> list[Text]:
         return [self._name(key) for key in as_keys(keys)]
+
+
+class _PrefixWatch(Watch):
+    """A watch whose events have keys without a prefix."""
+
+    def __init__(self, below: Watch, length: int) -> None:
+        self._below = below
+        self._length = length
+        self.revision = below.revision
+
+    def next(self, timeout: Timeout | None = None) -> Event:
+        event = self._below.next(timeout)
+        return event if isinstance(event, Missed) else event._replace(key=event.key[self._length :])
+
+    def close(self) -> None:
+        self._below.close()

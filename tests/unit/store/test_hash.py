@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from rallypoint.errors import DistStoreError, ForkedStoreError, QueueEmptyError, StoreTimeoutError
+from rallypoint.errors import DistStoreError, ForkedStoreError, LeaseLostError, QueueEmptyError, StoreTimeoutError
 from rallypoint.store.hash import HashStore
 from rallypoint.testing import store_checks
 
@@ -108,3 +108,33 @@ def test_a_forked_child_is_refused_at_once_even_if_the_lock_was_held():
     holder.join(30)
     assert os.waitstatus_to_exitcode(status) == len(CALLS)
     assert store.get("k") == b"v"
+
+
+def test_revisions_and_prefixes_need_no_server():
+    store = HashStore()
+    assert store.read("k") is None
+    assert store.swap("k", 0, "a") == (True, 1)
+    assert store.swap("k", 0, "b") == (False, 1)
+    store.set("k2", "x")
+    assert store.read("k") == ("k", b"a", 1)
+    assert sorted(store.read_prefix("k")) == [("k", b"a", 1), ("k2", b"x", 2)]
+    assert sorted(store.list_prefix("k")) == ["k", "k2"]
+    assert [store.delete_prefix("k"), store.delete_prefix("k")] == [2, 0]
+
+
+def test_there_are_no_leases_and_no_sessions():
+    store = HashStore()
+    with pytest.raises(LeaseLostError, match="there is no lease 3"):
+        store.swap("k", 0, "a", lease=3)
+    assert not store.has_sessions()
+    with pytest.raises(NotImplementedError):
+        store.lease_grant(1)
+
+
+def test_a_swap_wakes_who_waits():
+    store = HashStore()
+    waiting = threading.Thread(target=store.wait, args=(["k"],))
+    waiting.start()
+    store.swap("k", 0, "a")
+    waiting.join(60)
+    assert not waiting.is_alive()

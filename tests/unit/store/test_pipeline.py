@@ -35,9 +35,11 @@ def test_requests_are_applied_in_order_and_their_results_are_kept(store):
 
 def test_one_bad_request_does_not_hold_up_the_others(store):
     store.set("text", "x")
-    with pytest.raises(NotANumberError), store.pipeline() as batch:
-        bad = batch.add("text", 1)
-        batch.set("k", "v")
+    batch = store.pipeline()
+    bad = batch.add("text", 1)
+    batch.set("k", "v")
+    with pytest.raises(NotANumberError):
+        batch.flush()
     with pytest.raises(NotANumberError):
         _ = bad.value
     assert store.get("k") == b"v"

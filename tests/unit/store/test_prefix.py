@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.support.stores import Recorder, making_stores
 
 from rallypoint.errors import StoreTimeoutError
+from rallypoint.server import native as server_native
 from rallypoint.store.base import Store
 from rallypoint.store.file import FileStore
 from rallypoint.store.hash import HashStore
@@ -201,3 +203,51 @@ def test_a_stranger_without_barriers_gets_one_made_of_its_methods():
 def test_negative_timeouts_are_refused():
     with pytest.raises(ValueError, match="0 or more"):
         as_foreign_timeout(-1)
+
+
+# --- sessions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def below(monkeypatch):
+    monkeypatch.setattr(server_native, "native", lambda: None)
+    with making_stores() as build:
+        yield build(dialect="session")
+
+
+def test_all_that_a_session_can_do_has_prefixed_names(below):
+    store = PrefixStore("job", below)
+    below.set("other", "1")
+    assert store.has_sessions()
+    is_swapped, revision = store.swap("k", 0, "v")
+    assert is_swapped
+    assert store.read("k") == ("k", b"v", revision)
+    assert store.read("absent") is None
+    assert below.read("job/k").value == b"v"
+    assert store.read_prefix("") == [("k", b"v", revision)]
+    assert store.list_prefix("k") == ["k"]
+    with store.watch("", is_prefix=True) as watch:
+        assert watch.revision >= revision
+        store.set("w", "1")
+        assert watch.next()[:2] == ("w", b"1")
+    with PrefixStore("in", store).pipeline() as batch:
+        batch.set("p", "1")
+    store.post_set("q", "2")
+    assert below.multi_get(["job/in/p", "job/q"]) == [b"1", b"2"]
+    lease = store.lease_grant(30)
+    store.swap("leased", 0, "v", lease=lease)
+    assert store.lease_renew(lease) > 0
+    assert store.lease_revoke(lease) == 1
+    assert store.delete_prefix("") == 4
+    assert below.list_keys() == ["other"]
+    assert store.meet("b", 0, 1) == 1
+    assert below.meet("b", 0, 1) == 1
+    assert store.exchange("x", 0, 1, "v") == [b"v"]
+
+
+def test_a_strangers_store_has_no_sessions():
+    store = PrefixStore("job", Recorder(1))
+    assert not store.has_sessions()
+    with pytest.raises(NotImplementedError):
+        store.read("k")
+    store.post_set("k", "v")

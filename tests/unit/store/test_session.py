@@ -173,18 +173,12 @@ def test_who_is_gone_is_named(line, pool):
         meeting.result(JOIN_S)
 
 
-def test_members_that_do_not_agree_are_refused(store, pool):
+def test_members_that_do_not_agree_are_refused(line, pool):
+    store, server = line
     meeting = pool.submit(store.meet, "b", 0, 2)
-    while not meeting.done():
-        try:
-            store.meet("b", 0, 3, timeout=0)
-        except RefusedError as error:
-            assert error.reason == "group_mismatch"  # noqa: PT017 - other errors come first
-            break
-        except BarrierTimeoutError:
-            continue
-    store.meet("b", 1, 2)
-    meeting.result(JOIN_S)
+    server.refuse(server.expect(V.MEET, b"/b", 0, 2, b""), CloseReason.GROUP_MISMATCH, "2 are not 3")
+    with pytest.raises(RefusedError, match=r"^2 are not 3 \(group_mismatch\)$"):
+        meeting.result(JOIN_S)
 
 
 def test_a_value_that_is_no_number_is_the_callers_error_and_the_connection_stays(store):

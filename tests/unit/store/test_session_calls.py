@@ -14,7 +14,8 @@ ARGUMENTS = {
     "status": (),
     "pipeline": (),
 }
-CALLS = [name for name, _ in inspect.getmembers(SessionCalls, inspect.isfunction) if name not in ("has_sessions", "post_set")]
+NAMES = [name for name, _ in inspect.getmembers(SessionCalls, inspect.isfunction)]
+CALLS = [name for name in NAMES if name not in ("has_sessions", "post_set")]
 
 
 @pytest.mark.parametrize("name", CALLS)
