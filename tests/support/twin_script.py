@@ -134,6 +134,10 @@ class Script:
             case _:
                 return self.frames()
 
+    def opening(self, peer: int) -> list[Event]:
+        """Have a peer connect, so that what it sends next is listened to."""
+        return [Connected(peer), Received(peer, VALIDATE)]
+
     def events(self, now: float) -> tuple[list[Event], float]:
         """Give what happens next, all of it at one time, and that time."""
         peer = self.byte() % PEERS
@@ -195,7 +199,9 @@ def play(script: Script, engines: Sequence[AnyEngine], look: Callable[[Observed]
         # A peer that sends is connected before, mostly: else soon none is left.
         first = events[0] if events else None
         if isinstance(first, Received) and first.peer not in opened and script.byte() % 16:
-            events = [Connected(first.peer), Received(first.peer, VALIDATE), *events]
+            events = [*script.opening(first.peer), *events]
+        elif isinstance(first, Connected) and first.peer in opened:
+            events = [Disconnected(first.peer), *events]
 
 
 def observe(engine: AnyEngine, effects: list[Effect]) -> Observed:
