@@ -74,7 +74,7 @@ class Journal:
         DataDirError: the directory cannot be used, another server uses it, or what is in it is foreign, damaged, or of
             a newer format.
 
-    Threads: none but the caller's, the same from the beginning.
+    Threads: none but the caller's, one at a time.
     """
 
     def __init__(self, directory: str | os.PathLike[str], data_id: bytes) -> None:
@@ -367,7 +367,7 @@ class Journal:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=0, isolation_level=None)
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
 
 def _prepare(database: sqlite3.Connection) -> None:
