@@ -4,13 +4,15 @@ import json
 
 import pytest
 
-from rallypoint.protocol.codec import RequestError
+from rallypoint.protocol.codec import U64, RequestError, encode_request
 from rallypoint.protocol.session.auth import Hello, Token, Welcome
-from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb
-from rallypoint.protocol.spec import CloseReason, Verb
+from rallypoint.protocol.session.codec import encode_request as encode_session
+from rallypoint.protocol.session.spec import NONCE_SIZE, OPENING, SESSION_VERBS, SessionVerb, Status
+from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
 from rallypoint.server import access
 from rallypoint.server.access import Gate, Rule, parse_networks, parse_rules, parse_tokens
-from rallypoint.server.vocabulary import Origin
+from rallypoint.server.engine import Engine
+from rallypoint.server.vocabulary import Close, Connected, Origin, Received, Reply, Secured
 
 JOB = Token("the-token-of-the-job")
 TRAINER = Token("the-token-of-trainers")
@@ -263,3 +265,69 @@ def test_every_verb_is_either_free_or_needs_something() -> None:
 def test_a_verb_that_nobody_thought_of_is_forbidden() -> None:
     gate = Gate(rules={"*": Rule(read=("",), write=("",))})
     assert gate.forbids(b"", (99, b"x")) == "a client without an identity may not do this"
+
+
+# --- the gate in the engine ------------------------------------------------------------------------------
+
+VALIDATE = encode_request(Verb.VALIDATE, MAGIC)
+
+
+def connected(gate: Gate, origin: Origin) -> Engine:
+    engine = Engine(gate=gate)
+    assert engine.step(Connected(1, "10.0.0.3:4242", origin), 0.0) == []
+    return engine
+
+
+def test_the_first_byte_says_whether_a_peer_may_come_in() -> None:
+    engine = connected(Gate({"": JOB}), AFAR)
+    (close,) = engine.step(Received(1, VALIDATE[:1]), 0.0)
+    assert isinstance(close, Close)
+    assert close.reason is CloseReason.AUTHENTICATION_REQUIRED
+    assert connected(Gate({"": JOB}), Origin(is_local=True)).step(Received(1, VALIDATE), 0.0) == []
+    assert connected(Gate({"": JOB}), AFAR).step(Received(1, OPENING), 0.0) == []
+
+
+def test_a_peer_that_was_secured_is_judged_by_its_certificate() -> None:
+    engine = connected(Gate(rules=RULES, wants_tls=True), AFAR)
+    assert engine.step(Secured(1, b"trainer"), 0.0) == []
+    set_and_get = encode_request(Verb.SET, b"/train/x", b"1") + encode_request(Verb.GET, b"/train/x")
+    (reply,) = engine.step(Received(1, VALIDATE + set_and_get), 0.0)
+    assert reply == Reply(1, U64.pack(1) + b"1")
+
+
+def test_a_c10d_peer_that_does_what_is_forbidden_is_closed_and_nothing_is_done() -> None:
+    engine = connected(Gate(rules=RULES), AFAR)
+    (close,) = engine.step(Received(1, VALIDATE + encode_request(Verb.SET, b"/train/x", b"1")), 0.0)
+    assert close == Close(
+        1, CloseReason.FORBIDDEN, "a client without an identity may not change 'train/x': it may change nothing"
+    )
+    assert engine.statistics().keys == 0
+
+
+def test_a_session_that_does_what_is_forbidden_is_refused_that_and_goes_on() -> None:
+    engine = connected(Gate({"trainer": TRAINER}, RULES), AFAR)
+    hello = HELLO._replace(identity=b"trainer")
+    opening = OPENING + encode_session(SessionVerb.HELLO, 0, 0, hello.version, *hello[:-1])
+    (challenge,) = engine.step(Received(1, opening), 0.0)
+    assert isinstance(challenge, Reply)
+    assert challenge.data[4] == Status.CHALLENGE
+    proof = TRAINER.client_proof(hello, challenge.data[-NONCE_SIZE:])
+    (welcome,) = engine.step(Received(1, encode_session(SessionVerb.PROVE, 0, 0, proof)), 0.0)
+    assert isinstance(welcome, Reply)
+    assert welcome.data[4] == Status.OK
+    (refused,) = engine.step(Received(1, encode_session(SessionVerb.SET, 1, 0, b"/other", b"1")), 0.0)
+    assert isinstance(refused, Reply)
+    assert refused.data[4] == Status.REFUSED
+    assert b"the identity 'trainer' may not change 'other': it may change 'train/'" in refused.data
+    (applied,) = engine.step(Received(1, encode_session(SessionVerb.SET, 2, 0, b"/train/x", b"1")), 0.0)
+    assert isinstance(applied, Reply)
+    assert applied.data[4] == Status.OK
+
+
+def test_a_wrong_proof_ends_the_connection() -> None:
+    engine = connected(Gate({"": JOB}), AFAR)
+    opening = OPENING + encode_session(SessionVerb.HELLO, 0, 0, HELLO.version, *HELLO[:-1])
+    engine.step(Received(1, opening), 0.0)
+    effects = engine.step(Received(1, encode_session(SessionVerb.PROVE, 0, 0, bytes(32))), 0.0)
+    assert effects[-1] == Close(1, CloseReason.AUTHENTICATION_FAILED, "the proof of the job's token is wrong")
+    assert engine.step(Received(1, encode_session(SessionVerb.PROVE, 0, 0, bytes(32))), 0.0) == []
