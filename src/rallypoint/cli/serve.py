@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +22,12 @@ from rallypoint.net.address import (
     listen_exactly,
     local_endpoint,
 )
+from rallypoint.observe.prometheus import MetricsError, served_metrics
 from rallypoint.server.data_dir import DataDirError
+from rallypoint.server.figures import FiguresSource
 from rallypoint.server.foreground import serve as serve_forever
-from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, SPIN_US_MAX
+from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, SPIN_US_MAX, Limits
+from rallypoint.server.native import Loop
 from rallypoint.types import Endpoint
 
 __all__ = ["serve"]
@@ -81,6 +85,19 @@ DEFAULT_PORT = 29500  # torch's
     help="After each request look for the next one for so many microseconds before sleeping: quicker answers to "
     "clients on other cores, for processor time.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, PORT_MAX),
+    default=None,
+    help="Serve Prometheus metrics over HTTP on this port; 0 lets the system choose. Needs rallypoint[metrics].",
+)
+@click.option(
+    "--metrics-bind",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="The address of the metrics; whoever reaches it can read them.",
+)
 @security_options
 @click.pass_context
 def serve(
@@ -94,6 +111,8 @@ def serve(
     connections_max: int,
     drain_s: float,
     spin_us: int,
+    metrics_port: int | None,
+    metrics_bind: str,
     **wanted: Any,
 ) -> None:
     """Serve a store that clients reach over the network.
@@ -138,10 +157,23 @@ def serve(
             drain_s=drain_s,
             spin_us=spin_us,
             security=security,
+            beside=None if metrics_port is None else _metrics(limits, metrics_bind, metrics_port),
         )
-    except (DataDirError, ValueError) as error:
+    except (DataDirError, ValueError, MetricsError) as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)
+
+
+def _metrics(limits: Limits, host: str, port: int) -> Callable[[Loop], AbstractContextManager[object]]:
+    """Give what serves metrics beside a server."""
+
+    @contextmanager
+    def beside(loop: Loop) -> Iterator[None]:
+        with served_metrics(FiguresSource(loop, limits), host, port) as bound:
+            click.echo(f"rallypoint serves metrics on http://{host}:{bound}/metrics", err=True)
+            yield
+
+    return beside
 
 
 def _ready_text(endpoints: Sequence[Endpoint]) -> str:

@@ -6,10 +6,8 @@ comes from either goes through ``translator``, and what that wants done goes whe
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.gateway.translator import Translator
@@ -24,7 +22,8 @@ from rallypoint.gateway.vocabulary import (
     Withdraw,
 )
 from rallypoint.net.retry import DEFAULT_BACKOFF, Backoff
-from rallypoint.server.child import log_to_stderr, raise_descriptor_limit
+from rallypoint.server.child import log_to_stderr
+from rallypoint.server.foreground import run_until_signalled
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.refusals import log_line
@@ -135,18 +134,4 @@ def serve(
         The exit code: 0, or 128 + the number of the second signal.
     """
     relay = Relay(reach, listeners, limits=limits, relay_limits=relay_limits, log=log_to_stderr)
-    received: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of signal handlers
-        received.append(number)
-        relay.stop(DRAIN_S if len(received) == 1 else 0.0)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        raise_descriptor_limit()
-        on_ready()
-        relay.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 + received[1] if len(received) > 1 else 0
+    return run_until_signalled(relay, on_ready=on_ready)

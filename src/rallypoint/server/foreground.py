@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,6 +42,7 @@ def serve(
     on_ready: Callable[[], None] = lambda: None,
     drain_s: float = DRAIN_S,
     spin_us: int = 0,
+    beside: Callable[[Loop], AbstractContextManager[object]] | None = None,
 ) -> int:
     """Serve in this process until SIGTERM or SIGINT; call it from the main thread.
 
@@ -52,6 +54,7 @@ def serve(
         on_ready: called once the server accepts connections.
         drain_s: how long pending replies may take to go out after the first signal; a second one ends it at once.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
+        beside: given the loop before it serves, what lasts as long as it serves; its errors end the server.
 
     Returns:
         The exit code: 0, or 128 + the number of the second signal.
@@ -78,6 +81,12 @@ def serve(
             for listener in listeners:
                 close_listener(listener)
             raise
+        if beside is not None:
+            try:
+                resources.enter_context(beside(loop))
+            except BaseException:
+                loop.abandon()
+                raise
         return run_until_signalled(loop, on_ready=on_ready, drain_s=drain_s)
 
 

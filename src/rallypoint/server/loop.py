@@ -79,6 +79,7 @@ class ServerLoop:
 
     Attributes:
         door: where other threads put in what this one is to do.
+        machine: what it drives.
         ends: how many connections ended that the engine did not close, for each reason. Read only, for others.
 
     Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
@@ -96,7 +97,7 @@ class ServerLoop:
         tls: ServerTls | None = None,
         commit: Callable[[], None] | None = None,
     ) -> None:
-        self._engine = engine
+        self._engine = self.machine = engine
         self._step = engine.step
         self._commit = commit
         self._clock = clock
