@@ -338,10 +338,13 @@ class Engine:
                 if produced > self._output_size_max:
                     state.is_paused = True
                     self.ground.effects.append(Pause(peer))
+                if not talk.reader.has_more:
+                    break
         except RequestError as refusal:
             self._close(peer, refusal.reason, str(refusal))
         else:
-            self._hold(state)
+            if state.held or talk.reader.held or state.is_paused:
+                self._hold(state)
 
     def _guarded(self, handler: Handler, forbids: Forbids) -> Handler:
         """Give a c10d verb that first asks whether the peer may."""

@@ -43,6 +43,8 @@ from rallypoint.server.vocabulary import Origin, Reply
 
 __all__ = ["Connections", "SessionDialect", "Talk"]
 
+_OF_CONNECTIONS = frozenset(map(int, (SessionVerb.HELLO, SessionVerb.PROVE, SessionVerb.BYE)))
+
 
 class Connections(Protocol):
     """What the dialect has the engine do with connections."""
@@ -130,19 +132,20 @@ class SessionDialect:
         verbs = self._verbs
         verbs.produced = 0
         session = talk.session
-        verb = asked.request[0]
+        request_id, _, request = asked
+        verb = request[0]
         if session is None:
-            self._greet(peer, talk, asked.request, origin)
+            self._greet(peer, talk, request, origin)
+        elif verb not in _OF_CONNECTIONS:
+            verbs.take(session, asked)
         elif verb == SessionVerb.BYE:
             talk.session = None
             verbs.end(session)
-            self._ground.effects.append(Reply(peer, encode_empty(asked.request_id)))
+            self._ground.effects.append(Reply(peer, encode_empty(request_id)))
             self._connections.dismiss(peer)
-        elif verb in (SessionVerb.HELLO, SessionVerb.PROVE):
+        else:
             sentence = f"{SessionVerb(verb).name} came on a connection that has a session already"
             raise RequestError(CloseReason.BAD_HANDSHAKE, sentence)
-        else:
-            verbs.take(session, asked)
         return verbs.produced
 
     def leave(self, talk: Talk) -> None:

@@ -56,7 +56,7 @@ class SessionParts:
         self.data_id = data_id or self.life_id
         self.forbids = gate.forbids if gate is not None and gate.has_rules else None
         self._ground = ground
-        self.sessions = Sessions(ground.limits, ids, ground.note)
+        self.sessions = Sessions(ground.limits, ids, None if ground.changes is None else ground.note)
         self.verbs = SessionVerbs(ground, self.sessions, self.forbids)
         self.keys = KeyVerbs(ground, self.verbs)
         WaitVerbs(ground, self.sessions, self.verbs)

@@ -49,6 +49,8 @@ _OfPending: TypeAlias = Callable[[Session, int, Pending], None]
 
 _IS_WRITE = {int(verb): spec.is_write for verb, spec in SESSION_VERBS.items()}
 _IS_DEFERRED = {int(verb): spec.is_deferred for verb, spec in SESSION_VERBS.items()}
+_CANCEL = int(SessionVerb.CANCEL)
+_NEW = Meaning.NEW
 
 
 class VerbHandler(NamedTuple):
@@ -119,12 +121,12 @@ class SessionVerbs:
         """Apply a request, or answer it again: anything but HELLO, PROVE and BYE."""
         request_id, done, request = asked
         verb = request[0]
-        if verb == SessionVerb.CANCEL:
+        if verb == _CANCEL:
             self._cancel(session, request[1])
             return
         is_write = _IS_WRITE[verb]
         meaning = self._sessions.take(session, request_id, done, is_write=is_write)
-        if meaning is Meaning.NEW:
+        if meaning is _NEW:
             self._apply(session, request_id, request)
         elif meaning is Meaning.ANSWERED:
             answer = session.answers[request_id][0]
@@ -199,10 +201,12 @@ class SessionVerbs:
     def _apply(self, session: Session, request_id: int, request: Request) -> None:
         verb = request[0]
         handler = self.handlers.get(verb)
-        why = self._sessions.refusal(session, is_write=_IS_WRITE[verb], is_deferred=_IS_DEFERRED[verb])
-        if why is not None:  # not kept: that would be one more
-            self.send(session, encode_refusal(request_id, CloseReason.TOO_MANY_PENDING, why))
-            return
+        is_write, is_deferred = _IS_WRITE[verb], _IS_DEFERRED[verb]
+        if is_write or is_deferred:
+            why = self._sessions.refusal(session, is_write=is_write, is_deferred=is_deferred)
+            if why is not None:  # not kept: that would be one more
+                self.send(session, encode_refusal(request_id, CloseReason.TOO_MANY_PENDING, why))
+                return
         if handler is None:
             sentence = f"this server does not know {SessionVerb(verb).name}"
             self.refuse(session, request_id, verb, CloseReason.UNKNOWN_VERB, sentence)
@@ -230,7 +234,9 @@ class SessionVerbs:
         if peer is None:
             return
         self.produced += len(head) + len(body)
-        if len(body) <= COPIED_SIZE_MAX:
+        if not body:
+            self._ground.effects.append(Reply(peer, head))
+        elif len(body) <= COPIED_SIZE_MAX:
             self._ground.effects.append(Reply(peer, head + body))
         else:
             self._ground.effects += (Reply(peer, head), Reply(peer, body))

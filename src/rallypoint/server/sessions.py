@@ -135,7 +135,7 @@ class Sessions:
     Args:
         limits: what they are granted.
         ids: where their ids come from.
-        note: takes each change that a durable server remembers.
+        note: takes each change that a durable server remembers; ``None`` without a journal.
 
     Attributes:
         answers_size: bytes that all kept answers are taken to need. Read only, for others.
@@ -143,7 +143,7 @@ class Sessions:
     Threads: none but the caller's.
     """
 
-    def __init__(self, limits: Limits, ids: Ids, note: Callable[[Change], None]) -> None:
+    def __init__(self, limits: Limits, ids: Ids, note: Callable[[Change], None] | None = None) -> None:
         self._limits = limits
         self._ids = ids
         self._note = note
@@ -190,7 +190,8 @@ class Sessions:
         timeout_s = min(hello.timeout_ms / 1000, self._limits.session_timeout_s_max)
         session_id = self._ids.make(b"session", SESSION_ID_SIZE)
         session = self._add(session_id, identity, hello.label, timeout_s, now)
-        self._note(SessionMade(session_id, hello.label, identity, round(timeout_s * 1000)))
+        if self._note is not None:
+            self._note(SessionMade(session_id, hello.label, identity, round(timeout_s * 1000)))
         return session
 
     def restore(self, state: State, now: float) -> None:
@@ -221,7 +222,8 @@ class Sessions:
         self.answers_size -= session.answers_size
         session.peer = None
         session.ends_at = -1.0
-        self._note(SessionEnded(session.session_id))
+        if self._note is not None:
+            self._note(SessionEnded(session.session_id))
 
     def next_end(self) -> float | None:
         """Give the time at which a session ends, ``None`` if none does."""
@@ -240,8 +242,10 @@ class Sessions:
     def take(self, session: Session, request_id: int, done: int, *, is_write: bool) -> Meaning:
         """Say what a request means, and forget the answers below ``done``."""
         if done > session.done:
-            self._forget(session, done)
-        if request_id in session.pending:
+            session.done = done
+            if session.answers:
+                self._forget(session, done)
+        if session.pending and request_id in session.pending:
             return Meaning.PENDING
         if not is_write:
             return Meaning.NEW
@@ -272,10 +276,10 @@ class Sessions:
     def keep(self, session: Session, request_id: int, answer: Answer | None, *, sharers: int = 1) -> None:
         """Keep an answer, ``None`` for a request that has counted; ``sharers``: how many keep its body, one object."""
         self._put(session, request_id, answer, sharers)
-        self._note(AnswerKept(session.session_id, request_id, answer))
+        if self._note is not None:
+            self._note(AnswerKept(session.session_id, request_id, answer))
 
     def _forget(self, session: Session, done: int) -> None:
-        session.done = done
         answers = session.answers
         freed = 0
         while answers and (request_id := next(iter(answers))) < done:
@@ -284,7 +288,8 @@ class Sessions:
             return
         session.answers_size -= freed
         self.answers_size -= freed
-        self._note(AnswersForgotten(session.session_id, done))
+        if self._note is not None:
+            self._note(AnswersForgotten(session.session_id, done))
 
     def _put(self, session: Session, request_id: int, answer: Answer | None, sharers: int) -> None:
         size = ANSWER_SIZE

@@ -7,7 +7,6 @@ import pytest
 from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.session.auth import Hello
 from rallypoint.protocol.session.codec import decode_reply_head, encode_empty, encode_refusal
-from rallypoint.protocol.session.server import SessionRequest
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.ground import Ground
@@ -39,7 +38,7 @@ class Fixture:
 
     def take(self, verb: SessionVerb, request_id: int, *fields: object, done: int = 0) -> list[tuple[int, int]]:
         self.ground.effects = []
-        self.verbs.take(self.session, SessionRequest(request_id, done, (verb, *fields)))
+        self.verbs.take(self.session, (request_id, done, (verb, *fields)))
         return self.answered()
 
     def answered(self) -> list[tuple[int, int]]:

@@ -282,8 +282,11 @@ def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) 
 
     Shape: ``u32 size · u8 verb · u64 id · u64 done · fields``.
     """
+    quick = _QUICK_ENCODERS[verb]
+    if quick is not None:
+        return quick(verb, request_id, done, *fields)
     parts = [b""]
-    for field, value in zip(SESSION_VERBS[verb].request, fields, strict=True):
+    for field, value in zip(_REQUEST_LAYOUTS[verb], fields, strict=True):
         _check_field(verb, field, value)
         parts += _field_parts(field, value)
     size = sum(map(len, parts)) + REQUEST_HEAD_SIZE - _SIZE
@@ -316,19 +319,23 @@ def decode_request(verb: int, data: bytes, at: int, end: int) -> Request:
     Raises:
         RequestError: the verb is unknown, a field over its limit, or the frame too short or too long.
     """
+    decoder = _C10D_DECODERS[verb]
+    if decoder is not None:
+        found = decoder(verb, data, at, end)
+        if found is not None and found[0] == end:
+            return found[1]
     layout = _REQUEST_LAYOUTS.get(verb)
     if layout is None:
         raise RequestError(CloseReason.UNKNOWN_VERB, f"the verb byte of a frame is {verb}, which means nothing")
-    if verb <= Verb.BARRIER:
-        found = DECODERS[verb](verb, data, at, end)
-        if found is not None and found[0] == end:
-            return found[1]
     return (verb, *_decode_fields(layout, data, at, end))
 
 
 _REQUEST_LAYOUTS: Final[Mapping[int, tuple[Field, ...]]] = {
     int(verb): spec.request for verb, spec in SESSION_VERBS.items()
 }
+_C10D_DECODERS: Final = tuple(
+    DECODERS[byte] if byte in _REQUEST_LAYOUTS and byte <= Verb.BARRIER else None for byte in range(256)
+)
 
 
 # --- replies ---------------------------------------------------------------------------------------------

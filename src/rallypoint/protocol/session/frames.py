@@ -86,7 +86,8 @@ class FrameCutter:
         at = self._pos
         left = len(data) - at
         if left >= _SIZE:
-            length = self._checked(_size_at(data, at)[0])
+            size: int = _size_at(data, at)[0]
+            length = size + _SIZE if self._size_min <= size <= self.size_max else self._checked(size)
             if length <= left:
                 self._pos = at + length
                 return at, self._pos
@@ -96,6 +97,11 @@ class FrameCutter:
         self.data = b""
         self._pos = 0
         return None
+
+    def use_up(self) -> None:
+        """Let go of a segment whose last frame ``next`` has given, and which nobody looks at any more."""
+        self.data = b""
+        self._pos = 0
 
     def close(self) -> None:
         """Let go of all that is held."""

@@ -13,7 +13,7 @@ What this file does not know: which peer this is, what requests mean, whether HE
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TypeAlias
 
 from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.session.codec import ID_MAX, REQUEST_HEAD_SIZE, decode_head, decode_request
@@ -23,21 +23,11 @@ from rallypoint.protocol.spec import REQUEST_SIZE_MAX, CloseReason
 
 __all__ = ["FrameReader", "SessionRequest"]
 
-_UNCOUNTED = frozenset((SessionVerb.HELLO, SessionVerb.PROVE, SessionVerb.CANCEL, SessionVerb.UNWATCH))
+_UNCOUNTED = frozenset(map(int, (SessionVerb.HELLO, SessionVerb.PROVE, SessionVerb.CANCEL, SessionVerb.UNWATCH)))
 
 
-class SessionRequest(NamedTuple):
-    """One request with its header.
-
-    Attributes:
-        request_id: the client's number for it.
-        done: the client holds the replies to all its writes with ids below this.
-        request: ``(verb, field, ...)``.
-    """
-
-    request_id: int
-    done: int
-    request: Request
+SessionRequest: TypeAlias = tuple[int, int, Request]
+"""The client's number for a request, its ``done``, and the request: ``(verb, field, ...)``."""
 
 
 class FrameReader:
@@ -46,16 +36,20 @@ class FrameReader:
     Args:
         request_size_max: what the size field of one request may say.
 
+    Attributes:
+        has_more: ``False`` if ``next`` has just given the last request of what was fed: it would say ``None`` now.
+
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_cutter", "_last_id", "_opening", "_request_size_max")
+    __slots__ = ("_cutter", "_last_id", "_opening", "_request_size_max", "has_more")
 
     def __init__(self, request_size_max: int = REQUEST_SIZE_MAX) -> None:
         self._request_size_max = request_size_max
         self._cutter = FrameCutter(REQUEST_HEAD_SIZE - 4, min(HELLO_SIZE_MAX, request_size_max))
         self._opening = OPENING  # what of it is still to come
         self._last_id = 0
+        self.has_more = True
 
     @property
     def held(self) -> int:
@@ -100,12 +94,15 @@ class FrameReader:
         data = cutter.data
         verb, request_id, done = decode_head(data, at)
         request = decode_request(verb, data, at + REQUEST_HEAD_SIZE, end)
+        self.has_more = end < len(data)
+        if not self.has_more:
+            cutter.use_up()
         if verb not in _UNCOUNTED:
             if not self._last_id < request_id <= ID_MAX:
                 message = f"a frame has the request id {request_id}, the one before it had {self._last_id}"
                 raise RequestError(CloseReason.BAD_FRAME, message)
             self._last_id = request_id
-        return SessionRequest(request_id, done, request)
+        return request_id, done, request
 
     def close(self) -> None:
         """Let go of all that is held; the reader must not be used afterwards. Closing twice is closing once."""

@@ -22,11 +22,11 @@ STREAM = (
     )
 )
 REQUESTS = [
-    SessionRequest(0, 0, (SessionVerb.HELLO, 1, b"", b"", b"me", b"n" * 16, 0)),
-    SessionRequest(1, 0, (SessionVerb.SET, b"/k", b"v" * 500)),
-    SessionRequest(0, 0, (SessionVerb.CANCEL, 1)),
-    SessionRequest(3, 2, (SessionVerb.WAIT, [b"/a", b"/b"])),
-    SessionRequest(9, 2, (SessionVerb.MEET, b"/m", 1, 2, b"label")),
+    (0, 0, (SessionVerb.HELLO, 1, b"", b"", b"me", b"n" * 16, 0)),
+    (1, 0, (SessionVerb.SET, b"/k", b"v" * 500)),
+    (0, 0, (SessionVerb.CANCEL, 1)),
+    (3, 2, (SessionVerb.WAIT, [b"/a", b"/b"])),
+    (9, 2, (SessionVerb.MEET, b"/m", 1, 2, b"label")),
 ]
 
 
