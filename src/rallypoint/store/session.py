@@ -54,8 +54,8 @@ class SessionClient(Inherited):
         super().__init__()
         self.trunk = trunk
 
-    def _ask(self, verb: SessionVerb, fields: tuple[Any, ...], patience: Patience) -> tuple[Any, ...]:
-        """Ask what the server answers at once."""
+    def _ask(self, verb: SessionVerb, fields: tuple[Any, ...], patience: Patience) -> Ticket:
+        """Ask what the server answers at once; give the OK."""
         self.check_owner()
         timeout_s = seconds_of(patience)
         try:
@@ -64,7 +64,7 @@ class SessionClient(Inherited):
             self.check_owner()
             raise
         if ticket.status is _OK:
-            return ticket.fields()
+            return ticket
         raise self._refused(ticket, fields)
 
     def _await(
@@ -121,25 +121,29 @@ class SessionClient(Inherited):
     def get(self, key: Text, patience: Patience) -> bytes:  # noqa: D102
         wire = as_wire(key)
         timeout_s = seconds_of(patience)
-        value: bytes = self._await(_V.GET, (wire,), timeout_s, (wire,))[0]
-        return value
+        ticket = self._wait_for(_V.GET, (wire,), timeout_s)
+        if ticket.status is _OK:
+            return ticket.stored()
+        if ticket.status is Status.EXPIRED:
+            raise self._timed_out(ticket, timeout_s, (wire,))
+        raise self._refused(ticket, (wire,))
 
     def add(self, key: Text, amount: int, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.ADD, (as_wire(key), as_integer(amount, "amount")), patience)[0])
+        return self._ask(_V.ADD, (as_wire(key), as_integer(amount, "amount")), patience).number()
 
     def count_workers(self, amount: int, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.ADD, (WORKER_COUNT, amount), patience)[0])
+        return self._ask(_V.ADD, (WORKER_COUNT, amount), patience).number()
 
     def compare_set(self, key: Text, expected: Text, desired: Text, patience: Patience) -> bytes:  # noqa: D102
         old, new = as_bytes(expected, "expected"), as_bytes(desired, "desired")
-        found: bytes = self._ask(_V.COMPARE_SET, (as_wire(key), old, new), patience)[0]
+        found: bytes = self._ask(_V.COMPARE_SET, (as_wire(key), old, new), patience).fields()[0]
         return found
 
     def check(self, keys: Keys, patience: Patience) -> bool:  # noqa: D102
         wires = as_wires(keys)
         if not wires:
             return True
-        (answer,) = self._ask(_V.CHECK, (wires,), patience)
+        (answer,) = self._ask(_V.CHECK, (wires,), patience).fields()
         if answer not in (0, 1):
             raise RemoteProtocolError(f"CHECK was answered {answer}, not 0 or 1", endpoint=self.endpoint)
         return bool(answer == 0)
@@ -150,13 +154,13 @@ class SessionClient(Inherited):
             self._await(_V.WAIT, (wires,), seconds_of(patience), wires)
 
     def delete_key(self, key: Text, patience: Patience) -> bool:  # noqa: D102
-        return bool(self._ask(_V.DELETE_KEY, (as_wire(key),), patience)[0])
+        return bool(self._ask(_V.DELETE_KEY, (as_wire(key),), patience).number())
 
     def num_keys(self, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.GETNUMKEYS, (), patience)[0])
+        return self._ask(_V.GETNUMKEYS, (), patience).number()
 
     def list_keys(self, patience: Patience) -> list[bytes]:  # noqa: D102
-        keys: list[bytes] = self._ask(_V.LIST_KEYS, (), patience)[0]
+        keys: list[bytes] = self._ask(_V.LIST_KEYS, (), patience).fields()[0]
         return keys
 
     def append(self, key: Text, value: Text, patience: Patience) -> None:  # noqa: D102
@@ -197,7 +201,7 @@ class SessionClient(Inherited):
         raise self._timed_out(ticket, timeout_s, (wire,))
 
     def queue_len(self, key: Text, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.QUEUE_LEN, (as_wire(key),), patience)[0])
+        return self._ask(_V.QUEUE_LEN, (as_wire(key),), patience).number()
 
     def barrier(self, key: Text, world_size: int, patience: Patience) -> None:  # noqa: D102
         fields = (as_wire(key), as_integer(world_size, "world_size"))
@@ -208,7 +212,7 @@ class SessionClient(Inherited):
         if ticket.status is not Status.EXPIRED:
             raise self._refused(ticket, fields)
         waited_s = monotonic() - ticket.started
-        _, count = self._ask(_V.READ, (fields[0],), 0.0)
+        _, count = self._ask(_V.READ, (fields[0],), 0.0).fields()
         arrived = int(count) if count.isdigit() and len(count) < 20 else None
         raise BarrierTimeoutError(
             f"barrier timeout after {int(timeout_s * 1000)}ms, key: {decode_key(fields[0][1:])} "
@@ -240,26 +244,26 @@ class SessionClient(Inherited):
 
     def read(self, key: Text, patience: Patience) -> Entry | None:  # noqa: D102
         wire = as_wire(key)
-        revision, value = self._ask(_V.READ, (wire,), patience)
+        revision, value = self._ask(_V.READ, (wire,), patience).fields()
         return Entry(wire[1:].decode(), value, revision) if revision else None
 
     def swap(  # noqa: D102
         self, key: Text, revision: int, value: Text, lease: int, patience: Patience
     ) -> tuple[bool, int]:
         fields = (as_wire(key), as_integer(revision, "revision"), as_bytes(value), as_integer(lease, "lease"))
-        is_swapped, now = self._ask(_V.SWAP, fields, patience)
+        is_swapped, now = self._ask(_V.SWAP, fields, patience).fields()
         return bool(is_swapped), now
 
     def read_prefix(self, prefix: Text, patience: Patience) -> list[Entry]:  # noqa: D102
-        (entries,) = self._ask(_V.READ_PREFIX, (as_wire(prefix),), patience)
+        (entries,) = self._ask(_V.READ_PREFIX, (as_wire(prefix),), patience).fields()
         return [Entry(wire[1:].decode(), value, revision) for wire, revision, value in entries]
 
     def list_prefix(self, prefix: Text, patience: Patience) -> list[str]:  # noqa: D102
-        (wires,) = self._ask(_V.LIST_PREFIX, (as_wire(prefix),), patience)
+        (wires,) = self._ask(_V.LIST_PREFIX, (as_wire(prefix),), patience).fields()
         return [wire[1:].decode() for wire in wires]
 
     def delete_prefix(self, prefix: Text, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.DELETE_PREFIX, (as_wire(prefix),), patience)[0])
+        return self._ask(_V.DELETE_PREFIX, (as_wire(prefix),), patience).number()
 
     def watch(self, key: Text, is_prefix: bool, since: int | None, patience: Patience) -> SessionWatch:  # noqa: D102
         wire = as_wire(key)
@@ -274,16 +278,16 @@ class SessionClient(Inherited):
 
     def lease_grant(self, ttl_s: float | None, patience: Patience) -> int:  # noqa: D102
         ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
-        return int(self._ask(_V.LEASE_GRANT, (ttl_ms,), patience)[0])
+        return self._ask(_V.LEASE_GRANT, (ttl_ms,), patience).number()
 
     def lease_renew(self, lease: int, patience: Patience) -> float:  # noqa: D102
-        return float(self._ask(_V.LEASE_RENEW, (as_integer(lease, "lease"),), patience)[0]) / 1000
+        return self._ask(_V.LEASE_RENEW, (as_integer(lease, "lease"),), patience).number() / 1000
 
     def lease_revoke(self, lease: int, patience: Patience) -> int:  # noqa: D102
-        return int(self._ask(_V.LEASE_REVOKE, (as_integer(lease, "lease"),), patience)[0])
+        return self._ask(_V.LEASE_REVOKE, (as_integer(lease, "lease"),), patience).number()
 
     def status(self, what: str, patience: Patience) -> dict[str, Any]:  # noqa: D102
-        (document,) = self._ask(_V.STATUS, (what.encode(),), patience)
+        (document,) = self._ask(_V.STATUS, (what.encode(),), patience).fields()
         try:
             told = json.loads(document)
         except ValueError as error:

@@ -46,6 +46,8 @@ from rallypoint.protocol.session.spec import (
 __all__ = ["Closing", "Happening", "Request", "Session"]
 
 _HEAD: Final = Struct("<IBQ")
+_NUMBER: Final = Struct("<q")
+_STORED_HEAD: Final = Struct("<Q")
 _SIZE_SIZE: Final = 4
 _STATUSES: Final = tuple(Status)
 _IS_ANSWER: Final = Status.LOST  # and what is below
@@ -102,6 +104,21 @@ class Request:
         """
         assert self.status is not None
         return decode_reply(self.status, self.verb, self._data, self._at, self._end)
+
+    def stored(self) -> bytes:
+        """Give the only field of an OK, a STORED."""
+        at = self._at + _STORED_HEAD.size
+        if self._end < at or _STORED_HEAD.unpack_from(self._data, self._at)[0] != self._end - at:
+            value: bytes = self.fields()[0]
+            return value
+        return self._data[at : self._end]
+
+    def number(self) -> int:
+        """Give the only field of an OK, an I64."""
+        if self._end - self._at != _NUMBER.size:
+            return int(self.fields()[0])
+        number: int = _NUMBER.unpack_from(self._data, self._at)[0]
+        return number
 
 
 class _Watching:
@@ -225,8 +242,18 @@ class Session:
             RemoteProtocolError: they are no frames, or answer what was never asked. The connection cannot be used
                 any more.
         """
-        answered = []
         cutter = self._cutter
+        if len(data) >= REPLY_HEAD_SIZE and not cutter.held:
+            size, status, number = _HEAD.unpack_from(data)
+            if size + _SIZE_SIZE == len(data) and status <= _IS_ANSWER and number not in self._watches:
+                # One whole answer, as it mostly is.
+                request = self._unanswered.pop(number, None)
+                if request is not None:
+                    self._answer(request, status, data, REPLY_HEAD_SIZE, len(data))
+                    if self._cancelled:
+                        self._settle([request])
+                    return [request]
+        answered = []
         cutter.feed(data)
         while (place := cutter.next()) is not None:
             at, end = place
@@ -236,12 +263,7 @@ class Session:
                 if request is None:
                     self._drop(number)
                     continue
-                self._open_writes.discard(number)
-                request._data = cutter.data  # noqa: SLF001 - our own class, as below
-                request._at = at + REPLY_HEAD_SIZE  # noqa: SLF001
-                request._end = end  # noqa: SLF001
-                request._frame = b""  # noqa: SLF001
-                request.status = _STATUSES[status]
+                self._answer(request, status, cutter.data, at + REPLY_HEAD_SIZE, end)
                 answered.append(request)
                 if self._watches and number in self._watches:
                     self._stand(request)
@@ -250,6 +272,14 @@ class Session:
         if self._cancelled and answered:
             self._settle(answered)
         return answered
+
+    def _answer(self, request: Request, status: int, data: bytes, at: int, end: int) -> None:
+        self._open_writes.discard(request.id)
+        request._data = data  # noqa: SLF001 - our own class, as below
+        request._at = at  # noqa: SLF001
+        request._end = end  # noqa: SLF001
+        request._frame = b""  # noqa: SLF001
+        request.status = _STATUSES[status]
 
     @property
     def missing(self) -> int:
