@@ -282,9 +282,6 @@ def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) 
 
     Shape: ``u32 size · u8 verb · u64 id · u64 done · fields``.
     """
-    quick = _QUICK_ENCODERS[verb]
-    if quick is not None:
-        return quick(verb, request_id, done, *fields)
     parts = [b""]
     for field, value in zip(_REQUEST_LAYOUTS[verb], fields, strict=True):
         _check_field(verb, field, value)
