@@ -282,6 +282,9 @@ def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) 
 
     Shape: ``u32 size · u8 verb · u64 id · u64 done · fields``.
     """
+    quick = _QUICK_ENCODERS[verb]
+    if quick is not None:
+        return quick(verb, request_id, done, *fields)
     parts = [b""]
     for field, value in zip(_REQUEST_LAYOUTS[verb], fields, strict=True):
         _check_field(verb, field, value)
@@ -293,6 +296,37 @@ def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) 
         )
     parts[0] = _REQUEST_HEAD.pack(size, verb, request_id, done)
     return b"".join(parts)
+
+
+def _encode_key(verb: SessionVerb, request_id: int, done: int, key: bytes) -> bytes:
+    size = len(checked_key(key))
+    return _KEY_REQUEST.pack(size + _KEY_OVERHEAD, verb, request_id, done, size) + key
+
+
+def _encode_key_value(verb: SessionVerb, request_id: int, done: int, key: bytes, value: bytes) -> bytes:
+    size, value_size = len(checked_key(key)), len(checked_value(key, value))
+    head = _KEY_REQUEST.pack(size + value_size + _KEY_OVERHEAD + 8, verb, request_id, done, size)
+    return b"".join((head, key, U64.pack(value_size), value))
+
+
+def _encode_key_i64(verb: SessionVerb, request_id: int, done: int, key: bytes, number: int) -> bytes:
+    size = len(checked_key(key))
+    _check_field(verb, Field.I64, number)
+    return _KEY_REQUEST.pack(size + _KEY_OVERHEAD + 8, verb, request_id, done, size) + key + I64.pack(number)
+
+
+_KEY_REQUEST: Final = Struct("<IBQQQ")  # a request's head and the size of the key behind it
+_KEY_OVERHEAD: Final = _KEY_REQUEST.size - _SIZE
+
+_QUICK: Final[Mapping[tuple[Field, ...], Callable[..., bytes]]] = {
+    (Field.KEY,): _encode_key,
+    (Field.KEY, Field.VALUE): _encode_key_value,
+    (Field.KEY, Field.I64): _encode_key_i64,
+}
+_QUICK_ENCODERS: Final = tuple(
+    _QUICK.get(SESSION_VERBS[SessionVerb(byte)].request) if byte in SESSION_VERBS else None for byte in range(256)
+)
+"""Encoders of the layouts that are most in use; the others are walked."""
 
 
 def decode_head(data: bytes, at: int) -> tuple[int, int, int]:
