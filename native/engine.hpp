@@ -112,7 +112,7 @@ class Engine : SessionDialect {
     }
 
     // Find out from the first byte which dialect a peer speaks; take the opening of a session off the segment.
-    bool begins(Peer &peer, Bytes &segment) {
+    [[gnu::noinline]] bool begins(Peer &peer, Bytes &segment) {
         if (peer.talk != nullptr) return opens(*peer.talk, segment);
         if (segment.size == 0 || peer.reader.held() > 0) return true;
         if (segment.data[0] == kOpening[0]) {

@@ -24,6 +24,7 @@ from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.twin import native
 
 if TYPE_CHECKING:
+    from rallypoint.protocol.session.auth import Token
     from rallypoint.server.loop import ServerLoop
     from rallypoint.server.security import Security
     from rallypoint.server.vocabulary import Statistics
@@ -43,7 +44,7 @@ def make_loop(
     log: Callable[[str], None] = log_line,
     security: Security | None = None,
 ) -> Loop:
-    """Give a server of the twin that runs; the Python one where it is to want something of those who connect.
+    """Give a server of the twin that runs; the Python one where it is to want more than the job's token.
 
     Args:
         limits: what peers are granted.
@@ -55,8 +56,9 @@ def make_loop(
     Raises:
         ValueError: a file that ``security`` names is missing or is not what it should be.
     """
-    if native() is not None and security is None:
-        return NativeLoop(limits, listeners, spin_us=spin_us, log=log)
+    token = None if security is None else security.job_token
+    if native() is not None and (security is None or token is not None):
+        return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token)
     from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
     from rallypoint.server.loop import ServerLoop
 
@@ -73,6 +75,7 @@ class NativeLoop:
         listeners: bound and listening sockets; the server owns them from now on.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
+        token: what sessions must prove to hold; ``None`` lets in everybody.
 
     Raises:
         OSError: if there are no descriptors left; the listeners are still the caller's.
@@ -88,12 +91,14 @@ class NativeLoop:
         *,
         spin_us: int = 0,
         log: Callable[[str], None] = log_line,
+        token: Token | None = None,
     ) -> None:
         module = native()
         if module is None:
             raise AssertionError("the compiled twin is not there")
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
-        self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6, (os.urandom(32), b""))
+        secrets = (os.urandom(32), b"" if token is None else token.reveal())
+        self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6, secrets)
         names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
         self._paths = [name for name in names if isinstance(name, str)]
         for listener in listeners:
