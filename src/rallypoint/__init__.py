@@ -57,8 +57,13 @@ _HOMES = {
     "rallypoint.store.tcp": ("TCPStore",),
     "rallypoint.store.url": ("register_rendezvous_handler",),
     "rallypoint.launch.env": ("is_torchelastic_launched",),
-    "rallypoint.primitives.barrier": ("barrier",),
-    "rallypoint.primitives.exchange": ("get_all", "synchronize"),
+    "rallypoint.primitives.barrier": ("Barrier", "barrier"),
+    "rallypoint.primitives.counter": ("Counter",),
+    "rallypoint.primitives.election": ("Election",),
+    "rallypoint.primitives.exchange": ("Exchange", "exchange", "get_all", "synchronize"),
+    "rallypoint.primitives.lease": ("Lease",),
+    "rallypoint.primitives.lock": ("Lock",),
+    "rallypoint.primitives.queue": ("Queue",),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
