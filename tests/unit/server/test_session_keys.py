@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 from tests.support.engine_sessions import Bench
+from tests.support.twins import over_each_twin
 
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
+
+pytestmark = over_each_twin
 
 V = SessionVerb
 OK, REFUSED = Status.OK, Status.REFUSED

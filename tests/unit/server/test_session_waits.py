@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import pytest
 from tests.support.engine_sessions import Bench
+from tests.support.twins import over_each_twin, python_twin_only
 
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import AnswerKept, State, apply
 from rallypoint.server.engine import Engine
+
+pytestmark = over_each_twin
 
 V = SessionVerb
 OK, EXPIRED, REFUSED = Status.OK, Status.EXPIRED, Status.REFUSED
@@ -174,6 +177,7 @@ def test_a_barrier_that_was_completed_meanwhile_is_answered(bench) -> None:
     assert client.ask(V.BARRIER, b"/b", 2, request_id=request_id) == (OK,)
 
 
+@python_twin_only
 @pytest.mark.parametrize("is_complete", [False, True])
 def test_a_barrier_that_has_counted_waits_again_after_a_restart(is_complete) -> None:
     bench = Bench(journal=True)
@@ -210,6 +214,7 @@ def test_a_call_to_a_queue_is_passed_on_when_the_connection_goes(bench) -> None:
     assert next_one.read() == [(OK, request_id, ())]
 
 
+@python_twin_only
 def test_a_call_to_a_queue_is_over_with_the_pop(bench) -> None:
     called, next_one, pushing = bench.client(), bench.client(), bench.client()
     called.send(V.WAIT, [b"/q"])
