@@ -1,0 +1,108 @@
+"""Relays as processes: over servers that are killed, with tokens, and without a server."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+import pytest
+from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.relayed import started
+
+from rallypoint.errors import DistNetworkError
+from rallypoint.store.tcp import TCPStore
+
+KILLS = 5
+
+
+def plain(port, timeout_s=60.0):
+    """Give a client that speaks what torch's speaks."""
+    return TCPStore("127.0.0.1", port, timeout=timeout_s, wait_for_workers=False, dialect="c10d")
+
+
+def test_plain_clients_do_not_notice_that_a_durable_server_is_killed(tmp_path):
+    folder = str(tmp_path / "data")
+    stop = threading.Event()
+    counts = []
+
+    def count(name, port):
+        done = 0
+        with plain(port) as store:
+            while not stop.is_set():
+                assert store.add(name, 1) == done + 1
+                done += 1
+        counts.append((name, done))
+
+    with contextlib.ExitStack() as processes:
+        server, server_port = processes.enter_context(started("serve", "--data-dir", folder))
+        relay, port = processes.enter_context(started("relay", f"127.0.0.1:{server_port}"))
+        waiter = RawClient(("127.0.0.1", port))
+        threads = [threading.Thread(target=count, args=(f"n{number}", port)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        with plain(port) as store:
+            waiting = threading.Thread(target=store.wait, args=(["released"],))
+            waiting.start()
+            for _ in range(KILLS):
+                time.sleep(0.3)
+                server.kill()
+                server.wait()
+                server, _ = processes.enter_context(started("serve", "--data-dir", folder, port=server_port))
+            time.sleep(0.3)
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+            with plain(port) as other:
+                other.set("released", "1")
+                waiting.join(PATIENCE_S)
+                assert not waiting.is_alive()
+                assert len(counts) == 4
+                for name, done in counts:
+                    assert done > KILLS
+                    assert other.add(name, 0) == done
+        waiter.close()
+        assert relay.poll() is None
+
+
+def test_a_relay_with_the_token_lets_plain_clients_use_a_server_that_wants_it(monkeypatch):
+    monkeypatch.setenv("RALLYPOINT_TOKEN", "a token of more than sixteen bytes".replace(" ", "-"))
+    with started("serve") as (_, server_port), started("relay", f"127.0.0.1:{server_port}") as (_, port):
+        with plain(port) as store:
+            store.set("k", "v")
+            assert store.get("k") == b"v"
+        monkeypatch.delenv("RALLYPOINT_TOKEN")
+        with pytest.raises(DistNetworkError):
+            plain(server_port, timeout_s=0.5)
+
+
+def test_a_relay_without_the_token_says_why_and_closes_its_clients(monkeypatch):
+    monkeypatch.setenv("RALLYPOINT_TOKEN", "a-token-of-more-than-sixteen-bytes")
+    with started("serve") as (_, server_port):
+        monkeypatch.setenv("RALLYPOINT_TOKEN", "another-token-of-more-than-sixteen-bytes")
+        with started("relay", f"127.0.0.1:{server_port}", "--patience-s", "0.5") as (_, port):
+            client = RawClient(("127.0.0.1", port))
+            assert client.read_end() == b""
+            client.close()
+
+
+def test_clients_are_closed_when_the_server_is_gone_for_too_long():
+    with (
+        started("serve") as (server, server_port),
+        started("relay", f"127.0.0.1:{server_port}", "--patience-s", "0.5") as (_, port),
+    ):
+        client = RawClient(("127.0.0.1", port))
+        assert client.ping()
+        server.kill()
+        assert client.read_end() == b""
+        client.close()
+
+
+def test_a_relay_ends_with_a_signal():
+    with started("serve") as (_, server_port), started("relay", f"127.0.0.1:{server_port}") as (relay, port):
+        client = RawClient(("127.0.0.1", port))
+        assert client.ping()
+        relay.terminate()
+        assert relay.wait(PATIENCE_S) == 0
+        assert client.read_end() == b""
+        client.close()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from rallypoint.cli import relay as module
+from rallypoint.cli.commands import group
+
+
+@pytest.fixture
+def relayed(monkeypatch):
+    """Give what was to be relayed instead of doing it: one call, as keywords, with the listeners' addresses."""
+    calls = {}
+
+    def record(reach, listeners, **keywords):
+        calls["reach"] = reach
+        calls["addresses"] = [listener.getsockname() for listener in listeners]
+        calls.update(keywords)
+        keywords["on_ready"]()
+        for listener in listeners:
+            listener.close()
+        return calls.get("exit_code", 0)
+
+    monkeypatch.setattr(module, "serve_forever", record)
+    return calls
+
+
+def run(*arguments):
+    return CliRunner().invoke(group, ["relay", *arguments])
+
+
+def test_only_loopback_is_listened_on_unless_told(relayed):
+    assert run("head:29500", "--port", "0").exit_code == 0
+    assert [address[0] for address in relayed["addresses"]] == ["127.0.0.1"]
+
+
+def test_the_ready_line_for_people_names_both_sides(relayed):
+    result = run("head:29500", "other:29501", "--port", "0")
+    port = relayed["addresses"][0][1]
+    assert result.output == (
+        f"rallypoint relays 127.0.0.1:{port} to head:29500 and other:29501 (pid {os.getpid()}); Ctrl-C ends it\n"
+    )
+
+
+def test_the_ready_line_is_json(relayed, tmp_path):
+    result = run("head:29500", "--bind", f"unix:{tmp_path}/a", "--ready-json")
+    assert json.loads(result.output) == {"path": f"{tmp_path}/a", "pid": os.getpid()}
+
+
+def test_limits_are_as_told(relayed):
+    run("head:29500", "--port", "0", "--patience-s", "7.5", "--connections-max", "3")
+    assert (relayed["relay_limits"].patience_s, relayed["limits"].connections_max) == (7.5, 3)
+
+
+def test_the_exit_code_is_the_relays(relayed):
+    relayed["exit_code"] = 130
+    assert run("head:29500", "--port", "0").exit_code == 130
+
+
+@pytest.mark.parametrize("arguments", [[], ["head:29500", "--port", "x"], ["head:29500", "--patience-s", "0"]])
+def test_wrong_usage_exits_with_2(relayed, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["head"], "has no port: write head:29500"),
+        (["head:29500", "--bind", "unix:/no/such/folder/a"], "/no/such/folder/a"),
+    ],
+)
+def test_what_cannot_be_is_an_error_of_one_sentence(relayed, arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert words in result.output
+
+
+def test_a_token_that_is_none_is_an_error(relayed, monkeypatch):
+    monkeypatch.setenv("RALLYPOINT_TOKEN", "short")
+    result = run("head:29500", "--port", "0")
+    assert result.exit_code == 1
+    assert "token" in result.output
