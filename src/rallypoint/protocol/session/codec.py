@@ -11,9 +11,9 @@ end: a byte too few or too many is BAD_FRAME.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from struct import Struct
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from rallypoint.errors import LocalProtocolError
 from rallypoint.protocol.codec import (
@@ -23,10 +23,10 @@ from rallypoint.protocol.codec import (
     U64,
     Request,
     RequestError,
-    checked_count,
     checked_key,
     checked_value,
 )
+from rallypoint.protocol.session.fields import check_field, decode_fields, encode_field
 from rallypoint.protocol.session.spec import (
     CLOSING_ID,
     SESSION_VERBS,
@@ -36,9 +36,7 @@ from rallypoint.protocol.session.spec import (
     Status,
 )
 from rallypoint.protocol.spec import (
-    KEY_SIZE_MAX,
     REQUEST_SIZE_MAX,
-    VALUE_SIZE_MAX,
     CloseReason,
     Verb,
 )
@@ -84,186 +82,6 @@ REPLY_HEAD_SIZE: Final = _REPLY_HEAD.size
 
 _SENTENCE_SIZE_MAX = 1024
 
-_FieldDecoder: TypeAlias = Callable[[bytes, int, int], "tuple[Any, int]"]
-
-
-def _short(what: str) -> RequestError:
-    return RequestError(CloseReason.BAD_FRAME, f"a frame ends amid {what}")
-
-
-# --- fields: decoding ------------------------------------------------------------------------------------
-
-
-def _u8(data: bytes, at: int, end: int) -> tuple[int, int]:
-    if at + 1 > end:
-        raise _short("a number")
-    return data[at], at + 1
-
-
-def _u32(data: bytes, at: int, end: int) -> tuple[int, int]:
-    if at + 4 > end:
-        raise _short("a number")
-    return U32.unpack_from(data, at)[0], at + 4
-
-
-def _i64(data: bytes, at: int, end: int) -> tuple[int, int]:
-    if at + 8 > end:
-        raise _short("a number")
-    return I64.unpack_from(data, at)[0], at + 8
-
-
-def _sized(what: str, limit: int | None) -> _FieldDecoder:
-    def decode(data: bytes, at: int, end: int) -> tuple[bytes, int]:
-        start = at + 8
-        if start > end:
-            raise _short(f"the size of a {what}")
-        size = U64.unpack_from(data, at)[0]
-        if limit is not None and size > limit:
-            message = f"a frame claims a {what} of {size} bytes, the limit is {limit}"
-            raise RequestError(CloseReason.FIELD_TOO_LARGE, message)
-        stop = start + size
-        if stop > end:
-            raise _short(f"a {what}")
-        return data[start:stop], stop
-
-    return decode
-
-
-_key = _sized("key", KEY_SIZE_MAX)
-_value = _sized("value", VALUE_SIZE_MAX)
-_stored = _sized("value", None)
-
-
-def _stored_each(data: bytes, at: int, end: int) -> tuple[list[bytes], int]:
-    values = []
-    while at < end:
-        value, at = _stored(data, at, end)
-        values.append(value)
-    return values, at
-
-
-def _counted(item: Callable[[bytes, int, int], tuple[Any, int]]) -> _FieldDecoder:
-    def decode(data: bytes, at: int, end: int) -> tuple[list[Any], int]:
-        count, at = _i64(data, at, end)
-        if not 0 <= count <= (end - at) // 8:  # every item has 8 bytes or more
-            raise RequestError(CloseReason.BAD_FRAME, f"a frame claims a list of {count} items in {end - at} bytes")
-        items = []
-        for _ in range(count):
-            one, at = item(data, at, end)
-            items.append(one)
-        return items, at
-
-    return decode
-
-
-def _entry(data: bytes, at: int, end: int) -> tuple[tuple[bytes, int, bytes], int]:
-    key, at = _key(data, at, end)
-    revision, at = _i64(data, at, end)
-    value, at = _stored(data, at, end)
-    return (key, revision, value), at
-
-
-def _member(data: bytes, at: int, end: int) -> tuple[tuple[int, bytes, int], int]:
-    rank, at = _u32(data, at, end)
-    label, at = _key(data, at, end)
-    since_ms, at = _i64(data, at, end)
-    return (rank, label, since_ms), at
-
-
-def _by_c10d(verb: Verb) -> _FieldDecoder:
-    """Give the decoder of a list out of c10d's: of a verb whose only field it is."""
-    decoder = DECODERS[verb]
-
-    def decode(data: bytes, at: int, end: int) -> tuple[list[Any], int]:
-        found = decoder(verb, data, at, end)
-        if found is None:
-            raise _short("a list")
-        return found[1][1], found[0]
-
-    return decode
-
-
-_FIELD_DECODERS: Final[Mapping[Field, _FieldDecoder]] = {
-    Field.U8: _u8,
-    Field.U32: _u32,
-    Field.I64: _i64,
-    Field.KEY: _key,
-    Field.VALUE: _value,
-    Field.KEYS: _by_c10d(Verb.CHECK),
-    Field.PAIRS: _by_c10d(Verb.MULTI_SET),
-    Field.STORED: _stored,
-    Field.STORED_EACH: _stored_each,
-    Field.LISTED: _counted(_key),
-    Field.ENTRIES: _counted(_entry),
-    Field.MEMBERS: _counted(_member),
-}
-
-
-def _decode_fields(layout: tuple[Field, ...], data: bytes, at: int, end: int) -> tuple[Any, ...]:
-    fields = []
-    for field in layout:
-        value, at = _FIELD_DECODERS[field](data, at, end)
-        fields.append(value)
-    if at != end:
-        raise RequestError(CloseReason.BAD_FRAME, f"a frame has {end - at} bytes behind its last field")
-    return tuple(fields)
-
-
-# --- fields: encoding ------------------------------------------------------------------------------------
-
-
-def _bytes_parts(value: bytes) -> tuple[bytes, bytes]:
-    return U64.pack(len(value)), value
-
-
-def _field_parts(field: Field, value: Any) -> Sequence[bytes]:  # noqa: PLR0911 - one return a field
-    """Give the pieces of one field; sizes are the caller's to check."""
-    match field:
-        case Field.U8:
-            return (bytes((value,)),)
-        case Field.U32:
-            return (U32.pack(value),)
-        case Field.I64:
-            return (I64.pack(value),)
-        case Field.KEY | Field.VALUE | Field.STORED:
-            return _bytes_parts(value)
-        case Field.STORED_EACH:
-            return [part for one in value for part in _bytes_parts(one)]
-        case Field.KEYS | Field.LISTED:
-            return [I64.pack(len(value)), *(part for one in value for part in _bytes_parts(one))]
-        case Field.PAIRS:
-            return [U64.pack(len(value)), *(part for pair in value for one in pair for part in _bytes_parts(one))]
-        case Field.ENTRIES:
-            parts = [I64.pack(len(value))]
-            for key, revision, stored in value:
-                parts += (*_bytes_parts(key), I64.pack(revision), *_bytes_parts(stored))
-            return parts
-        case Field.MEMBERS:
-            parts = [I64.pack(len(value))]
-            for rank, label, since_ms in value:
-                parts += (U32.pack(rank), *_bytes_parts(label), I64.pack(since_ms))
-            return parts
-
-
-def _check_field(verb: SessionVerb, field: Field, value: Any) -> None:
-    """Raise ``LocalProtocolError`` if a request's field is over its limit."""
-    if field is Field.KEY:
-        checked_key(value)
-    elif field is Field.VALUE:
-        checked_value(b"", value)
-    elif field is Field.KEYS:
-        checked_count(verb, len(value))
-        for key in value:
-            checked_key(key)
-    elif field is Field.PAIRS:
-        checked_count(verb, len(value))
-        for key, stored in value:
-            checked_value(checked_key(key), stored)
-    elif field is Field.I64 and not -(1 << 63) <= value < 1 << 63:
-        raise LocalProtocolError(f"{verb.name} was given {value}, which 64 bits cannot hold")
-    elif field is Field.U32 and not 0 <= value < 1 << 32:
-        raise LocalProtocolError(f"{verb.name} was given {value}, which 32 bits cannot hold")
-
 
 # --- requests --------------------------------------------------------------------------------------------
 
@@ -287,8 +105,8 @@ def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) 
         return quick(verb, request_id, done, *fields)
     parts = [b""]
     for field, value in zip(_REQUEST_LAYOUTS[verb], fields, strict=True):
-        _check_field(verb, field, value)
-        parts += _field_parts(field, value)
+        check_field(verb, field, value)
+        parts += encode_field(field, value)
     size = sum(map(len, parts)) + REQUEST_HEAD_SIZE - _SIZE
     if size > REQUEST_SIZE_MAX:
         raise LocalProtocolError(
@@ -311,7 +129,7 @@ def _encode_key_value(verb: SessionVerb, request_id: int, done: int, key: bytes,
 
 def _encode_key_i64(verb: SessionVerb, request_id: int, done: int, key: bytes, number: int) -> bytes:
     size = len(checked_key(key))
-    _check_field(verb, Field.I64, number)
+    check_field(verb, Field.I64, number)
     return _KEY_REQUEST.pack(size + _KEY_OVERHEAD + 8, verb, request_id, done, size) + key + I64.pack(number)
 
 
@@ -358,7 +176,7 @@ def decode_request(verb: int, data: bytes, at: int, end: int) -> Request:
     layout = _REQUEST_LAYOUTS.get(verb)
     if layout is None:
         raise RequestError(CloseReason.UNKNOWN_VERB, f"the verb byte of a frame is {verb}, which means nothing")
-    return (verb, *_decode_fields(layout, data, at, end))
+    return (verb, *decode_fields(layout, data, at, end))
 
 
 _REQUEST_LAYOUTS: Final[Mapping[int, tuple[Field, ...]]] = {
@@ -402,7 +220,7 @@ def encode_reply(status: Status, verb: SessionVerb | None, request_id: int, *fie
     """Give one reply's frame. Shape: ``u32 size · u8 status · u64 id · fields``."""
     parts = [b""]
     for field, value in zip(reply_fields(status, verb), fields, strict=True):
-        parts += _field_parts(field, value)
+        parts += encode_field(field, value)
     parts[0] = encode_reply_head(status, request_id, sum(map(len, parts)))
     return b"".join(parts)
 
@@ -461,7 +279,7 @@ def decode_reply(status: Status, verb: SessionVerb | None, data: bytes, at: int,
     Raises:
         RequestError: a ``RemoteProtocolError``: the fields are not those of the layout.
     """
-    return _decode_fields(reply_fields(status, verb), data, at, end)
+    return decode_fields(reply_fields(status, verb), data, at, end)
 
 
 def _cut(sentence: str) -> bytes:
