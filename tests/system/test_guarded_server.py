@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests.support.certificates import Authority
 from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.relayed import started
 from tests.support.served import served
-from tests.support.torch_peers import torch_client
+from tests.support.torch_peers import torch_client, torch_server
 
 from rallypoint.errors import AccessDeniedError, AuthenticationError
 from rallypoint.net.tls import CHECK_S, Tls
@@ -143,7 +144,7 @@ def test_a_server_s_own_answer_is_no_proof(guarded):
 def test_a_handshake_that_is_cut_anywhere_opens_nothing(guarded):
     _, ready = guarded
     proof = prove(b"n" * 16)
-    for size in range(0, len(opening()) + len(proof), 7):
+    for size in range(len(opening()) + len(proof)):
         client = raw(ready)
         client.send((opening() + proof)[:size])
         client.sock.shutdown(socket.SHUT_WR)
@@ -194,6 +195,27 @@ def test_torch_gets_in_from_a_network_that_was_named():
         assert torchs.add("n", 5) == 5
         assert store.add("n", 1) == 6
         store.close()
+
+
+def test_a_server_that_speaks_c10d_only_is_refused_at_once_by_whoever_has_a_token():
+    server = torch_server(use_libuv=False)
+    with pytest.raises(AuthenticationError, match="speaks c10d only, and cannot prove"):
+        store_at({"host": "127.0.0.1", "port": server.port})
+
+
+def test_torch_gets_in_through_a_relay_that_has_token_and_certificates(authority, monkeypatch):
+    with served("--port", "0", *tls_options(authority.issue("127.0.0.1"))) as (_, ready):
+        files = authority.issue("relay-1")
+        for name, path in zip(("CA", "CERT", "KEY"), files, strict=False):
+            monkeypatch.setenv(f"RALLYPOINT_TLS_{name}", path)
+        with started("relay", f"127.0.0.1:{ready['port']}") as (_, port):
+            torchs = torch_client(port)
+            torchs.set("theirs", bytes(3_000_000))
+            assert torchs.add("n", 5) == 5
+            store = store_at(ready)
+            assert store.get("theirs") == bytes(3_000_000)
+            assert store.add("n", 1) == 6
+            store.close()
 
 
 def test_a_socket_file_is_guarded_by_its_permissions(tmp_path):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, ConnectionLostError, DistError, DistNetworkError
-from rallypoint.net.address import parse_endpoint
+from rallypoint.net.address import format_endpoint, parse_endpoint
 from rallypoint.net.resolve import resolve
 from rallypoint.net.retry import ATTEMPT_S_MAX, connect_with_retries
 from rallypoint.net.stream import Stream
@@ -192,11 +192,12 @@ class Reacher:
             link = self._greet(stream, session, deadline)
         except ConnectionLostError:
             stream.close()
-            if not may_be_plain:
+            if not may_be_plain and self._credentials.token is None:
                 raise
             stream = self._connect(endpoint, deadline)
             try:
                 connections.shake_hands(stream, deadline)
+                self._refuse_plain(endpoint)
             except BaseException:
                 stream.close()
                 raise
@@ -206,6 +207,15 @@ class Reacher:
             raise
         link.stream.spin_us = self._spin_us
         return link
+
+    def _refuse_plain(self, endpoint: Endpoint) -> None:
+        """Refuse a server that speaks c10d only, if there is a token that it cannot prove."""
+        if self._credentials.token is not None:
+            raise AuthenticationError(
+                f"the server at {format_endpoint(endpoint)} speaks c10d only, and cannot prove that it has the token: "
+                "it is torch's, or none of this job; unset RALLYPOINT_TOKEN and RALLYPOINT_TOKEN_FILE to use it",
+                endpoint=endpoint,
+            )
 
     def _greet(self, direct: Stream, session: bytes, deadline: Deadline) -> Link:
         """Shake hands, here or by the short way."""
