@@ -32,7 +32,8 @@ from rallypoint.store.calls import Inherited, Patience
 from rallypoint.store.pipeline import Pipeline, Promise
 from rallypoint.store.plans import WORKER_COUNT
 from rallypoint.store.session_calls import Entry
-from rallypoint.store.trunk import Ticket, Trunk
+from rallypoint.store.ticket import Ticket
+from rallypoint.store.trunk import Trunk
 from rallypoint.store.watch import SessionWatch
 from rallypoint.store.wires import as_integer, as_wire, as_wires, seconds_of
 from rallypoint.types import Endpoint, Keys, Member, Text, as_bytes, as_keys

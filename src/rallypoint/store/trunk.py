@@ -26,9 +26,7 @@ A call that ends early forgets its request: a wait is cancelled at the server, a
 
 from __future__ import annotations
 
-import contextlib
 import random
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -45,13 +43,14 @@ from rallypoint.errors import (
 )
 from rallypoint.net.retry import DEFAULT_BACKOFF, MOMENT_S
 from rallypoint.net.stream import WAIT_SLICE_S, silent
-from rallypoint.protocol.session.client import Happening, Request, Session
+from rallypoint.protocol.session.client import Request, Session
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.store import connections
+from rallypoint.store.ticket import Hear, Ticket, hand_out, wake_each
 from rallypoint.store.uplink import Link, Uplink
 from rallypoint.types import Endpoint
 
-__all__ = ["FOLLOW_S", "Hear", "Reach", "Ticket", "Trunk"]
+__all__ = ["FOLLOW_S", "Reach", "Trunk"]
 
 Reach: TypeAlias = Callable[[bytes, Deadline], Link]
 """Makes a connection, given the session's id, empty for a new one; raises ``DistNetworkError``."""
@@ -59,42 +58,8 @@ Reach: TypeAlias = Callable[[bytes, Deadline], Link]
 POSTS_MAX = 64
 """So many requests are sent without waiting before one is waited for: answers that nobody reads fill the connection."""
 
-Hear: TypeAlias = "Callable[[Happening | None], Ticket | None]"
-"""Takes a watch's event, or none if there will be no more; gives the ticket of who waits for it."""
-
 FOLLOW_S = 0.5
 """The longest uninterrupted sleep of a thread that follows, in seconds; the main thread's is ``WAIT_SLICE_S``."""
-
-
-class Ticket(Request):
-    """A request, and the thread that waits for its answer.
-
-    Attributes:
-        thread: which one.
-        started: since when, on the monotonic clock.
-        leads: it reads for all.
-        former: the ticket that led before, if the same thread waits for that one, too: it is in a signal's handler.
-        waker: what a following thread sleeps on.
-        hear: where a watch's events go; gives the ticket of who waits for them.
-    """
-
-    __slots__ = ("former", "hear", "leads", "started", "thread", "waker")
-
-    def __init__(self, verb: SessionVerb) -> None:
-        super().__init__(verb)
-        self.thread = threading.get_ident()
-        self.started = 0.0
-        self.leads = False
-        self.former: Ticket | None = None
-        self.waker: threading.Lock | None = None
-        self.hear: Hear | None = None
-
-    def wake(self) -> None:
-        """Let the following thread look."""
-        waker = self.waker
-        if waker is not None:
-            with contextlib.suppress(RuntimeError):  # it is awake
-                waker.release()
 
 
 class Trunk:
@@ -246,7 +211,7 @@ class Trunk:
             if link is not None:
                 link.is_sound = False
             self._busy = None
-        if ticket.id and ticket.status is None and ticket.failure is None and self._uplink.end is None:
+        if ticket.id and ticket.is_open() and self._uplink.end is None:
             self.tell(self._session.forget, ticket)
 
     # --- who leads ---------------------------------------------------------------------------------------
@@ -284,10 +249,6 @@ class Trunk:
                     if follower.status is None:
                         follower.wake()
                         break
-
-    def _wake_all(self) -> None:
-        for follower in list(self._followers):
-            follower.wake()
 
     # --- waiting -----------------------------------------------------------------------------------------
 
@@ -334,11 +295,11 @@ class Trunk:
                     self._busy = None
                     return
                 answered = session.receive(data)
-            for one in answered:
-                if one is not ticket and isinstance(one, Ticket):
-                    one.wake()
+            if len(answered) > 1 or answered != [ticket]:
+                wake_each(answered, but=ticket)
             if session.events:
-                self._hand_out()
+                events, session.events = session.events, []
+                hand_out(events)
             self._busy = None
             if session.closing is not None:
                 raise ConnectionLostError(session.closing.sentence, endpoint=self.endpoint)
@@ -351,7 +312,7 @@ class Trunk:
                 finally:
                     self._holder = None
             if self._uplink.end is not None:
-                self._wake_all()
+                wake_each(list(self._followers))
             if isinstance(error, RemoteProtocolError):
                 raise
 
@@ -362,15 +323,6 @@ class Trunk:
                 self._uplink.flush()
             finally:
                 self._holder = None
-
-    def _hand_out(self) -> None:
-        """Hand events to their watches, and wake who waits for them."""
-        events, self._session.events = self._session.events, []
-        for request, happening in events:
-            if isinstance(request, Ticket) and request.hear is not None:
-                waiting = request.hear(happening)
-                if waiting is not None:
-                    waiting.wake()
 
     def _follow(self, ticket: Ticket, until: float) -> None:
         """Sleep until the answer is there, or somebody must lead, or the outbox can be handed on."""
@@ -386,26 +338,18 @@ class Trunk:
                         return
                 finally:
                     self._holder = None
-            if ticket.status is not None or ticket.failure is not None or self._uplink.end is not None:
+            if not ticket.is_open() or self._uplink.end is not None:
                 return
             slice_s = WAIT_SLICE_S if threading.current_thread() is threading.main_thread() else FOLLOW_S
             left_s = min(slice_s, until - monotonic())
             if left_s > 0:
                 if self._uplink.outbox:
-                    self._help_out(left_s)
+                    self._uplink.wait_for_room(left_s)
+                    self._flush()
                 else:
                     waker.acquire(timeout=left_s)
         finally:
             self._followers.pop(ticket, None)
-
-    def _help_out(self, left_s: float) -> None:
-        """Hand on what the system did not take before."""
-        link = self._uplink.link
-        if link is not None and (fd := link.stream.fileno()) != -1:
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            poll.poll(left_s * 1000)
-            self._flush()
 
     # --- another connection ------------------------------------------------------------------------------
 
@@ -427,11 +371,9 @@ class Trunk:
         except DistNetworkError as error:
             uplink.miss(error)
         self._busy = None
-        for request in failed:
-            if isinstance(request, Ticket):
-                request.wake()
+        wake_each(failed)
         if uplink.end is not None:
-            self._wake_all()
+            wake_each(list(self._followers))
 
     def _pause(self, until: float) -> bool:
         """Do nothing for some time; tell whether there is any use in going on."""
@@ -477,6 +419,6 @@ class Trunk:
                 finally:
                     self._turn.release()
             link.stream.close()
-        self._wake_all()
+        wake_each(list(self._followers))
         if self._beside is not None:
             self._beside.close(reason, is_owner=is_owner)

@@ -2,7 +2,8 @@
 
 Rules:
 
-- Nothing here waits, takes a lock or makes a connection: ``store.trunk`` does, and calls everything here in turn.
+- Nothing here takes a lock or makes a connection, or waits (but for ``wait_for_room``): ``store.trunk`` does, and calls
+  everything here in turn.
 - What the system does not take at once waits in the ``outbox``, in order.
 - A step that must not be cut in two by a signal is marked before it begins: a link that is not ``is_sound`` when
   somebody else looks is dropped, and the session goes on over the next one.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import select
 from collections import deque
 from time import monotonic
 from typing import Any
@@ -152,6 +154,14 @@ class Uplink:
                     return
         except DistNetworkError as error:
             self.lose(link, error)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until the system takes more; the only thing here that waits, and not to be called in turn."""
+        link = self.link
+        if link is not None and (fd := link.stream.fileno()) != -1:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll(timeout_s * 1000)
 
     # --- from one connection to the next -----------------------------------------------------------------
 

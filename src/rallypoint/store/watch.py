@@ -17,7 +17,8 @@ from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
 from rallypoint.store.base import as_timeout_s, decode_key
 from rallypoint.store.calls import Patience
 from rallypoint.store.session_calls import Changed, Deleted, Event, Missed, Watch
-from rallypoint.store.trunk import Ticket, Trunk
+from rallypoint.store.ticket import Ticket
+from rallypoint.store.trunk import Trunk
 from rallypoint.types import Timeout
 
 __all__ = ["EVENTS_MAX", "SessionWatch"]

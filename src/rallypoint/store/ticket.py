@@ -1,0 +1,67 @@
+"""A request of a session, and the thread that waits for its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from rallypoint.protocol.session.client import Happening, Request
+from rallypoint.protocol.session.spec import SessionVerb
+
+__all__ = ["Hear", "Ticket", "hand_out", "wake_each"]
+
+Hear: TypeAlias = "Callable[[Happening | None], Ticket | None]"
+"""Takes a watch's event, or none if there will be no more; gives the ticket of who waits for it."""
+
+
+class Ticket(Request):
+    """A request, and the thread that waits for its answer.
+
+    Attributes:
+        thread: which one.
+        started: since when, on the monotonic clock.
+        leads: it reads for all.
+        former: the ticket that led before, if the same thread waits for that one, too: it is in a signal's handler.
+        waker: what a following thread sleeps on.
+        hear: where a watch's events go.
+    """
+
+    __slots__ = ("former", "hear", "leads", "started", "thread", "waker")
+
+    def __init__(self, verb: SessionVerb) -> None:
+        super().__init__(verb)
+        self.thread = threading.get_ident()
+        self.started = 0.0
+        self.leads = False
+        self.former: Ticket | None = None
+        self.waker: threading.Lock | None = None
+        self.hear: Hear | None = None
+
+    def is_open(self) -> bool:
+        """Tell whether there is neither an answer nor a reason why there will be none."""
+        return self.status is None and self.failure is None
+
+    def wake(self) -> None:
+        """Let the following thread look."""
+        waker = self.waker
+        if waker is not None:
+            with contextlib.suppress(RuntimeError):  # it is awake
+                waker.release()
+
+
+def wake_each(requests: Iterable[Request], but: Ticket | None = None) -> None:
+    """Let the threads look that wait for these requests."""
+    for request in requests:
+        if request is not but and isinstance(request, Ticket):
+            request.wake()
+
+
+def hand_out(events: Iterable[tuple[Request, Happening | None]]) -> None:
+    """Hand events to their watches, and wake who waits for them."""
+    for request, happening in events:
+        if isinstance(request, Ticket) and request.hear is not None:
+            waiting = request.hear(happening)
+            if waiting is not None:
+                waiting.wake()
