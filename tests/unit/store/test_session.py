@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support.cutting_proxy import CuttingProxy
 from tests.support.session_peer import SessionPeer
 from tests.support.stores import HOST, JOIN_S, making_stores
 
@@ -64,6 +67,47 @@ def test_one_thread_waits_and_another_sets_on_the_same_object(store):
     store.set("k", "v")
     waiting.join(JOIN_S)
     assert found == [b"v"]
+
+
+def work(store, number, calls):
+    """Make calls of all kinds, seeded; give how much was added to the common counter."""
+    chance = random.Random(number)
+    added = 0
+    for step in range(calls):
+        kind = chance.randrange(5)
+        text = b"%d" % step
+        if kind == 0:
+            store.add("count", 1)
+            added += 1
+        elif kind == 1:
+            store.set(f"k{number}", text)
+            assert store.get(f"k{number}") == text
+        elif kind == 2:
+            store.queue_push(f"q{number}", text)
+            assert store.queue_pop(f"q{number}") == text
+        elif kind == 3:
+            assert store.swap(f"s{number}/{step}", ABSENT, text)[0]
+        else:
+            with store.pipeline() as batch:
+                for _ in range(10):
+                    batch.add("count", 1)
+            added += 10
+    return added
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_call_is_applied_once_though_connections_break_anywhere(make, pool, seed):
+    chance = random.Random(seed)
+
+    def cut(_):
+        return chance.choice([None, chance.randrange(250, 3000)]), chance.randrange(250, 2000)
+
+    server = make()
+    with CuttingProxy(server.port, cut) as proxy, contextlib.closing(make(HOST, proxy.port)) as store:
+        working = [pool.submit(work, store, number, 40) for number in range(4)]
+        added = sum(future.result(JOIN_S) for future in working)
+        assert store.add("count", 0) == added
+        assert proxy.connections > 10
 
 
 def test_a_get_is_one_request(line, pool):
