@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from rallypoint.cli.status_tables import show
-from rallypoint.errors import DistError
+from rallypoint.errors import DistError, RefusedError
 from rallypoint.net.address import parse_endpoint
 from rallypoint.observe.status import SECTIONS, read
+from rallypoint.protocol.spec import CloseReason
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
 
@@ -52,8 +53,8 @@ def status(
     SECTION is overview, peers, sessions, barriers, leases, watches, refusals, keys/PREFIX, or values/PREFIX, which
     shows the values too. Token and TLS come from the environment, as for any client.
 
-    The exit code is 0, 1 if the server does not answer or refuses, 2 for wrong usage, and 3 if it speaks c10d only, as
-    torch's does: then its keys are listed, if it can do that.
+    The exit code is 0, 1 if the server does not answer or refuses, 2 for wrong usage, and 3 if it has no status, as
+    torch's has none: then its keys are listed, if it can do that.
     """
     if section.partition("/")[0] not in SECTIONS:
         raise click.BadParameter(f"{section!r} is no section: there are {', '.join(SECTIONS)}", param_hint="SECTION")
@@ -64,8 +65,14 @@ def status(
     try:
         with closing(_connect(endpoint, timeout_s)) as store:
             if not store.has_sessions():
-                ctx.exit(_show_plain(store, address, is_json=is_json))
-            _look(store, "" if section == "overview" else _asked(section), watch_s, is_json=is_json)
+                why = "speaks c10d only, as torch's servers do"
+                ctx.exit(_show_plain(store, f"{address} {why}", is_json=is_json))
+            try:
+                _look(store, "" if section == "overview" else _asked(section), watch_s, is_json=is_json)
+            except RefusedError as refusal:
+                if refusal.reason != CloseReason.UNKNOWN_VERB.value:
+                    raise
+                ctx.exit(_show_plain(store, f"{address} has no status", is_json=is_json))
     except KeyboardInterrupt:
         ctx.exit(0)
     except (DistError, ValueError) as error:
@@ -96,8 +103,8 @@ def _look(store: TCPStore, what: str, watch_s: float | None, *, is_json: bool) -
         pause(watch_s)
 
 
-def _show_plain(store: TCPStore, address: str, *, is_json: bool) -> int:
-    """Show what can be learned of a server that speaks c10d only."""
+def _show_plain(store: TCPStore, why: str, *, is_json: bool) -> int:
+    """Show what can be learned of a server that has no status; give the exit code."""
     keys: list[str] | None
     try:
         keys = sorted(store.list_keys())
@@ -105,10 +112,10 @@ def _show_plain(store: TCPStore, address: str, *, is_json: bool) -> int:
         keys = None
     count = store.num_keys()
     if is_json:
-        document: dict[str, Any] = {"version": 0, "section": "plain", "dialects": ["c10d"], "keys": count}
+        document: dict[str, Any] = {"version": 0, "section": "plain", "why": why, "keys": count}
         click.echo(json.dumps(document | ({} if keys is None else {"names": keys})))
         return 3
-    click.echo(f"{address} speaks c10d only, as torch's servers do: it does not tell more than its keys", err=True)
+    click.echo(f"{why}: it tells no more than its keys", err=True)
     click.echo(f"{count} keys" + (", which it does not list" if keys is None else ""))
     for key in (keys or [])[:_SHOWN_PLAIN]:
         click.echo(f"  {key}")

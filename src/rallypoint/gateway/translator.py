@@ -5,6 +5,7 @@ Rules:
 - One door: ``step(event, now)``. All that an event causes is in the list that it returns.
 - To each local peer the bytes are those of a c10d server: replies in the order of the requests, save those of WAIT and
   BARRIER, which come when they come, but never before the replies to requests that were sent earlier.
+- A peer of the session dialect is closed without a word, upon which our clients come again in c10d.
 - Requests of one peer go upstream in their order. A refused one closes its peer, after the replies to earlier requests.
 - Each wait of each peer is a wait upstream. Equal ones are not merged: a queue's item releases one waiter, and what is
   a queue the relay does not know.
@@ -30,7 +31,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from rallypoint.gateway.slots import Call, Slot, make_slot, reason_of
 from rallypoint.gateway.vocabulary import (
@@ -48,12 +49,15 @@ from rallypoint.gateway.vocabulary import (
 )
 from rallypoint.protocol.codec import RequestError
 from rallypoint.protocol.server import RequestReader
-from rallypoint.protocol.session.spec import Status
+from rallypoint.protocol.session.spec import OPENING, Status
 from rallypoint.protocol.spec import CloseReason, Verb
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.vocabulary import Close, Connected, Disconnected, Hold, Pause, Received, Release, Reply, Resumed
 
 __all__ = ["Translator"]
+
+
+_SESSION_WANTED: Final = "it speaks the session dialect; a relay speaks c10d, in which it may come again"
 
 
 class _Peer:
@@ -64,6 +68,7 @@ class _Peer:
         "is_held",
         "is_paused",
         "is_refused",
+        "is_session",
         "is_stalled",
         "number",
         "reader",
@@ -84,6 +89,7 @@ class _Peer:
         self.is_paused = False
         self.is_stalled = False  # the last slot wants to be filled before the next request
         self.is_refused = False  # nothing more of it is taken
+        self.is_session = False  # it opens with the other dialect
         self.is_gone = False
 
 
@@ -188,6 +194,7 @@ class Translator:
 
     def _receive(self, peer: _Peer | None, data: bytes) -> None:
         if peer is not None and not peer.is_refused:
+            peer.is_session = not peer.reader.is_validated and data[0] == OPENING[0]
             peer.reader.feed(data)
             self._serve(peer)
 
@@ -244,7 +251,7 @@ class Translator:
         except RequestError as refusal:
             slot = Slot((Verb.PING,))
             self._place(peer, slot)
-            self._refuse(peer, slot, refusal.reason, str(refusal))
+            self._refuse(peer, slot, refusal.reason, _SESSION_WANTED if peer.is_session else str(refusal))
             return
         if peer.is_refused:
             return

@@ -9,6 +9,7 @@ from tests.support.raw_server import running_loop
 
 from rallypoint.cli import status as module
 from rallypoint.cli.commands import group
+from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.store.tcp import TCPStore
 
 
@@ -84,7 +85,17 @@ def test_a_server_that_speaks_c10d_only_shows_its_keys(server, store, monkeypatc
     assert "speaks c10d only" in result.output
     assert result.output.endswith("1 keys\n  k\n")
     document = json.loads(run(server, "--json").output)
-    assert document == {"version": 0, "section": "plain", "dialects": ["c10d"], "keys": 1, "names": ["k"]}
+    why = f"{host}:{port} speaks c10d only, as torch's servers do"
+    assert document == {"version": 0, "section": "plain", "why": why, "keys": 1, "names": ["k"]}
+
+
+def test_a_server_of_ours_that_has_no_status_shows_its_keys(server, store):
+    store.set("k", "v")
+    del server.loop.machine.parts.verbs.handlers[SessionVerb.STATUS]
+    result = run(server)
+    assert result.exit_code == 3, result.output
+    assert "has no status: it tells no more than its keys" in result.output
+    assert result.output.endswith("1 keys\n  k\n")
 
 
 def test_a_server_that_is_not_there_is_an_error_of_one_line():

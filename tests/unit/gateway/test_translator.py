@@ -336,7 +336,11 @@ def test_a_peer_of_another_dialect_is_closed_without_a_word():
     lab.got[7] = b""
     lab.step(Connected(7, ""))
     lab.step(Received(7, b"RPS1"))
-    assert lab.closed[7][0] is CloseReason.BAD_HANDSHAKE
+    assert lab.closed[7] == (
+        CloseReason.BAD_HANDSHAKE,
+        "it speaks the session dialect; a relay speaks c10d, in which it may come again",
+    )
+    assert lab.got[7] == b""
 
 
 def test_peers_are_bounded_and_must_validate_in_time():
