@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.certificates import Authority
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 from tests.support.relayed import started
 from tests.support.served import served
 from tests.support.torch_peers import torch_client, torch_server
@@ -27,6 +27,11 @@ from rallypoint.store.tcp import TCPStore
 
 TOKEN = "the-token-of-the-job"
 HELLO = Hello(b"", b"", b"recorded", b"c" * 16, 10_000)
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -174,21 +174,21 @@ def is_agent_store(port: int, error: BindError) -> bool:
     return uses_agent_store and os.environ.get("MASTER_PORT") == str(port) and error.errno == errno.EADDRINUSE
 
 
-def server_mode(asked: str | None, *, is_guarded: bool = False) -> ServerMode:
+def server_mode(asked: str | None, *, needs_python: bool = False) -> ServerMode:
     """Give where an embedded server runs: as asked, else as ``RALLYPOINT_SERVER`` says, else where its twin does well.
 
     The compiled server runs in a thread, the Python one in a process of its own.
 
     Args:
         asked: what the program says.
-        is_guarded: the server is to want proofs, which is the Python one's business.
+        needs_python: the server is to want more than the compiled one knows.
 
     Raises:
         ValueError: for anything but ``process`` and ``thread``.
     """
     wanted = asked if asked is not None else os.environ.get("RALLYPOINT_SERVER")
     if not wanted and asked is None:
-        return "process" if native() is None or is_guarded else "thread"
+        return "process" if native() is None or needs_python else "thread"
     for mode in SERVER_MODES:
         if wanted == mode:
             return mode

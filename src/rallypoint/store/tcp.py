@@ -129,7 +129,7 @@ class TCPStore(TCPSessionCalls):
 
     def _start_server(self, listen_fd: int | None, multi_tenant: bool, server: str | None) -> None:
         security = security_of_environment(self._tls)
-        mode = server_mode(server, is_guarded=security is not None)
+        mode = server_mode(server, needs_python=security is not None and security.job_token is None)
         try:
             hosted = host_server(
                 self._host,

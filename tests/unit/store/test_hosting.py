@@ -166,7 +166,7 @@ def test_a_server_runs_where_its_twin_does_well_unless_told_otherwise(monkeypatc
         if word is not None:
             monkeypatch.setenv("RALLYPOINT_SERVER", word)
         assert server_mode(None) == mode
-        assert server_mode(None, is_guarded=True) == "process"
+        assert server_mode(None, needs_python=True) == "process"
     assert server_mode("process") == "process"
     assert server_mode("thread") == "thread"
     monkeypatch.setenv("RALLYPOINT_SERVER", "thread")
