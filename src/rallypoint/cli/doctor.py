@@ -39,6 +39,7 @@ SOMAXCONN_WANTED = 1024
 """Below so many waiting connections a storm of clients is slowed down by retries."""
 
 ENVIRONMENT = {
+    "RALLYPOINT_DIALECT": "what a store speaks with its server",
     "RALLYPOINT_PURE": "forces the Python twin",
     "RALLYPOINT_SERVER": "where an embedded server runs",
     "RALLYPOINT_SPIN_US": "how long to look for an answer before sleeping",
