@@ -25,7 +25,7 @@ from rallypoint.server.changes import (
     apply,
 )
 
-__all__ = ["changes", "without_settled"]
+__all__ = ["changes"]
 
 NAMES = [b"", b"a", b"b", b"\0\xff", b"key"]
 BODIES = [b"", b"shared body", b"another"]
@@ -88,13 +88,3 @@ def changes(draw, max_size: int = 40) -> list[Change]:
         apply(state, [change])
         given.append(change)
     return given
-
-
-def without_settled(state: State, true: State) -> State:
-    """Take from a state the answers that are settled in the true one, and nothing else."""
-    for name, session in state.sessions.items():
-        done = true.sessions[name].done if name in true.sessions else 0
-        assert session.done <= done
-        session.answers = {request: answer for request, answer in session.answers.items() if request >= done}
-        session.done = done
-    return state

@@ -1,4 +1,4 @@
-"""The changes of one wake-up, reduced to what has to be written for them.
+"""The changes of many commits, reduced to what has to be written for them.
 
 Rules:
 
@@ -54,7 +54,7 @@ class Batch:
         lease_last: the last lease id given; 0 if none was granted.
         keys_gone: keys that are deleted before anything else is written.
         keys: what is stored under them instead of what was there, in the order of creation for those that are new.
-        tails: key -> what comes behind its value as it is without this batch, and the revision of that.
+        tails: key -> what comes behind its value, be that in ``keys`` or older than this batch, and its revision.
         pushed: name and item of each push.
         popped: name -> how many items it has lost.
         leases_gone: ids.
@@ -136,11 +136,6 @@ class Batch:
 
     def _append(self, change: Appended) -> None:
         self.revision = change.revision
-        key = self.keys.get(change.key)
-        if key is not None:
-            # The tails of one wake-up are few, and each costs its share of a system call at least.
-            self.keys[change.key] = KeyState(key.value + change.tail, change.revision, key.lease)
-            return
         tails = self.tails.get(change.key, ([], 0))[0]
         tails.append(change.tail)
         self.tails[change.key] = tails, change.revision

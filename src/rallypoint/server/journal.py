@@ -3,16 +3,16 @@
 Theory of operation::
 
     open --> lock --> file is ours, of this format, whole --> load: State
-    write(changes) --> Batch --> BEGIN, a statement for each kind of thing, COMMIT: on the disk (WAL, synchronous=FULL)
-                                                                       |
-                                                 acknowledge: how many commits there are
+    write(changes) --> one row of the log, with all of them: on the disk (WAL, synchronous=FULL)
+                          |                        '--> acknowledge: how many commits there are
+                          '--many changes later--> fold: what they add up to goes into the other tables
 
-A commit waits for the disk once, however many changes it has. When it fails, because the disk is full or broken, nobody
-can know what the disk has: the journal takes no more, the server ends, and what was not answered is sent again to the
-next one.
+A commit waits for the disk once, however many changes it has, and writes little more than they are, in one place. The
+tables are spread out, so that a change costs a page there; folding many commits at once writes each page, and each key
+that changed often, once. What is folded in the end is what a ``Batch`` of all those changes says.
 
-Growth. Answers are removed lazily, ``SETTLED_MAX`` at a time; until then more of them are kept than are needed, which
-hurts nobody: no client asks for a settled one. Pages that are free go back to the system in small steps.
+When a commit fails, because the disk is full or broken, nobody can know what the disk has: the journal takes no more,
+the server ends, and what was not answered is sent again to the next one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Final
 
 from rallypoint.server.batch import Batch
-from rallypoint.server.changes import Change, Member, State
+from rallypoint.server.changes import Change, State, apply
 from rallypoint.server.data_dir import DataDir, DataDirError
+from rallypoint.server.journal_log import decode_changes, encode_changes
 from rallypoint.server.journal_tables import (
     SCHEMA,
     DamagedError,
@@ -35,12 +36,14 @@ from rallypoint.server.journal_tables import (
     Row,
     encode_members,
     read_facts,
+    read_log,
     read_state,
+    read_tailed,
     sum_of,
     summed,
 )
 
-__all__ = ["APPLICATION_ID", "FORMAT", "SETTLED_MAX", "WAL_PAGES_MAX", "Journal"]
+__all__ = ["APPLICATION_ID", "FOLD_COUNT", "FOLD_SIZE", "FORMAT", "WAL_PAGES_MAX", "Journal"]
 
 APPLICATION_ID: Final = 0x52505331
 """What says in an SQLite file's head that it is one of these: ``RPS1``."""
@@ -48,8 +51,11 @@ APPLICATION_ID: Final = 0x52505331
 FORMAT: Final = 1
 """The version of the tables. A file of a newer one is refused."""
 
-SETTLED_MAX: Final = 4096
-"""Settlements of requests after which settled answers are removed."""
+FOLD_COUNT: Final = 16_384
+"""Changes after which the log is folded: some 20 ms then, in the loop's thread."""
+
+FOLD_SIZE: Final = 4 << 20
+"""Bytes of the log after which it is folded."""
 
 WAL_PAGES_MAX: Final = 1000
 """Pages of commits after which they are moved into the database; a large commit may exceed it."""
@@ -80,10 +86,8 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str], data_id: bytes) -> None:
         self._dir = DataDir(directory)
         self._path = self._dir.store
-        self._settled: dict[bytes, int] = {}
-        self._settlements = 0
-        self._tailed: set[bytes] = set()
-        self._members: dict[tuple[int, bytes], tuple[Member, ...]] = {}
+        self._unfolded: list[Change] = []
+        self._unfolded_size = 0
         self._has_failed = False
         try:
             self._find_store(data_id)
@@ -95,7 +99,7 @@ class Journal:
             with self._refusing():
                 _prepare(self._database)
                 self._check()
-                self.data_id, self.commits, self._revision, self._lease_last = read_facts(self._database)
+                self._read_log()
                 self._database.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES_MAX}")
             self._check_commits(self.commits)
         except BaseException:
@@ -164,7 +168,7 @@ class Journal:
             raise self._refused(f"is damaged: {' '.join(verdict.split())}")
 
     def load(self) -> State:
-        """Give what all commits add up to; before the first ``write``. Answers that are settled may be among it.
+        """Give what all commits add up to.
 
         Raises:
             DataDirError: something is damaged.
@@ -172,9 +176,18 @@ class Journal:
         Cost: everything is read, and held once by the state.
         """
         with self._refusing():
-            state, self._tailed = read_state(self._database)
-        self._members = {group: found.members for group, found in state.groups.items()}
+            state = read_state(self._database)
+            apply(state, self._unfolded)
         return state
+
+    def _read_log(self) -> None:
+        self.data_id, self.commits, self._revision, self._lease_last = read_facts(self._database)
+        self._tailed = read_tailed(self._database)
+        log = read_log(self._database, self.commits)
+        for changes in log:
+            self._unfolded += decode_changes(changes)
+            self._unfolded_size += len(changes)
+        self.commits += len(log)
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -187,33 +200,22 @@ class Journal:
         Raises:
             DataDirError: they could not be committed. The journal takes nothing any more.
 
-        Cost: one wait for the disk, about 0.1 ms on a fast one; linear in the changes. Every ``WAL_PAGES_MAX`` pages
-        some milliseconds for moving them.
+        Cost: one wait for the disk, about 0.1 ms on a fast one; linear in the size of the changes. Now and then the log
+        is folded.
         """
         if not changes:
             return
         if self._has_failed:
             raise AssertionError("a journal that has failed was written to")
-        batch = Batch(changes)
+        data = encode_changes(changes)
         try:
-            execute = self._database.execute
-            execute("BEGIN IMMEDIATE")
-            self._write_keys(batch)
-            self._write_queues(batch)
-            self._write_leases(batch)
-            self._write_sessions(batch)
-            self._write_answers(batch)
-            self._write_groups(batch)
-            if self._settlements > SETTLED_MAX:
-                self._remove_settled()
-            facts = self._next_facts(batch)
-            execute(
-                "UPDATE facts SET data_id = ?, commits = ?, revision = ?, lease_last = ?, sum = ?",
-                (*facts, sum_of(facts)),
-            )
-            execute("COMMIT")
+            self._database.execute("INSERT INTO log VALUES (?, ?, ?)", summed((self.commits + 1, data)))
             self.commits += 1
             self._dir.acknowledge(self.commits)
+            self._unfolded += changes
+            self._unfolded_size += len(data)
+            if len(self._unfolded) > FOLD_COUNT or self._unfolded_size > FOLD_SIZE:
+                self._fold()
         except (sqlite3.Error, OSError) as error:
             self._has_failed = True
             raise DataDirError(
@@ -222,10 +224,26 @@ class Journal:
                 path=str(self._path),
             ) from error
 
-    def _next_facts(self, batch: Batch) -> Facts:
+    def _fold(self) -> None:
+        """Bring the log into the other tables, all or nothing."""
+        batch = Batch(self._unfolded)
+        execute = self._database.execute
+        execute("BEGIN IMMEDIATE")
+        self._write_keys(batch)
+        self._write_queues(batch)
+        self._write_leases(batch)
+        self._write_sessions(batch)
+        self._write_answers(batch)
+        self._write_groups(batch)
         self._revision = max(self._revision, batch.revision)
         self._lease_last = max(self._lease_last, batch.lease_last)
-        return self.data_id, self.commits + 1, self._revision, self._lease_last
+        facts: Facts = (self.data_id, self.commits, self._revision, self._lease_last)
+        execute("UPDATE facts SET data_id = ?, commits = ?, revision = ?, lease_last = ?, sum = ?", summed(facts))
+        execute("DELETE FROM log")
+        execute(f"PRAGMA incremental_vacuum({_FREE_PAGES})").fetchall()
+        execute("COMMIT")
+        self._unfolded.clear()
+        self._unfolded_size = 0
 
     def _many(self, statement: str, rows: Iterable[Row]) -> None:
         self._database.executemany(statement, rows)
@@ -273,9 +291,6 @@ class Journal:
             for table in ("sessions", "settled", "answers"):
                 statement = f"DELETE FROM {table} WHERE session = ?"  # noqa: S608
                 self._many(statement, ((session,) for session in batch.sessions_gone))
-            for session in batch.sessions_gone:
-                self._settled.pop(session, None)
-            self._settlements += len(batch.sessions_gone)  # their answers' bodies
         if batch.sessions:
             self._many("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", map(summed, batch.sessions.values()))
 
@@ -291,8 +306,12 @@ class Journal:
             rows.append(summed((session, request, None if answer is None else answer.head, number)))
         if rows:
             self._many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
-        self._settled.update(batch.done)
-        self._settlements += len(batch.done)
+        if batch.done:
+            self._many("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", map(summed, batch.done.items()))
+            self._many("DELETE FROM answers WHERE session = ? AND request < ?", batch.done.items())
+        self._database.execute(
+            "DELETE FROM bodies WHERE number NOT IN (SELECT body FROM answers WHERE body IS NOT NULL)"
+        )
 
     def _write_body(self, body: bytes) -> int:
         (number,) = self._database.execute("SELECT coalesce(max(number), 0) + 1 FROM bodies").fetchone()
@@ -301,40 +320,21 @@ class Journal:
 
     def _write_groups(self, batch: Batch) -> None:
         if batch.groups_gone:
-            for table in ("groups", "members"):
-                self._many(f"DELETE FROM {table} WHERE kind = ? AND name = ?", batch.groups_gone)  # noqa: S608
-            for group in batch.groups_gone:
-                self._members.pop(group, None)
+            self._many("DELETE FROM groups WHERE kind = ? AND name = ?", batch.groups_gone)
         if batch.groups:
-            rows = (summed((*group, state.generation)) for group, state in batch.groups.items())
-            self._many("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?)", rows)
-        for group, state in batch.groups.items():
-            if self._members.get(group) != state.members:  # most groups meet again as they are
-                row = summed((*group, encode_members(state.members)))
-                self._database.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", row)
-                self._members[group] = state.members
-
-    def _remove_settled(self) -> None:
-        """Remove the answers that nobody asks for any more, and give some of the free pages back."""
-        rows = list(self._settled.items())
-        self._many("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", map(summed, rows))
-        self._many("DELETE FROM answers WHERE session = ? AND request < ?", rows)
-        self._database.execute(
-            "DELETE FROM bodies WHERE number NOT IN (SELECT body FROM answers WHERE body IS NOT NULL)"
-        )
-        self._database.execute(f"PRAGMA incremental_vacuum({_FREE_PAGES})").fetchall()
-        self._settled.clear()
-        self._settlements = 0
+            rows = (
+                summed((*group, state.generation, encode_members(state.members)))
+                for group, state in batch.groups.items()
+            )
+            self._many("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?, ?)", rows)
 
     # --- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End: settled answers are removed, commits moved into the database; a second call does nothing."""
-        if not self._has_failed:
+        """End: the log is folded, commits are moved into the database; a second call does nothing."""
+        if not self._has_failed and self._unfolded:
             with contextlib.suppress(sqlite3.Error):  # all that counts is on the disk
-                self._database.execute("BEGIN IMMEDIATE")
-                self._remove_settled()
-                self._database.execute("COMMIT")
+                self._fold()
         self._has_failed = True
         self._abandon()
 

@@ -3,8 +3,9 @@
 Every row carries a checksum, because SQLite's pages have none: what the disk gives back otherwise than it was written
 is noticed, if not by the checks of the database's structure, then by that.
 
-Values that APPEND grows are kept as a value and its tails, so that an append costs what it adds. Bodies that several
-answers share are kept once.
+Commits that came last are in the table ``log``, as they were written; the others have what all commits before them add
+up to. Values that APPEND grows are kept as a value and its tails, so that an append costs what it adds. Bodies that
+several answers share are kept once.
 
 What this file does not know: files, transactions, who may open them.
 """
@@ -20,7 +21,19 @@ from zlib import crc32
 
 from rallypoint.server.changes import Answer, GroupState, KeyState, LeaseState, Member, SessionState, State
 
-__all__ = ["SCHEMA", "DamagedError", "Facts", "Row", "encode_members", "read_facts", "read_state", "sum_of", "summed"]
+__all__ = [
+    "SCHEMA",
+    "DamagedError",
+    "Facts",
+    "Row",
+    "encode_members",
+    "read_facts",
+    "read_log",
+    "read_state",
+    "read_tailed",
+    "sum_of",
+    "summed",
+]
 
 Column: TypeAlias = int | bytes | None
 Row: TypeAlias = tuple[Column, ...]
@@ -50,14 +63,13 @@ SCHEMA: Final = {
     "answers_by_body": "CREATE INDEX answers_by_body ON answers (body) WHERE body IS NOT NULL",
     "bodies": "CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL, sum INTEGER NOT NULL)",
     "groups": "CREATE TABLE groups (kind INTEGER NOT NULL, name BLOB NOT NULL, generation INTEGER NOT NULL,"
-    " sum INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID",
-    "members": "CREATE TABLE members (kind INTEGER NOT NULL, name BLOB NOT NULL, members BLOB NOT NULL,"
-    " sum INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID",
+    " members BLOB NOT NULL, sum INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID",
+    "log": "CREATE TABLE log (number INTEGER PRIMARY KEY, changes BLOB NOT NULL, sum INTEGER NOT NULL)",
 }
 """Name -> the statement that makes it, which SQLite keeps as it is written here."""
 
 Facts: TypeAlias = tuple[bytes, int, int, int]
-"""Id of the data, number of commits, last revision, last lease."""
+"""Id of the data; of what the other tables have: number of commits, last revision, last lease."""
 
 
 class DamagedError(Exception):
@@ -100,8 +112,31 @@ def read_facts(database: sqlite3.Connection) -> Facts:
     return _bytes(data_id), _int(commits), _int(revision), _int(lease_last)
 
 
-def read_state(database: sqlite3.Connection) -> tuple[State, set[bytes]]:
-    """Give what all rows add up to, and the keys that have tails.
+def read_log(database: sqlite3.Connection, commits: int) -> list[bytes]:
+    """Give the commits that are not in the other tables yet, oldest first.
+
+    Args:
+        database: where they are.
+        commits: how many are in the other tables.
+
+    Raises:
+        DamagedError: one is not whole, or not there though a later one is.
+    """
+    log = list(_rows(database, "log", "number, changes", "number"))
+    if [number for number, _ in log] != list(range(commits + 1, commits + 1 + len(log))):
+        raise DamagedError(
+            f"there are {len(log)} commits after the first {commits}, and they do not follow one another"
+        )
+    return [_bytes(changes) for _, changes in log]
+
+
+def read_tailed(database: sqlite3.Connection) -> set[bytes]:
+    """Give the keys that have tails."""
+    return {_bytes(key) for (key,) in database.execute("SELECT DISTINCT key FROM tails")}
+
+
+def read_state(database: sqlite3.Connection) -> State:
+    """Give what all rows but the log's add up to.
 
     Raises:
         DamagedError: a row is not whole, or belongs to nothing.
@@ -112,17 +147,17 @@ def read_state(database: sqlite3.Connection) -> tuple[State, set[bytes]]:
     state = State(revision, lease_last)
     for key, value, revised, lease in _rows(database, "keys", "key, value, revision, lease", "number"):
         state.keys[_bytes(key)] = KeyState(_bytes(value), _int(revised), _int(lease))
-    tailed = _read_tails(database, state)
+    _read_tails(database, state)
     for name, item in _rows(database, "items", "name, item", "number"):
         state.queues.setdefault(_bytes(name), []).append(_bytes(item))
     for lease, ttl_ms, session, identity in _rows(database, "leases", "lease, ttl_ms, session, identity"):
         state.leases[_int(lease)] = LeaseState(_int(ttl_ms), _bytes(session), _bytes(identity))
     _read_sessions(database, state)
     _read_groups(database, state)
-    return state, tailed
+    return state
 
 
-def _read_tails(database: sqlite3.Connection, state: State) -> set[bytes]:
+def _read_tails(database: sqlite3.Connection, state: State) -> None:
     tails: defaultdict[bytes, list[bytes]] = defaultdict(list)
     revisions: dict[bytes, int] = {}
     for column, tail, revision in _rows(database, "tails", "key, tail, revision", "number"):
@@ -134,7 +169,6 @@ def _read_tails(database: sqlite3.Connection, state: State) -> set[bytes]:
         if old is None:
             raise DamagedError("the value of a key has an end and no beginning")
         state.keys[key] = KeyState(b"".join((old.value, *parts)), revisions[key], old.lease)
-    return set(tails)
 
 
 def _read_sessions(database: sqlite3.Connection, state: State) -> None:
@@ -158,15 +192,8 @@ def _session(state: State, session: Column) -> SessionState:
 
 
 def _read_groups(database: sqlite3.Connection, state: State) -> None:
-    members = {
-        (_int(kind), _bytes(name)): _decode_members(_bytes(text))
-        for kind, name, text in _rows(database, "members", "kind, name, members")
-    }
-    for kind, name, generation in _rows(database, "groups", "kind, name, generation"):
-        group = _int(kind), _bytes(name)
-        if group not in members:
-            raise DamagedError("a group has no members")
-        state.groups[group] = GroupState(_int(generation), members[group])
+    for kind, name, generation, members in _rows(database, "groups", "kind, name, generation, members"):
+        state.groups[_int(kind), _bytes(name)] = GroupState(_int(generation), _decode_members(_bytes(members)))
 
 
 def _decode_members(text: bytes) -> tuple[Member, ...]:

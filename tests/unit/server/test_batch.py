@@ -35,10 +35,10 @@ def test_a_key_that_was_deleted_and_came_back_is_younger_than_one_that_came_befo
     assert batch.keys_gone == {b"a"}
 
 
-def test_a_tail_goes_behind_what_this_batch_has_set_and_else_behind_what_was_there():
+def test_tails_go_behind_what_this_batch_has_set_or_what_was_there():
     batch = Batch([Appended(b"a", b"1", 1), Appended(b"a", b"2", 2), KeySet(b"b", b"3", 3, 7), Appended(b"b", b"4", 4)])
-    assert batch.tails == {b"a": ([b"1", b"2"], 2)}
-    assert batch.keys == {b"b": KeyState(b"34", 4, 7)}
+    assert batch.tails == {b"a": ([b"1", b"2"], 2), b"b": ([b"4"], 4)}
+    assert batch.keys == {b"b": KeyState(b"3", 3, 7)}
 
 
 def test_a_tail_is_void_when_its_key_is_set_or_deleted():
