@@ -7,7 +7,16 @@ from typing import Final
 
 from rallypoint.protocol.spec import REQUEST_SIZE_MAX, VALUE_STORED_SIZE_MAX
 
-__all__ = ["DEFAULT_LIMITS", "DRAIN_S", "GRACE_S", "LINGER_S", "SPIN_US_MAX", "STALL_S", "Limits"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "DRAIN_S",
+    "GRACE_S",
+    "LINGER_S",
+    "SPIN_US_MAX",
+    "STALL_S",
+    "TLS_HANDSHAKES_MAX",
+    "Limits",
+]
 
 DRAIN_S = 2.0
 """How long pending replies may take to go out when a server stops, in seconds."""
@@ -20,6 +29,9 @@ STALL_S = 1.0
 
 GRACE_S = 2.0
 """How much longer sessions without a connection, and leases, live when the server stood still, in seconds."""
+
+TLS_HANDSHAKES_MAX = 4096
+"""TLS handshakes that are under way at one time; each takes some 30 KiB."""
 
 SPIN_US_MAX = 1000
 """How long a server may look for the next request before it sleeps, in microseconds."""

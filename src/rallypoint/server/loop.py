@@ -54,6 +54,7 @@ from rallypoint.server.vocabulary import (
 
 if TYPE_CHECKING:
     from rallypoint.net.tls import ServerTls
+    from rallypoint.server.secured import SecuredConnection
 
 __all__ = ["ServerLoop"]
 
@@ -103,6 +104,7 @@ class ServerLoop:
         self._clock = clock
         self._spin_s = spin_us / 1e6
         self._tls = tls
+        self._handshakes: set[SecuredConnection] = set()
         self._refusals = RefusalLog(log, clock.now())
         self._poller = make_poller()
         self._connections: dict[int, Connection] = {}
@@ -333,7 +335,7 @@ class ServerLoop:
             return Connection(sock)
         from rallypoint.server.secured import SecuredConnection  # loads the system's TLS
 
-        return SecuredConnection(sock, lambda: tls.channel(self._clock.now()), self)
+        return SecuredConnection(sock, lambda: tls.channel(self._clock.now()), self, self._handshakes)
 
     # What a secured connection tells.
 

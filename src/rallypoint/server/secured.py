@@ -13,7 +13,8 @@ Theory of operation. ``output`` holds plain pieces, and at its head at most one 
     output:  [encrypted, half sent] [plain] [plain] ...
                                      '--- the next SEAL_SIZE of them are encrypted when the head is sent
 
-The handshake's time is the engine's: it counts from the connection's beginning.
+The handshake's time is the engine's: it counts from the connection's beginning. One takes some 30 KiB and a
+millisecond, so only ``TLS_HANDSHAKES_MAX`` are under way at one time; whoever comes then is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Protocol
 
 from rallypoint.net.tls import SEAL_SIZE, Channel, TlsError
 from rallypoint.server.connection import Connection
+from rallypoint.server.limits import TLS_HANDSHAKES_MAX
 
 __all__ = ["Owner", "SecuredConnection"]
 
@@ -54,14 +56,18 @@ class SecuredConnection(Connection):
         sock: an accepted socket; the connection owns it.
         begin: begins TLS.
         owner: is told what becomes of it.
+        under_way: the owner's connections whose handshakes are; this one puts itself in and takes itself out.
     """
 
-    __slots__ = ("_begin", "_channel", "_has_sealed", "_is_broken", "_owner")
+    __slots__ = ("_begin", "_channel", "_has_sealed", "_is_broken", "_owner", "_under_way")
 
-    def __init__(self, sock: socket.socket, begin: Callable[[], Channel], owner: Owner) -> None:
+    def __init__(
+        self, sock: socket.socket, begin: Callable[[], Channel], owner: Owner, under_way: set[SecuredConnection]
+    ) -> None:
         super().__init__(sock)
         self._begin = begin
         self._owner = owner
+        self._under_way = under_way
         self._channel: Channel | None = None
         self._has_sealed = False  # the head of the output is encrypted
         self._is_broken = False
@@ -72,9 +78,19 @@ class SecuredConnection(Connection):
         if data[:1] != bytes((HANDSHAKE_BYTE,)):
             self.receive = self.sock.recv
             return data
-        self._channel = self._begin()
         self.receive = self._receive_sealed
+        if len(self._under_way) >= TLS_HANDSHAKES_MAX:
+            sentence = f"{len(self._under_way)} handshakes are under way, the limit is {TLS_HANDSHAKES_MAX}"
+            self._fail(sentence)
+            raise BlockingIOError(sentence)
+        self._channel = self._begin()
+        self._under_way.add(self)
         return self._open(self._channel, data)
+
+    def _fail(self, why: str) -> None:
+        self._is_broken = True
+        self._under_way.discard(self)
+        self._owner.not_secured(self, why)
 
     def _receive_sealed(self, size: int, flags: int = 0, /) -> bytes:  # noqa: ARG002 - the shape of a socket's recv
         data = self.sock.recv(size)
@@ -94,12 +110,12 @@ class SecuredConnection(Connection):
             opened = channel.feed(data)
             identity = b"" if was_open or not channel.is_open else channel.identity()
         except TlsError as error:
-            self._is_broken = True
             self._send_own(channel.take_output())
-            self._owner.not_secured(self, str(error))
+            self._fail(str(error))
             raise BlockingIOError from error
         self._send_own(channel.take_output())
         if channel.is_open and not was_open:
+            self._under_way.discard(self)
             self._owner.secured(self, identity)
         if not opened and not channel.has_ended:
             raise BlockingIOError
@@ -172,4 +188,5 @@ class SecuredConnection(Connection):
     def close(self) -> None:
         """Close the socket."""
         super().close()
+        self._under_way.discard(self)
         self.receive = self.sock.recv  # which holds no connection alive

@@ -17,6 +17,7 @@ from rallypoint.net.tls import ServerTls, Tls
 from rallypoint.net.tlsstream import secure
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import Verb
+from rallypoint.server import secured
 from rallypoint.server.access import Gate
 from rallypoint.server.engine import Engine, Limits
 from rallypoint.server.loop import ServerLoop
@@ -107,10 +108,10 @@ def test_requests_are_answered_in_order(serve, authority):
     ask(client, Verb.GET, b"/k")
     ask(client, Verb.ADD, b"/n", 5)
     assert client.receive_exactly(21, soon()) == struct.pack("<Q", 5) + b"value" + struct.pack("<q", 5)
-    connected, secured = server.engine.seen
+    connected, encrypted = server.engine.seen
     assert connected.origin.host == "127.0.0.1"
     assert not connected.origin.is_secure
-    assert secured == Secured(connected.peer)
+    assert encrypted == Secured(connected.peer)
 
 
 def test_large_values_pass_both_ways(serve, authority):
@@ -155,11 +156,11 @@ def test_bytes_may_come_one_by_one(serve, authority):
             return self.sock.send(memoryview(data)[:1], flags)
 
     stream = connect(server.endpoint, soon())
-    secured = secure(stream, Tls(authority.file), soon())
-    server.closing.callback(secured.close)
-    secured._network_send = Drip(secured._sock).send
-    secured.send(VALIDATE + encode_request(Verb.PING, 7), soon())
-    assert secured.receive_exactly(4, soon()) == struct.pack("<I", 7)
+    dripping = secure(stream, Tls(authority.file), soon())
+    server.closing.callback(dripping.close)
+    dripping._network_send = Drip(dripping._sock).send
+    dripping.send(VALIDATE + encode_request(Verb.PING, 7), soon())
+    assert dripping.receive_exactly(4, soon()) == struct.pack("<I", 7)
     raw.send(b"\x16")
 
 
@@ -168,8 +169,8 @@ def test_the_engine_hears_whose_certificate_it_is(serve, authority):
     client = server.client(authority.issue("node-1", common_name="trainer"))
     client.send(VALIDATE + encode_request(Verb.PING, 7), soon())
     assert client.receive_exactly(4, soon()) == struct.pack("<I", 7)
-    connected, secured = server.engine.seen
-    assert secured == Secured(connected.peer, b"trainer")
+    connected, encrypted = server.engine.seen
+    assert encrypted == Secured(connected.peer, b"trainer")
 
 
 def test_a_client_without_a_certificate_gets_nothing_in(serve, authority):
@@ -240,6 +241,26 @@ def test_a_handshake_that_does_not_come_to_its_end_is_cut(serve):
         assert client.read_end() == b""
     assert "did not come within 0.05 s" in server.line()
     assert server.engine.statistics().connections == 0
+
+
+def test_handshakes_beyond_the_limit_are_refused_and_those_under_way_are_not(serve, authority, monkeypatch):
+    monkeypatch.setattr(secured, "TLS_HANDSHAKES_MAX", 2)
+    server = serve()
+    done = server.client(Tls(authority.file))
+    done.send(VALIDATE + encode_request(Verb.PING, 7), soon())
+    assert done.receive_exactly(4, soon()) == struct.pack("<I", 7)
+    begun = [server.raw() for _ in range(2)]
+    for client in begun:
+        client.send(b"\x16\x03\x01\x02\x00")
+        done.send(encode_request(Verb.PING, 7), soon())  # so that the server has seen it
+        assert done.receive_exactly(4, soon()) == struct.pack("<I", 7)
+    with pytest.raises(DistNetworkError):
+        server.client(Tls(authority.file))
+    assert server.line().endswith(": TLS: 2 handshakes are under way, the limit is 2")
+    begun[0].close()
+    done.send(encode_request(Verb.PING, 7), soon())
+    assert done.receive_exactly(4, soon()) == struct.pack("<I", 7)
+    server.client(Tls(authority.file))
 
 
 def test_a_connection_without_tls_behind_its_first_byte_is_refused(serve):
