@@ -18,7 +18,7 @@ What this file does not know: SQL, disks, what was written before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from rallypoint.server.changes import (
     Answer,
@@ -44,12 +44,10 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """One batch.
-
-    Args:
-        changes: in the order in which they came about.
+    """One batch, empty at first.
 
     Attributes:
+        count: changes that were added.
         revision: the last one given; 0 if no key changed.
         lease_last: the last lease id given; 0 if none was granted.
         keys_gone: keys that are deleted before anything else is written.
@@ -69,7 +67,8 @@ class Batch:
     Cost: O(1) for each change, but AnswersForgotten: the answers of its session in this batch.
     """
 
-    def __init__(self, changes: Iterable[Change]) -> None:
+    def __init__(self) -> None:
+        self.count = 0
         self.revision = 0
         self.lease_last = 0
         self.keys_gone: set[bytes] = set()
@@ -85,6 +84,10 @@ class Batch:
         self.groups_gone: set[tuple[int, bytes]] = set()
         self.groups: dict[tuple[int, bytes], GroupState] = {}
         self._answers: dict[bytes, dict[int, Answer | None]] = {}
+
+    def add(self, changes: Sequence[Change]) -> None:
+        """Add the changes of one more commit, in the order in which they came about."""
+        self.count += len(changes)
         for change in changes:
             if isinstance(change, AnswerKept):
                 self._answers.setdefault(change.session, {})[change.request] = change.answer

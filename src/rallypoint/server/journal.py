@@ -86,8 +86,8 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str], data_id: bytes) -> None:
         self._dir = DataDir(directory)
         self._path = self._dir.store
-        self._unfolded: list[Change] = []
-        self._unfolded_size = 0
+        self._batch = Batch()  # the log
+        self._log_size = 0
         self._has_failed = False
         try:
             self._find_store(data_id)
@@ -177,7 +177,8 @@ class Journal:
         """
         with self._refusing():
             state = read_state(self._database)
-            apply(state, self._unfolded)
+            for changes in read_log(self._database, read_facts(self._database)[1]):
+                apply(state, decode_changes(changes))
         return state
 
     def _read_log(self) -> None:
@@ -185,8 +186,8 @@ class Journal:
         self._tailed = read_tailed(self._database)
         log = read_log(self._database, self.commits)
         for changes in log:
-            self._unfolded += decode_changes(changes)
-            self._unfolded_size += len(changes)
+            self._batch.add(decode_changes(changes))
+            self._log_size += len(changes)
         self.commits += len(log)
 
     # --- writing -----------------------------------------------------------------------------------------
@@ -212,9 +213,9 @@ class Journal:
             self._database.execute("INSERT INTO log VALUES (?, ?, ?)", summed((self.commits + 1, data)))
             self.commits += 1
             self._dir.acknowledge(self.commits)
-            self._unfolded += changes
-            self._unfolded_size += len(data)
-            if len(self._unfolded) > FOLD_COUNT or self._unfolded_size > FOLD_SIZE:
+            self._batch.add(changes)
+            self._log_size += len(data)
+            if self._batch.count > FOLD_COUNT or self._log_size > FOLD_SIZE:
                 self._fold()
         except (sqlite3.Error, OSError) as error:
             self._has_failed = True
@@ -226,7 +227,7 @@ class Journal:
 
     def _fold(self) -> None:
         """Bring the log into the other tables, all or nothing."""
-        batch = Batch(self._unfolded)
+        batch = self._batch
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")
         self._write_keys(batch)
@@ -242,8 +243,8 @@ class Journal:
         execute("DELETE FROM log")
         execute(f"PRAGMA incremental_vacuum({_FREE_PAGES})").fetchall()
         execute("COMMIT")
-        self._unfolded.clear()
-        self._unfolded_size = 0
+        self._batch = Batch()
+        self._log_size = 0
 
     def _many(self, statement: str, rows: Iterable[Row]) -> None:
         self._database.executemany(statement, rows)
@@ -332,7 +333,7 @@ class Journal:
 
     def close(self) -> None:
         """End: the log is folded, commits are moved into the database; a second call does nothing."""
-        if not self._has_failed and self._unfolded:
+        if not self._has_failed and self._batch.count:
             with contextlib.suppress(sqlite3.Error):  # all that counts is on the disk
                 self._fold()
         self._has_failed = True

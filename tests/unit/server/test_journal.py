@@ -151,7 +151,7 @@ def test_the_log_is_folded_when_it_is_large(tmp_path):
     journal = opened(tmp_path)
     for number in range(40):
         journal.write([KeySet(b"key", bytes(1 << 20), number + 1)])
-        assert journal._unfolded_size < 5 << 20
+        assert journal._log_size < 5 << 20
     journal.close()
     assert (tmp_path / "store.db").stat().st_size < 16 << 20
 
