@@ -24,6 +24,7 @@ from rallypoint.testing import ManualClock
 
 NAMES = "abcd"
 TTL_S = 10.0
+HOLD_STEPS = 10
 SETTLE_STEPS = 300
 
 
@@ -71,7 +72,8 @@ class LockMachine(RuleBasedStateMachine):
             if lock.token == token:
                 assert not self.tokens or token > self.tokens[-1], f"{name} holds {token} after {self.tokens}"
                 self.tokens.append(token)
-            member.pause()
+            for _ in range(HOLD_STEPS):
+                member.pause()
             try:
                 if isinstance(lock, Lock):
                     lock.release()
@@ -88,16 +90,29 @@ class LockMachine(RuleBasedStateMachine):
 
     # --- what may happen ---
 
-    @rule(name=st.sampled_from(NAMES), steps=st.integers(1, 12))
+    @rule(name=st.sampled_from(NAMES), steps=st.sampled_from([1, 2, 3, 5, 9, 14, 20]))
     def step(self, name, steps):
         for _ in range(steps):
             self.members[name].step()
             self.one_holder()
 
-    @rule(order=st.lists(st.sampled_from(NAMES), min_size=4, max_size=30))
-    def interleave(self, order):
-        for name in order:
-            self.step(name, 1)
+    @rule(order=st.permutations(NAMES), steps=st.integers(1, 12))
+    def in_turn(self, order, steps):
+        """Two go on side by side."""
+        for _ in range(steps):
+            self.step(order[0], 1)
+            self.step(order[1], 1)
+
+    @rule(name=st.sampled_from(NAMES))
+    def come_to_hold(self, name):
+        for _ in range(SETTLE_STEPS // 10):
+            if not self.locks[name].token:
+                self.step(name, 1)
+
+    @rule(order=st.permutations(NAMES), steps=st.integers(8, 14))
+    def one_after_the_other(self, order, steps):
+        for name in order[:3]:
+            self.step(name, steps)
 
     @rule(name=st.sampled_from(NAMES))
     def renew(self, name):
@@ -189,6 +204,6 @@ def test_one_holder_at_a_time_and_tokens_rise(monkeypatch, make, contender):
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
