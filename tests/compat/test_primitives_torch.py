@@ -9,8 +9,10 @@ import pytest
 from tests.support.torch_peers import torch_client, torch_dist
 
 from rallypoint.errors import BarrierTimeoutError
-from rallypoint.primitives.barrier import barrier
-from rallypoint.primitives.exchange import synchronize
+from rallypoint.primitives.barrier import Barrier, barrier
+from rallypoint.primitives.election import Election
+from rallypoint.primitives.exchange import exchange, synchronize
+from rallypoint.primitives.lock import Lock
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.tcp import TCPStore
@@ -157,3 +159,25 @@ def test_a_timeout_on_torchs_store_is_put_back():
     with pytest.raises(RuntimeError, match="imeout"), store_timeout(PrefixStore("p", store), 0.05):
         PrefixStore("p", store).get("missing")
     assert store.timeout == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_our_primitives_work_on_torchs_stores(torch_stores, shared):
+    stores = [torch_dist.HashStore()] * 3 if shared else torch_stores[:3]
+    tokens = []
+
+    def work(rank):
+        lock = Lock(stores[rank], "L", label=name(rank), ttl=2.0)
+        for _ in range(3):
+            with lock:
+                tokens.append(lock.token)
+        with Barrier(stores[rank], "B", rank, 3, ttl=2.0) as barrier_of_ours:
+            assert [barrier_of_ours.wait(LONG_S) for _ in range(3)] == [1, 2, 3]
+        return exchange(stores[rank], "X", rank, 3, str(rank), timeout=LONG_S)
+
+    assert members([lambda rank=rank: work(rank) for rank in range(3)]) == [[b"0", b"1", b"2"]] * 3
+    assert tokens == sorted(set(tokens))
+    election = Election(stores[0], "E", label="a")
+    token = election.campaign(LONG_S)
+    assert Election(stores[1], "E").leader() == ("a", token)
+    election.resign()
