@@ -8,7 +8,7 @@ c10d        session dialect                  because
 GET         READ                             c10d answers at once, a missing key with an empty value; GET waits here
 MULTI_GET   MULTI_GET, withdrawn at once     as above; what was missing then is empty, and the others are read singly
 QUEUE_POP   QUEUE_LEN, QUEUE_POP withdrawn   c10d answers at once, with the length before; QUEUE_POP waits here
-CANCEL_WAIT CANCEL, then PING                the PING's answer holds the place of c10d's, CANCEL has none
+CANCEL_WAIT CANCEL if there is a wait; PING  the PING's answer holds the place of c10d's, CANCEL has none
 =========== ================================ ====================================================================
 
 A *slot* is one request's place in its peer's line: it knows the calls that it takes, is given their answers, and is

@@ -21,7 +21,9 @@ Answers fill slots, and the filled ones leave from the front. A WAIT's that is n
     peer 7:  [GET a: filled] [WAIT b: -] [ADD n: filled] [GET c: -] [SET d: filled]
     leave:    ^^^^^^^^^^^^^               ^^^^^^^^^^^^^
 
-A MULTI_GET that misses keys needs a second round trip, so a peer's requests behind one wait until it is filled.
+A MULTI_GET that misses keys needs a second round trip, so a peer's requests behind one wait until it is filled. What
+takes the place of a wait begins when that wait is answered, because a CANCEL that is lost with a connection is said
+again behind all requests.
 
 What this file does not know: sockets, threads, sessions and their ids, how a lost connection is made again.
 """
@@ -61,22 +63,6 @@ _SESSION_WANTED: Final = "it speaks the session dialect; a relay speaks c10d, in
 
 
 class _Peer:
-    __slots__ = (
-        "caused",
-        "held",
-        "is_gone",
-        "is_held",
-        "is_paused",
-        "is_refused",
-        "is_session",
-        "is_stalled",
-        "number",
-        "reader",
-        "size",
-        "slots",
-        "wait",
-    )
-
     def __init__(self, number: int, reader: RequestReader) -> None:
         self.number = number
         self.reader = reader
@@ -85,9 +71,10 @@ class _Peer:
         self.held = 0  # bytes in the reader
         self.caused = 0  # bytes of replies since it was last resumed
         self.wait: int | None = None  # the call of its WAIT or BARRIER
+        self.postponed: tuple[int, Slot] | None = None  # the call that was withdrawn, and what takes its place
         self.is_held = False
         self.is_paused = False
-        self.is_stalled = False  # the last slot wants to be filled before the next request
+        self.is_stalled = False  # the last slot is to be filled, or begun, before the next request
         self.is_refused = False  # nothing more of it is taken
         self.is_session = False  # it opens with the other dialect
         self.is_gone = False
@@ -292,8 +279,14 @@ class Translator:
 
     def _forward(self, peer: _Peer, slot: Slot) -> None:
         self._place(peer, slot)
-        if slot.replaces_wait:
+        if slot.replaces_wait and peer.wait is not None:
+            peer.postponed = (peer.wait, slot)
+            peer.is_stalled = True
             self._withdraw(peer)
+        else:
+            self._begin(peer, slot)
+
+    def _begin(self, peer: _Peer, slot: Slot) -> None:
         last = self._ask(peer, slot, 0, slot.begin())
         if slot.is_deferred:
             peer.wait = last
@@ -334,6 +327,9 @@ class Translator:
             self._ask(peer, slot, index + 1, slot.take(index, status, fields))
             if slot.pieces is not None:
                 self._advance(peer)
+            if peer.postponed is not None and peer.postponed[0] == number:
+                following, peer.postponed = peer.postponed[1], None
+                self._begin(peer, following)
 
     def _failed(self, number: int, detail: str) -> None:
         peer, slot, _ = self._calls.pop(number, (None, None, 0))
