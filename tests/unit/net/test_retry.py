@@ -5,7 +5,13 @@ import socket
 
 import pytest
 
-from rallypoint.errors import ConnectTimeoutError, DistNetworkError, RemoteProtocolError, ReplyTimeoutError
+from rallypoint.errors import (
+    AuthenticationError,
+    ConnectTimeoutError,
+    DistNetworkError,
+    RemoteProtocolError,
+    ReplyTimeoutError,
+)
 from rallypoint.net.address import listen, local_endpoint
 from rallypoint.net.retry import ATTEMPT_S_MAX, LOOK_ONCE_S, MOMENT_S, Backoff, connect_with_retries
 from rallypoint.types import Endpoint
@@ -189,3 +195,17 @@ def test_a_closed_port_is_looked_at_once_without_time():
         where = Endpoint(*unused.getsockname())
         with pytest.raises(ConnectTimeoutError, match="connection refused"):
             connect_with_retries(where, 0, lambda stream, deadline: None)
+
+
+def test_who_cannot_be_proven_now_cannot_be_proven_later():
+    clock = FakeClock()
+    network = FakeNetwork(clock, refusals=0)
+
+    def refuse(stream, deadline):
+        raise AuthenticationError("its certificate has expired")
+
+    with pytest.raises(AuthenticationError, match="its certificate has expired"):
+        run(network, 60, refuse)
+    assert len(network.streams) == 1
+    assert network.streams[0].is_closed
+    assert clock.sleeps == []

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import stat
 import sys
 
 import pytest
 
-from rallypoint.net.unix import bind_socket_file, has_local_names, listen_locally, local_name, remove_stale_file
+from rallypoint.net import unix
+from rallypoint.net.unix import (
+    ROOT,
+    bind_socket_file,
+    has_local_names,
+    is_guarded,
+    listen_locally,
+    local_name,
+    peer_user,
+    remove_stale_file,
+)
 
 
 def leave_stale_file(path):
@@ -99,3 +110,33 @@ def test_local_names_are_linuxs_and_can_be_turned_off(monkeypatch, platform, wor
     assert has_local_names() is has_them
     if not has_them:
         assert listen_locally(1, 1) is None
+
+
+def accepted(listener):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        return listener.accept()[0]
+
+
+def test_a_file_guards_its_connections_by_itself(tmp_path, monkeypatch):
+    with bind_socket_file(str(tmp_path / "a.sock"), 1) as listener, accepted(listener) as sock:
+        monkeypatch.setattr(unix, "peer_user", lambda _: pytest.fail("the file system was asked already"))
+        assert is_guarded(sock)
+
+
+@pytest.mark.parametrize(("user", "is_let"), [(os.geteuid(), True), (ROOT, True), (54321, False)])
+def test_a_local_name_is_guarded_by_asking_who_it_is(monkeypatch, user, is_let):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        listener.bind(b"\0rallypoint/test/%d" % os.getpid())
+        listener.listen(1)
+        with accepted(listener) as sock:
+            assert peer_user(sock) == os.geteuid()
+            monkeypatch.setattr(unix, "peer_user", lambda _: user)
+            assert is_guarded(sock) is is_let
+
+
+def test_a_connection_whose_other_end_cannot_be_told_is_not_guarded(monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.close()
+        assert not is_guarded(sock)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 
 import pytest
 
+from rallypoint.net.address import listen, listen_unix
 from rallypoint.server.connection import OUTPUT_HIGH_SIZE, OUTPUT_LOW_SIZE, Connection
+from rallypoint.server.vocabulary import Origin
 
 
 @pytest.fixture
@@ -125,3 +129,28 @@ def test_a_local_and_a_lost_peer_have_names_too(ends):
     assert connection.peer_name() == "a local peer"
     connection.sock.close()
     assert connection.peer_name() == "a peer that is gone"
+
+
+def test_it_tells_where_the_peer_comes_from(tmp_path):
+    (listener,) = listen("127.0.0.1", 0)
+    with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
+        assert Connection(sock).origin() == Origin("127.0.0.1")
+    path = str(tmp_path / "a.sock")
+    with listen_unix(path) as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        with listener.accept()[0] as sock:
+            assert Connection(sock).origin() == Origin(is_local=True)
+
+
+def test_of_a_peer_that_is_gone_nothing_is_known():
+    (listener,) = listen("127.0.0.1", 0)
+    with listener:
+        client = socket.create_connection(listener.getsockname())
+        sock = listener.accept()[0]
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    connection = Connection(sock)
+    with contextlib.suppress(ConnectionResetError):
+        sock.recv(1)
+    assert connection.origin() == Origin()
+    connection.close()
