@@ -57,7 +57,7 @@ FOLD_COUNT: Final = 16_384
 FOLD_SIZE: Final = 4 << 20
 """Bytes of the log after which it is folded."""
 
-WAL_PAGES_MAX: Final = 1000
+WAL_PAGES_MAX: Final = 4000
 """Pages of commits after which they are moved into the database; a large commit may exceed it."""
 
 _FREE_PAGES = 256  # given back to the system at a time
