@@ -2,8 +2,8 @@
 
 - Several endpoints may be given, of one server or of several that take its place; they are tried in turn, the one that
   answered last first.
-- A peer that closes the connection on our opening without a word speaks c10d only: torch's server, or an older one of
-  ours. Whoever holds a token does not fall back to that.
+- A peer that closes the connection on our opening without a word, or is silent while it answers another connection's in
+  c10d, speaks c10d only: torch's server, or an older one of ours. Whoever holds a token does not fall back to that.
 - On the server's own machine the client leaves TCP (``store.route``). It says HELLO under both
   names: if that is the same life of the same server, its session is the one under the local name.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ from rallypoint.errors import AuthenticationError, ConnectionLostError, DistErro
 from rallypoint.net.address import format_endpoint, parse_endpoint
 from rallypoint.net.resolve import resolve
 from rallypoint.net.retry import ATTEMPT_S_MAX, connect_with_retries
-from rallypoint.net.stream import Stream
+from rallypoint.net.stream import Stream, lost
 from rallypoint.net.stream import connect as connect_once
 from rallypoint.net.unix import has_local_names
 from rallypoint.protocol.session.auth import Hello, Welcome
@@ -47,6 +48,9 @@ DIALECTS = ("auto", "session", "c10d")
 
 DEFAULT_DIALECT = "c10d"
 """What a store speaks unless told otherwise."""
+
+SILENCE_S = 0.1
+"""How long a server may be silent, in seconds, before it is asked whether it speaks c10d only, and after it said so."""
 
 SESSION_TIMEOUT_S = 10.0
 """How long a session asks to outlive its connection, in seconds."""
@@ -189,7 +193,12 @@ class Reacher:
     def _call(self, endpoint: Endpoint, session: bytes, deadline: Deadline, *, may_be_plain: bool) -> Link | Stream:
         stream = self._connect(endpoint, deadline)
         try:
-            link = self._greet(stream, session, deadline)
+            link = self._greet(
+                stream,
+                session,
+                deadline,
+                endpoint if may_be_plain or (self._credentials.token and not session) else None,
+            )
         except ConnectionLostError:
             stream.close()
             if not may_be_plain and self._credentials.token is None:
@@ -208,6 +217,24 @@ class Reacher:
         link.stream.spin_us = self._spin_us
         return link
 
+    def _look_whether_deaf(self, stream: Stream, endpoint: Endpoint, deadline: Deadline) -> None:
+        """Find out whether a server does not understand our HELLO: it answers c10d that comes later, but not us.
+
+        Torch's server (libuv) takes another opening than its own without a word, and would for ever.
+
+        Raises:
+            ConnectionLostError: so it is.
+        """
+        if _hears(stream, min(SILENCE_S, deadline.remaining_s())):
+            return
+        other = self._connect(endpoint, deadline)
+        try:
+            connections.shake_hands(other, deadline)
+        finally:
+            other.close()
+        if not _hears(stream, SILENCE_S):
+            raise lost(endpoint)
+
     def _refuse_plain(self, endpoint: Endpoint) -> None:
         """Refuse a server that speaks c10d only, if there is a token that it cannot prove."""
         if self._credentials.token is not None:
@@ -217,15 +244,15 @@ class Reacher:
                 endpoint=endpoint,
             )
 
-    def _greet(self, direct: Stream, session: bytes, deadline: Deadline) -> Link:
-        """Shake hands, here or by the short way."""
+    def _greet(self, direct: Stream, session: bytes, deadline: Deadline, deaf: Endpoint | None) -> Link:
+        """Shake hands, here or by the short way; ``deaf`` is who may not understand us."""
         sock = self._find_short_cut(direct)
         if sock is None:
-            return Link(direct, self._open(direct, session, deadline))
+            return Link(direct, self._open(direct, session, deadline, deaf=deaf))
         # The session itself is asked for where it is to be; here we only learn which server this is.
         other = Stream(sock, direct.endpoint, ends=(direct.local, direct.peer))
         try:
-            welcome = self._open(direct, b"", deadline)
+            welcome = self._open(direct, b"", deadline, deaf=deaf)
             nearby = self._open_nearby(other, session)
             if nearby is not None and nearby.life == welcome.life:
                 with contextlib.suppress(DistNetworkError):
@@ -265,7 +292,15 @@ class Reacher:
 
         return secure(stream, self._credentials.tls, deadline, endpoint.host)
 
-    def _open(self, stream: Stream, session: bytes, deadline: Deadline, *, is_first: bool = True) -> Welcome:
+    def _open(
+        self,
+        stream: Stream,
+        session: bytes,
+        deadline: Deadline,
+        *,
+        is_first: bool = True,
+        deaf: Endpoint | None = None,
+    ) -> Welcome:
         identity, token, _ = self._credentials
         hello = Hello(session, identity, self._label, os.urandom(NONCE_SIZE), int(SESSION_TIMEOUT_S * 1000))
         course = handshake(hello, token, is_first=is_first)
@@ -274,9 +309,19 @@ class Reacher:
             while True:
                 if isinstance(step, bytes):
                     stream.send(step, deadline)
+                    if deaf is not None:
+                        self._look_whether_deaf(stream, deaf, deadline)
+                        deaf = None
                     step = course.send(b"")
                 else:
                     step = course.send(stream.receive_exactly(step, deadline))
         except StopIteration as end:
             welcome: Welcome = end.value
             return welcome
+
+
+def _hears(stream: Stream, timeout_s: float) -> bool:
+    """Tell whether something comes on a connection, its end included, within so many seconds."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))

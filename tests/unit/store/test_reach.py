@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.scripted_peer import ScriptedPeer
-from tests.support.session_peer import LIFE, SESSION, SessionPeer
+from tests.support.session_peer import LIFE, SESSION, SessionConversation, SessionPeer
 from tests.support.stores import HOST, JOIN_S, making_stores
 
 from rallypoint.clock import Deadline
@@ -85,6 +85,29 @@ def test_a_server_that_closes_without_a_word_speaks_c10d(pool):
         second = peer.accept()
         assert opening.result(JOIN_S) is None
         second.expect_end()
+
+
+def test_a_server_that_is_silent_but_answers_c10d_speaks_only_that(pool):
+    with ScriptedPeer() as peer:
+        opening = pool.submit(Reacher([Endpoint(HOST, peer.port)]).open, LONG_S, may_be_plain=True)
+        deaf = peer.accept(shakes_hands=False)
+        assert deaf.sock.recv(4) == b"RPS1"
+        peer.accept()
+        peer.accept()
+        assert opening.result(JOIN_S) is None
+
+
+def test_a_server_that_is_merely_slow_is_heard_out(pool, monkeypatch):
+    monkeypatch.setattr(reach, "SILENCE_S", 0.02)
+    with SessionPeer() as peer:
+        opening = pool.submit(Reacher([Endpoint(HOST, peer.port)]).open, LONG_S, may_be_plain=True)
+        server = SessionConversation(peer.accept(shakes_hands=False).sock)
+        asked = peer.accept(shakes_hands=False)
+        server.welcome()
+        asked.shake_hands()
+        link = opening.result(JOIN_S)
+        assert link is not None
+        link.stream.close()
 
 
 def test_who_wants_a_session_does_not_fall_back(pool):
