@@ -85,7 +85,7 @@ def relay(
         raise click.ClickException("the ready line cannot be written: the standard output is closed")
     try:
         endpoints = [parse_endpoint(text) for text in upstream]
-        reach = Reacher(endpoints, credentials=credentials_to_use())
+        reach = Reacher(endpoints, credentials=credentials_to_use(), session_timeout_s=patience_s)
         listeners = listen_exactly(hosts, port)
     except (DistNetworkError, ValueError) as error:
         raise click.ClickException(str(error)) from error

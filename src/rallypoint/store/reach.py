@@ -106,6 +106,7 @@ class Reacher:
         via: where this process reaches the first, if that is a shorter way. The name must mean something all the same.
         credentials: what both sides prove.
         spin_us: how long to look for a reply before sleeping, in microseconds.
+        session_timeout_s: how long the session asks to outlive its connection, in seconds.
 
     Threads: one at a time.
     """
@@ -117,11 +118,13 @@ class Reacher:
         via: Endpoint | None = None,
         credentials: Credentials = NO_CREDENTIALS,
         spin_us: int = 0,
+        session_timeout_s: float = SESSION_TIMEOUT_S,
     ) -> None:
         self._endpoints = list(endpoints)
         self._via = via
         self._credentials = credentials
         self._spin_us = spin_us
+        self._session_timeout_ms = int(session_timeout_s * 1000)
         self._label = f"{socket.gethostname()} pid {os.getpid()}".encode()[:LABEL_SIZE_MAX]
 
     def open(self, timeout_s: float, *, may_be_plain: bool) -> Link | None:
@@ -302,7 +305,7 @@ class Reacher:
         deaf: Endpoint | None = None,
     ) -> Welcome:
         identity, token, _ = self._credentials
-        hello = Hello(session, identity, self._label, os.urandom(NONCE_SIZE), int(SESSION_TIMEOUT_S * 1000))
+        hello = Hello(session, identity, self._label, os.urandom(NONCE_SIZE), self._session_timeout_ms)
         course = handshake(hello, token, is_first=is_first)
         step = next(course)
         try:
