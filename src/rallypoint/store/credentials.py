@@ -31,6 +31,12 @@ class Credentials(NamedTuple):
     token: Token | None = None
     tls: Tls | None = None
 
+    def named(self, host: str) -> Credentials:
+        """Give the same for a server whose certificate is for this name, unless the files' owner has said another."""
+        if self.tls is None or self.tls.name is not None:
+            return self
+        return self._replace(tls=self.tls._replace(name=host))
+
 
 NO_CREDENTIALS = Credentials()
 

@@ -144,6 +144,8 @@ class TCPStore(TCPSessionCalls):
                 raise
         else:
             self._server, self._port = hosted, hosted.port
+            # It is reached by another address than its certificate is for.
+            self._credentials = self._credentials.named(self._host)
 
     def _connect(self, timeout_s: float) -> None:
         # Our own server is reached directly: the name that others use may lead around a corner.

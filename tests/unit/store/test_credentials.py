@@ -82,6 +82,12 @@ def test_files_of_tls_come_from_the_environment_unless_others_are_given(environ)
     assert credentials_to_use(Tls("other")) == Credentials(tls=Tls("other"))
 
 
+def test_a_server_may_be_reached_by_another_address_than_its_name():
+    assert NO_CREDENTIALS.named("node-1") == NO_CREDENTIALS
+    assert Credentials(tls=Tls("ca")).named("node-1").tls == Tls("ca", name="node-1")
+    assert Credentials(tls=Tls("ca", name="the-store")).named("node-1").tls == Tls("ca", name="the-store")
+
+
 def test_a_server_serves_tls_if_it_has_a_certificate(environ):
     environ(TLS_CA="ca")
     assert security_of_environment() is None

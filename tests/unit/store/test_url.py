@@ -63,6 +63,9 @@ def test_a_store_by_tls_has_a_certificate_and_wants_one(tmp_path, monkeypatch):
     store, rank, world_size = next(rendezvous(f"tls://localhost:{port}?rank=0&world_size=1"))
     assert (rank, world_size) == (0, 1)
     store.set("k", b"v")
+    twin = store.clone()  # by the address that the server has here, which is not in the certificate
+    assert twin.get("k") == b"v"
+    twin.close()
     monkeypatch.delenv("RALLYPOINT_TLS_CERT")
     with pytest.raises(AuthenticationError, match="it refuses our certificate: certificate required"):
         TCPStore("localhost", port, timeout=20)
@@ -70,7 +73,9 @@ def test_a_store_by_tls_has_a_certificate_and_wants_one(tmp_path, monkeypatch):
 
 
 def test_an_unknown_scheme_is_named_with_the_known_ones():
-    with pytest.raises(RuntimeError, match=r"No rendezvous handler for foo:// \(there are env://, file://, tcp://, tls://\)"):
+    with pytest.raises(
+        RuntimeError, match=r"No rendezvous handler for foo:// \(there are env://, file://, tcp://, tls://\)"
+    ):
         rendezvous("foo://host")
 
 
