@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rallypoint.store.attendant import attend
 from rallypoint.store.base import Store, as_timeout_s
 from rallypoint.types import Text, Timeout
 
@@ -77,7 +78,11 @@ class TCPSessionCalls(Store):
 
     def lease_grant(self, ttl: Timeout | None, /) -> int:
         """Begin a lease; see :meth:`Store.lease_grant`. Cost: one round trip."""
-        return self._session.lease_grant(None if ttl is None else as_timeout_s(ttl, "ttl"), self)
+        session = self._session
+        lease = session.lease_grant(None if ttl is None else as_timeout_s(ttl, "ttl"), self)
+        if ttl is None:
+            attend(session)
+        return lease
 
     def lease_renew(self, lease: int, /) -> float:
         """Let a lease live on; give the seconds until it ends. Cost: one round trip."""

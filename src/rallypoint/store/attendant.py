@@ -1,0 +1,52 @@
+"""A thread that keeps a session alive while nobody calls: for stores whose leases live as long as it.
+
+Otherwise a store has no thread of its own: a connection that breaks while no call is under way is made again by the
+next call, and if that is long in coming, the server has given the session up. This one calls often enough. It ends with
+its client, at its next look at the latest.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from rallypoint.errors import DistNetworkError, ReplyTimeoutError, UnreachableError
+from rallypoint.protocol.session.spec import SessionVerb
+from rallypoint.store.reach import SESSION_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from rallypoint.store.session import SessionClient
+
+__all__ = ["PERIOD_S", "attend"]
+
+PERIOD_S = SESSION_TIMEOUT_S / 4
+"""How often it calls, in seconds."""
+
+_attended: weakref.WeakSet[SessionClient] = weakref.WeakSet()
+
+
+def attend(client: SessionClient) -> threading.Thread | None:
+    """Keep a client's session alive from now on; give the thread that does, ``None`` if one does already."""
+    if client in _attended:
+        return None
+    _attended.add(client)
+    thread = threading.Thread(target=_run, args=(weakref.ref(client),), name="rallypoint-session", daemon=True)
+    thread.start()
+    return thread
+
+
+def _run(seen: weakref.ref[SessionClient]) -> None:
+    pause = threading.Event()
+    while not pause.wait(PERIOD_S):
+        client = seen()
+        if client is None:
+            return
+        try:
+            client.trunk.ask(SessionVerb.PING, (0,), PERIOD_S)
+        except (ReplyTimeoutError, UnreachableError):
+            continue
+        except DistNetworkError:  # closed, or lost for good
+            return
+        finally:
+            del client
