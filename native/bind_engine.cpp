@@ -14,7 +14,7 @@ enum Event { CONNECTED, RECEIVED, RESUMED, DISCONNECTED, TICKED };
 
 struct Member : Peer {
     bool is_gone = false;
-    Held origin;  // 1 in front of its address if it is local for certain, else 0
+    Held origin;  // 1 or 0, whether it is local for certain, then its host, a zero byte, and its address
 };
 
 // Append to a list; what failed leaves an error set.
@@ -56,9 +56,13 @@ class Steps final : public Driver {
     }
 
     bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) override {
-        const Bytes origin = static_cast<const Member &>(peer).origin->bytes();
-        snprintf(host, sizeof(host), "%.*s", static_cast<int>(origin.size - 1), origin.data + 1);
-        return origin.data[0] == 1;
+        const char *origin = static_cast<const Member &>(peer).origin->data();
+        snprintf(host, sizeof(host), "%s", origin + 1);
+        return origin[0] == 1;
+    }
+    void address(const Peer &peer, char (&address)[ADDRESS_SIZE]) override {
+        const char *host = static_cast<const Member &>(peer).origin->data() + 1;
+        snprintf(address, sizeof(address), "%s", host + strlen(host) + 1);
     }
 
     // Give what the step causes: replies, then the rest; null with an error set.
@@ -103,7 +107,7 @@ class Steps final : public Driver {
 
     void take(int event, Member &member, Bytes data, double now) {
         if (event == CONNECTED) {
-            member.origin.hold(make_value(data.size > 0 ? data : Bytes{"", 1}));
+            member.origin.hold(make_value(data.size > 0 ? data : Bytes{"\0\0", 3}));
             engine.connect(member, now);
         } else if (event == RECEIVED) {
             // In memory of its own, so that a checked build sees who reads behind it, or later.

@@ -110,7 +110,7 @@ struct PeerName {
         }
     }
 
-    char text[128];
+    char text[ADDRESS_SIZE];
 };
 
 }  // namespace rallypoint

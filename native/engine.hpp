@@ -9,13 +9,13 @@
 // once, while no key has changed; a list of names that was found present is present until a name vanishes.
 #pragma once
 
-#include "session_dialect.hpp"
+#include "status.hpp"
 
 namespace rallypoint {
 
-class Engine : SessionDialect {
+class Engine : StatusVerb {
   public:
-    Engine(const Limits &limits, Driver &driver, const Secrets &secrets) : SessionDialect(limits, driver, secrets) {}
+    Engine(const Limits &limits, Driver &driver, const Secrets &secrets) : StatusVerb(limits, driver, secrets) {}
 
     ~Engine() {
         // Nobody is left to be called to a queue, so the newest goes first and nobody is told anything.
@@ -27,6 +27,7 @@ class Engine : SessionDialect {
 
     // The steps of `Engine.step`. A peer that is unknown, closed by the engine or disconnected is ignored.
     void connect(Peer &peer, double now) {
+        now_ = now;
         if (connections_ >= limits_.connections_max) {
             refusal_.say(TOO_MANY_CONNECTIONS, "%" PRIu64 " peers are connected, the limit is %" PRIu64, connections_,
                          limits_.connections_max);
@@ -35,6 +36,7 @@ class Engine : SessionDialect {
         }
         ++connections_;
         peer.is_known = true;
+        peer.came_at = now;
         peer.deadline = now + limits_.handshake_timeout_s;
         peers_.add(peer);
         strangers_.add(peer);
@@ -45,6 +47,8 @@ class Engine : SessionDialect {
         now_ = now;
         Bytes segment = {data, size};
         if (!peer.reader.is_validated && !begins(peer, segment)) return close(peer);
+        peer.received += size;
+        received_ += size;
         peer.reader.feed(segment.data, segment.size);
         serve(peer);
     }
@@ -64,6 +68,7 @@ class Engine : SessionDialect {
 
     void tick(double now) {
         now_ = now;
+        if (isnan(began_)) began_ = now;
         while (strangers_.first != nullptr && strangers_.first->deadline <= now) {
             refusal_.say(HANDSHAKE_TIMEOUT, "%s did not come within %g s",
                          strangers_.first->talk == nullptr ? "VALIDATE" : "HELLO", limits_.handshake_timeout_s);
@@ -82,7 +87,7 @@ class Engine : SessionDialect {
     }
 
     // The numbers. Cost: the number of peers.
-    Statistics statistics() const {
+    Statistics statistics() const override {
         Statistics statistics = {connections_, 0, 0, keyspace_.key_count(), keyspace_.queue_count(),
                                  keyspace_.stored_size(), waiting(), input_held_, requests_, sessions_.count(),
                                  sessions_.answers_size(), {}};
@@ -141,14 +146,26 @@ class Engine : SessionDialect {
             const Reader::Step step = peer.talk == nullptr ? apply_next(peer) : next(peer);
             if (step == Reader::MORE) break;
             requests_ += step == Reader::REQUEST;
-            if (step == Reader::REFUSED) return close(peer);
+            if (step == Reader::REFUSED) {
+                if (peer.talk != nullptr) count_sent(peer);
+                return close(peer);
+            }
             if (produced_ > limits_.output_size_max) {
                 peer.is_paused = true;
                 driver_.paused(peer);
             }
         }
         peer.reader.keep();
+        const bool is_session = peer.talk != nullptr;
+        if (is_session) count_sent(peer);
         if (peer.held > 0 || peer.reader.held() > 0) hold(peer);
+        if (!is_session && peer.is_known) count_sent(peer);
+    }
+
+    // Take note of what this step has made for the peer.
+    void count_sent(Peer &peer) {
+        peer.sent += produced_;
+        sent_to_all_ += produced_;
     }
 
     Reader::Step apply_next(Peer &peer) {
@@ -178,6 +195,7 @@ class Engine : SessionDialect {
     // Close a peer because of the last refusal.
     void close(Peer &peer) {
         ++closed_[refusal_.reason];
+        note_refusal(peer);
         if (peer.talk != nullptr) say_closing(peer);
         forget(peer);
         driver_.closed(peer, refusal_.reason, refusal_.detail);
@@ -199,6 +217,7 @@ class Engine : SessionDialect {
         }
     }
 
+    const Peer *first_peer() const override { return peers_.first; }
     void admit(Peer &peer) override {
         strangers_.remove(peer);
         peer.reader.is_validated = true;
@@ -345,6 +364,7 @@ class Engine : SessionDialect {
         int64_t count = 0;
         if (!arrive(name, &count)) return false;
         if (count >= world_size) return answer(peer, kGoOn);
+        peer.since = now_;
         waiters_.wait_barrier(peer, name, world_size);
         return true;
     }

@@ -24,13 +24,14 @@ struct Peer : Waiter {
     bool is_known = false;
     Reader reader;
     uint64_t held = 0;  // of its input, as counted
-    double deadline = 0;
+    double deadline = 0, came_at = 0;
+    uint64_t received = 0, sent = 0;
     Talk *talk = nullptr;  // what belongs to the session dialect; null in c10d's
     Link<Peer> of_all;  // in the order of connection
     Link<Peer> of_strangers;
 };
 
-constexpr size_t HOST_SIZE = 64;
+constexpr size_t HOST_SIZE = 64, ADDRESS_SIZE = 128;
 
 // What an event causes, told to the driver while the step runs. The driver only takes note; it must not call back.
 class Driver {
@@ -43,6 +44,8 @@ class Driver {
     virtual void closed(Peer &peer, int reason, const char *detail) = 0;
     // Tell whether a peer is on this machine for certain, else put its address, as numbers, if there is one.
     virtual bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) = 0;
+    // Put where it comes from, for people.
+    virtual void address(const Peer &peer, char (&address)[ADDRESS_SIZE]) = 0;
 
   protected:
     ~Driver() = default;
@@ -175,6 +178,7 @@ class Ground {
         if (is_new) set = where.make(list, is_present);
         const uint64_t total = waiters_.names_held() + readers_.names_held() + set->count;
         if (total <= limits_.waited_names_max) {
+            waiter->since = now_;
             where.wait(*waiter, set);
             return true;
         }

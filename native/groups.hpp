@@ -38,6 +38,12 @@ struct Named {
     uint32_t rank;
     Value *label;
     double since;
+
+    // -1 if it was never seen.
+    int64_t since_ms(double now) const {
+        const double since_ms = (now - since) * 1000;
+        return label == nullptr ? -1 : since_ms > 0 ? static_cast<int64_t>(since_ms) : 0;
+    }
 };
 
 struct Group {
@@ -98,6 +104,14 @@ class Groups {
 
     size_t count() const { return groups_.count(); }
     uint64_t members() const { return members_; }
+    uint64_t values_size() const { return values_size_; }
+    // Look at each, oldest first, with its name.
+    template <typename Look>
+    void each(Look look) {
+        for (auto *entry = groups_.first(); entry != nullptr; entry = entry->order.after) {
+            look(entry->item, Bytes{entry->name().data + 1, entry->name().size - 1});
+        }
+    }
 
     void arrive(const Arrival &arrival, double now, Refusal &refusal) {
         const FullName name(arrival.kind, arrival.name);
@@ -180,6 +194,50 @@ class Groups {
             rest(*group);
             if (group->others.first == nullptr) bury(*group);
         }
+    }
+
+    // --- who is named -----------------------------------------------------------------------------------------
+
+    // Remember who is missing and who waits, unless that is known well enough.
+    void look(Group &group) {
+        if (group.has_looked && group.fresh * kMembersNamedMax < (group.arrived_count > 0 ? group.arrived_count : 1)) {
+            for (size_t left = group.missing.count(); left > 0; --left) {
+                const Named member = group.missing.pop();
+                if (has_arrived(group, member.rank)) {
+                    release(member.label);
+                } else {
+                    group.missing.push(member);
+                }
+            }
+            if (group.missing.count() > 0) return;
+        }
+        unname(group.missing);
+        unname(group.waiting);
+        for (uint32_t rank = 0; rank < group.count && group.missing.count() < kMembersNamedMax; ++rank) {
+            const Seat *seat = seat_of(group, rank);
+            if (seat == nullptr) {
+                group.missing.push({rank, nullptr, 0});
+            } else if (seat->request == 0) {
+                group.missing.push(name(*seat));
+            }
+        }
+        for (Seat *seat = group.arrived.first; seat != nullptr && group.waiting.count() <= kMembersNamedMax;
+             seat = seat->in_group.after) {
+            group.waiting.push(name(*seat));
+        }
+        group.has_looked = true;
+        group.fresh = 0;
+    }
+
+    static void name_gone(Group &group, Ring<Named> &gone) {
+        for (Seat *seat = group.gone.first; seat != nullptr && gone.count() < kMembersNamedMax;
+             seat = seat->in_group.after) {
+            gone.push(name(*seat));
+        }
+    }
+    static void unname(Ring<Named> &list) {
+        for (size_t at = 0; at < list.count(); ++at) release(list[at].label);
+        list.clear();
     }
 
   private:
@@ -435,47 +493,10 @@ class Groups {
         }
     }
 
-    // --- who is named -----------------------------------------------------------------------------------------
-
-    static void unname(Ring<Named> &list) {
-        for (size_t at = 0; at < list.count(); ++at) release(list[at].label);
-        list.clear();
-    }
     static Named name(const Seat &seat) { return {seat.rank, share(seat.label.get()), seat.since}; }
     bool has_arrived(Group &group, uint32_t rank) const {
         const Seat *seat = seat_of(group, rank);
         return seat != nullptr && seat->request != 0;
-    }
-
-    // Remember who is missing and who waits, unless that is known well enough.
-    void look(Group &group) {
-        if (group.has_looked && group.fresh * kMembersNamedMax < (group.arrived_count > 0 ? group.arrived_count : 1)) {
-            for (size_t left = group.missing.count(); left > 0; --left) {
-                const Named member = group.missing.pop();
-                if (has_arrived(group, member.rank)) {
-                    release(member.label);
-                } else {
-                    group.missing.push(member);
-                }
-            }
-            if (group.missing.count() > 0) return;
-        }
-        unname(group.missing);
-        unname(group.waiting);
-        for (uint32_t rank = 0; rank < group.count && group.missing.count() < kMembersNamedMax; ++rank) {
-            const Seat *seat = seat_of(group, rank);
-            if (seat == nullptr) {
-                group.missing.push({rank, nullptr, 0});
-            } else if (seat->request == 0) {
-                group.missing.push(name(*seat));
-            }
-        }
-        for (Seat *seat = group.arrived.first; seat != nullptr && group.waiting.count() <= kMembersNamedMax;
-             seat = seat->in_group.after) {
-            group.waiting.push(name(*seat));
-        }
-        group.has_looked = true;
-        group.fresh = 0;
     }
 
     // Put MEMBERS behind a body: at most kMembersNamedMax of a list, the member of one rank left out.
@@ -490,8 +511,7 @@ class Groups {
             body = put(body, member.rank);
             const Bytes label = member.label == nullptr ? Bytes{nullptr, 0} : member.label->bytes();
             body = grow(put(body, uint64_t{label.size}), label);
-            const double since_ms = (now - member.since) * 1000;
-            body = put(body, member.label == nullptr ? int64_t{-1} : since_ms > 0 ? static_cast<int64_t>(since_ms) : 0);
+            body = put(body, member.since_ms(now));
             ++count;
         }
         store(body->data() + at, count);
@@ -503,10 +523,7 @@ class Groups {
     }
     static Value *named_gone(Group &group, double now) {
         Ring<Named> gone;
-        for (Seat *seat = group.gone.first; seat != nullptr && gone.count() < kMembersNamedMax;
-             seat = seat->in_group.after) {
-            gone.push(name(*seat));
-        }
+        name_gone(group, gone);
         Value *body = named(gone, UINT64_MAX, now, nullptr);
         unname(gone);
         return body;

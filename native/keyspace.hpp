@@ -53,6 +53,15 @@ class Keyspace {
         }
     }
 
+    // The same with queues and their items.
+    template <typename Look>
+    void each_queue(Bytes prefix, Look look) const {
+        for (Queues::Entry *entry = queues_.first(); entry != nullptr; entry = entry->order.after) {
+            const Bytes name = entry->name();
+            if (name.size >= prefix.size && Bytes{name.data, prefix.size} == prefix) look(name, entry->item);
+        }
+    }
+
     // All keys as LIST_KEYS answers; kept until a key comes or goes.
     Value *listing() {
         if (listing_) return listing_.get();

@@ -33,6 +33,11 @@ class Leases {
     }
 
     size_t count() const { return leases_.count(); }
+    // Look at each, oldest first.
+    template <typename Look>
+    void each(Look look) const {
+        for (auto *entry = leases_.first(); entry != nullptr; entry = entry->order.after) look(*entry->item);
+    }
 
     // Give a new lease; null if that is refused.
     Lease *grant(uint64_t session_number, int64_t ttl_ms, double now, Refusal &refusal) {

@@ -154,6 +154,7 @@ class Reactor final : Driver {
         Reactor &reactor = *static_cast<Reactor *>(argument);
         pthread_mutex_lock(&reactor.mutex_);
         reactor.accept_newcomers(true);
+        reactor.engine_.tick(reactor.now_ = clock_now());
         while (reactor.drain_s_ < 0) reactor.wake_up(reactor.timeout_ms());
         reactor.drain();
         while (Connection *connection = reactor.open_.first) reactor.lose(*connection);
@@ -320,6 +321,10 @@ class Reactor final : Driver {
 
     bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) override {
         return static_cast<const Connection &>(peer).is_local(host);
+    }
+
+    void address(const Peer &peer, char (&address)[ADDRESS_SIZE]) override {
+        memcpy(address, PeerName(static_cast<const Connection &>(peer)).text, sizeof address);
     }
 
     // --- what is watched ---------------------------------------------------------------------------------------------

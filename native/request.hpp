@@ -15,6 +15,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied to 
 
 using Arguments = PyObject *const *;
 
+constexpr size_t kFrameSizeMax = 16384;  // of a session's request that is made here; larger ones are Python's
+
 class Request {
   public:
     Request() = default;
@@ -40,7 +42,7 @@ class Request {
             if (!field(*kind, given)) return false;
             given += *kind == Kind::PAIRS ? 2 : 1;
         }
-        return size_ <= kRequestSizeMax;
+        return size_ <= limit_;
     }
 
     // Make the request whether the keys are there, and behind it the one that reads them: GET or MULTI_GET.
@@ -57,7 +59,39 @@ class Request {
         return true;
     }
 
+    // Make the frame of a session's request, a small one. Nothing that was begun before it is open.
+    bool encode_frame(SessionVerb verb, uint64_t id, Arguments given) {
+        limit_ = kFrameSizeMax;
+        head(verb, id);
+        number(id);
+        for (const Kind *kind = kSessionRows[int(verb)].request; *kind != Kind::NOTHING; ++kind) {
+            if (!field(*kind, given)) return false;
+            given += *kind == Kind::PAIRS ? 2 : 1;
+        }
+        seal(0);
+        return size_ <= limit_;
+    }
+
+    // Put a frame behind it that ends its wait at once.
+    void add_cancel(uint64_t id) {
+        const size_t begin = size_;
+        head(SessionVerb::CANCEL, kClosingId);
+        number(id);
+        number(id);
+        seal(begin);
+    }
+
   private:
+    void head(SessionVerb verb, uint64_t id) {
+        const uint32_t size = 0;
+        put(&size, sizeof(size));
+        put(&verb, 1);
+        number(id);
+    }
+    void seal(size_t begin) {
+        const uint32_t size = uint32_t(size_ - begin - sizeof(size));
+        memcpy(data_ + begin, &size, sizeof(size));
+    }
     bool field(Kind kind, Arguments given) {
         if (kind == Kind::KEY || kind == Kind::VALUE) return text(given[0], kind == Kind::KEY);
         if (kind == Kind::I64) return integer(given[0]);
@@ -76,6 +110,7 @@ class Request {
         }
         const size_t wire_size = size_t(size) + is_key;
         if (data == nullptr || wire_size > (is_key ? kKeySizeMax : kValueSizeMax)) return false;
+        if (size_ + wire_size > limit_) return false;
         number(wire_size);
         if (is_key) put("/", 1);
         put(data, size_t(size));
@@ -95,7 +130,6 @@ class Request {
         number(count);
         for (size_t index = 0; index < count; ++index) {
             if (!text(item_of(keys, index), true) || (values && !text(item_of(values, index), false))) return false;
-            if (size_ > kRequestSizeMax) return false;
         }
         return true;
     }
@@ -127,6 +161,7 @@ class Request {
     char *data_ = inline_;
     size_t size_ = 0;
     size_t capacity_ = sizeof(inline_);
+    size_t limit_ = kRequestSizeMax;
 };
 
 }  // namespace rallypoint

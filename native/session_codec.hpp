@@ -145,13 +145,24 @@ struct Answer {
     }
 };
 
+// A reason as it is on the wire.
+struct Code {
+    char text[32];
+
+    explicit Code(int reason) {
+        const char *name = kCloseReasonNames[reason];
+        char *to = text;
+        for (; *name != '\0'; ++name) *to++ = static_cast<char>(*name == '_' ? '_' : *name - 'A' + 'a');
+        *to = '\0';
+    }
+};
+
 // What REFUSED and CLOSING say: the reason's code and a sentence.
 inline Value *refusal_body(const Refusal &refusal) {
-    const char *name = kCloseReasonNames[refusal.reason];
-    const size_t size = strlen(name), sentence_size = strlen(refusal.detail);
+    const Code code(refusal.reason);
+    const size_t size = strlen(code.text), sentence_size = strlen(refusal.detail);
     Value *body = make_value(8 + size + 8 + sentence_size);
-    char *to = store<uint64_t>(body->extend(8 + size), size);
-    for (size_t i = 0; i < size; ++i) to[i] = static_cast<char>(name[i] == '_' ? '_' : name[i] - 'A' + 'a');
+    store_text(body->extend(8 + size), {code.text, size});
     store_text(body->extend(8 + sentence_size), {refusal.detail, sentence_size});
     return body;
 }

@@ -99,6 +99,8 @@ class SessionDialect : protected SessionVerbs {
         release(body);
     }
 
+    char life_id_[kSessionIdSize];
+
   private:
     // HELLO's fields.
     struct Hello {
@@ -212,7 +214,6 @@ class SessionDialect : protected SessionVerbs {
     }
 
     Held token_;
-    char life_id_[kSessionIdSize];
 };
 
 }  // namespace rallypoint

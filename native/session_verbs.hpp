@@ -39,7 +39,6 @@ class SessionVerbs : protected Ground, Groups::Listener {
         case Meaning::PENDING:
         case Meaning::SETTLED: return;
         case Meaning::ANSWERED: return send(session, *sessions_.find_answer(session, frame.id));
-        case Meaning::COUNTED: return await_count(session, frame);
         case Meaning::NEW: break;
         }
         if (!sessions_.allows(session, row, refusal_)) {  // not kept: that would be one more
@@ -91,6 +90,13 @@ class SessionVerbs : protected Ground, Groups::Listener {
     // Tell the groups which sessions have ended; whoever ends a step does this.
     void settle() {
         if (groups_.has_left()) groups_.settle(sessions_.newest(), now_);
+    }
+
+    // Give a document about the server; null for none of that name.
+    virtual Value *describe(Bytes what) = 0;
+
+    static void sort_keys(Ring<Bytes> &keys) {
+        if (keys.count() > 1) qsort(&keys[0], keys.count(), sizeof(Bytes), compare_keys);
     }
 
     Ids ids_;
@@ -179,6 +185,10 @@ class SessionVerbs : protected Ground, Groups::Listener {
         case SessionVerb::LEASE_RENEW:
         case SessionVerb::LEASE_REVOKE: return serve_lease(session, frame, fields.number());
         case SessionVerb::WATCH: return watch(session, frame);
+        case SessionVerb::STATUS: {
+            Value *document = describe(fields.text());
+            return document != nullptr && answer_stored(session, frame.id, frame.verb, document);
+        }
         case SessionVerb::UNWATCH:
             watches_.unwatch(session, load<uint64_t>(fields.at));
             settle_followed();
@@ -277,7 +287,7 @@ class SessionVerbs : protected Ground, Groups::Listener {
     bool serve_prefix(Session &session, const Frame &frame, Bytes prefix) {
         Ring<Bytes> keys;
         keyspace_.each_key(prefix, [&](Bytes key) { keys.push(key); });
-        if (keys.count() > 1) qsort(&keys[0], keys.count(), sizeof(Bytes), compare_keys);
+        sort_keys(keys);
         if (frame.verb == SessionVerb::DELETE_PREFIX) {
             for (size_t at = 0; at < keys.count(); ++at) {
                 char copy[kKeySizeMax];  // the key ends with its entry
@@ -385,20 +395,6 @@ class SessionVerbs : protected Ground, Groups::Listener {
         sessions_.keep(session, begun);
         waiters_.wait_barrier(sessions_.wait(session, frame, now_), name, world_size);
         return true;
-    }
-
-    // Wait at a barrier at which the request has counted already.
-    void await_count(Session &session, const Frame &frame) {
-        Fields fields = {frame.body.data};
-        const Name name = keyspace_.name(fields.text());
-        const int64_t world_size = fields.number();
-        int64_t count = 0;
-        if (!keyspace_.count(name, &count, refusal_)) return refuse(session, frame.id, frame.verb);
-        if (count >= world_size) {
-            answer_empty(session, frame.id, frame.verb);
-        } else {
-            waiters_.wait_barrier(sessions_.wait(session, frame, now_), name, world_size);
-        }
     }
 
     bool arrive_at(Session &session, const Frame &frame) {

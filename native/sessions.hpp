@@ -41,7 +41,6 @@ struct Pending : Waiter {
     uint64_t id = 0;
     Session *session = nullptr;
     Value *request = nullptr;  // its fields, as on the wire
-    double since = 0;
     SessionVerb verb;
     Link<Pending> of_session;
 
@@ -72,8 +71,8 @@ struct Session : Due, Attendee {
     List<Pending, &Pending::of_session> pending;
 };
 
-// What a request is to its session.
-enum class Meaning { NEW, SETTLED, ANSWERED, PENDING, COUNTED };
+// What a request is to its session. One that has counted and is not answered waits, here where nothing is restored.
+enum class Meaning { NEW, SETTLED, ANSWERED, PENDING };
 
 class Sessions {
   public:
@@ -147,6 +146,12 @@ class Sessions {
         return next_end() > now ? nullptr : static_cast<Session *>(ends_.first());
     }
 
+    // Look at each, oldest first.
+    template <typename Look>
+    void each(Look look) {
+        for (auto *entry = sessions_.first(); entry != nullptr; entry = entry->order.after) look(*entry->item);
+    }
+
     // --- requests ---------------------------------------------------------------------------------------------
 
     // Say what a request means, and forget the answers below `done`.
@@ -156,9 +161,7 @@ class Sessions {
         if (!is_write) return Meaning::NEW;
         if (id < session.done) return Meaning::SETTLED;
         if (session.answers.count() == 0) return Meaning::NEW;
-        const Answer *answer = find_answer(session, id);
-        if (answer == nullptr) return Meaning::NEW;
-        return answer->size == 0 ? Meaning::COUNTED : Meaning::ANSWERED;
+        return find_answer(session, id) == nullptr ? Meaning::NEW : Meaning::ANSWERED;
     }
 
     // Whether a new request can be taken.

@@ -28,6 +28,18 @@ inline double monotonic() {
     return double(time.tv_sec) + double(time.tv_nsec) * 1e-9;
 }
 
+// The first look: nearly every reply comes within it, and it costs one call of the system. Runs without the lock.
+inline ssize_t first_look(int fd, unsigned spin_us, char *target, size_t room) {
+    if (spin_us) {
+        double until = monotonic() + spin_us * 1e-6;
+        do {
+            ssize_t count = recv(fd, target, room, MSG_DONTWAIT);
+            if (count >= 0 || errno != EAGAIN) return count;
+        } while (monotonic() < until);
+    }
+    return recv(fd, target, room, 0);
+}
+
 inline unsigned forks = 0;  // how many forks lie between this process and the one that loaded the module
 
 // True in the process of that number; else raises. A signal's handler may fork amid a call, and its child goes on.
@@ -146,7 +158,7 @@ class Stream {
         return true;
     }
 
-    // Receive some bytes, at least one, and give their number; 0 with a Python error set. `looks`: see `look`.
+    // Receive some bytes, at least one, and give their number; 0 with a Python error set. `looks`: see `first_look`.
     size_t receive(char *target, size_t room, Patience &patience, bool is_owed, bool looks = false) {
         return pass(POLLIN, target, room, patience, is_owed, looks);
     }
@@ -166,7 +178,7 @@ class Stream {
             ssize_t count = -1;
             errno = EAGAIN;
             if (is_first && !sends) {
-                count = look(data, size);
+                count = first_look(fd_, spin_us_, data, size);
             } else if (is_first || is_ready(event, left_s)) {
                 count = sends ? ::send(fd_, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
                               : recv(fd_, data, size, MSG_DONTWAIT);
@@ -181,17 +193,6 @@ class Stream {
             const char *what = sends ? "did not take a request" : "did not answer";
             return raise_error(helper_, "silent", "(sd)", what, patience.waited_s());
         }
-    }
-    // The first look: nearly every reply comes within it, and it costs one call of the system. Runs without the lock.
-    ssize_t look(char *target, size_t room) const {
-        if (spin_us_) {
-            double until = monotonic() + spin_us_ * 1e-6;
-            do {
-                ssize_t count = recv(fd_, target, room, MSG_DONTWAIT);
-                if (count >= 0 || errno != EAGAIN) return count;
-            } while (monotonic() < until);
-        }
-        return recv(fd_, target, room, 0);
     }
     bool is_ready(short event, double wait_s) const {
         if (!(wait_s < kWaitSliceS)) wait_s = kWaitSliceS;

@@ -22,6 +22,7 @@ struct Waiter {
     uint64_t turn = 0;
     int64_t world_size = 0;
     Held called;  // the queue whose item released it, until it pops
+    double since = 0;
     bool is_of_session = false;
 };
 
@@ -61,6 +62,8 @@ class Waiters {
     size_t count() const { return count_; }
     // Names that peers wait for, each counted once for each peer.
     uint64_t names_held() const { return names_held_; }
+
+    const Table<Barrier> &barriers() const { return barriers_; }
 
     // Give the set of those that wait for this list, null if nobody does. `list` is KEYS as on the wire.
     WaitSet *find(Bytes list) {

@@ -53,6 +53,7 @@ class Watches {
     Watches(const Limits &limits, const HashKey &key) : limits_(limits), key_(key), by_key_(key), by_prefix_(key) {}
 
     size_t count() const { return count_; }
+    uint64_t kept_size() const { return kept_size_; }
 
     // Begin a watch; null if there are too many.
     KeyWatch *watch(Session &session, uint64_t request, Bytes key, bool is_prefix, Refusal &refusal) {

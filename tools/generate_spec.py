@@ -16,10 +16,23 @@ from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
+import rallypoint
 from rallypoint.net import address, stream
 from rallypoint.protocol import codec, spec
 from rallypoint.protocol.session import spec as session_spec
-from rallypoint.server import acceptor, connection, groups, keyspace, limits, loop, sessions, turns, watches
+from rallypoint.server import (
+    acceptor,
+    connection,
+    groups,
+    keyspace,
+    limits,
+    loop,
+    peer,
+    sessions,
+    status,
+    turns,
+    watches,
+)
 from rallypoint.store import connections
 
 OUTPUT = Path(__file__).resolve().parent.parent / "native" / "spec.inc"
@@ -66,6 +79,8 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (keyspace, ("ENTRY_SIZE",)),
     (sessions, ("ANSWER_SIZE",)),
     (watches, ("EVENT_SIZE",)),
+    (status, ("SCHEMA_VERSION", "LISTED_MAX", "NAMES_MAX", "_RATE_OVER_S")),
+    (peer, ("REFUSALS_KEPT",)),
     (groups, ("_HEADS_SIZE", "_LOST_GROUPS_MAX")),
     (limits, ("GRACE_S", "STALL_S")),
     (loop, ("DRAIN_S", "LINGER_S", "READ_SIZE", "EVENTS_MAX")),
@@ -115,6 +130,9 @@ def constants() -> Iterable[str]:
         for name in names:
             yield constant(name, getattr(module, name))
         yield ""
+    yield constant("STATUS_VALUE_MAX", status.VALUE_SIZE_MAX)
+    yield f'constexpr char kPackageVersion[] = "{rallypoint.__version__}";'
+    yield ""
 
 
 def verbs() -> Iterable[str]:

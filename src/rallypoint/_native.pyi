@@ -43,8 +43,8 @@ class Engine:
         Args:
             event: 0 connected, 1 received, 2 resumed, 3 disconnected, 4 ticked.
             peer: any number that names a connection; -1 with *ticked*. Unknown ones are ignored, except by *connected*.
-            data: what was received; with *connected* 1 or 0, whether it is of this machine for certain, and its address;
-                empty with other events.
+            data: what was received; with *connected* 1 or 0, whether it is of this machine for certain, its host and
+                its address for people, a zero byte behind each; empty with other events.
             now: never less than before.
 
         Returns:

@@ -62,7 +62,7 @@ class NativeEngine:
         if isinstance(event, Received):
             data = event.data
         elif isinstance(event, Connected):
-            data = bytes((event.origin.is_local,)) + event.origin.host.encode()
+            data = b"%c%b\0%b\0" % (event.origin.is_local, event.origin.host.encode(), event.address.encode())
         return [_effect(raw) for raw in self._engine.step(_EVENTS.index(type(event)), peer, data, now)]
 
     def next_deadline(self) -> float | None:
