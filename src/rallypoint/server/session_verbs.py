@@ -135,7 +135,7 @@ class SessionVerbs:
         elif meaning is Meaning.COUNTED:
             recall = self.handlers[verb].recall
             assert recall is not None
-            recall(session, request_id, request)
+            self._try(recall, session, request_id, request)
 
     def answer(
         self, session: Session, request_id: int, verb: int, head: bytes, body: bytes = b"", *, sharers: int = 1
@@ -214,10 +214,13 @@ class SessionVerbs:
         if self._forbids is not None and (why := self._forbids(session.identity, request)) is not None:
             self.refuse(session, request_id, verb, CloseReason.FORBIDDEN, why)
             return
+        self._try(handler.apply, session, request_id, request)
+
+    def _try(self, apply: _Apply, session: Session, request_id: int, request: Request) -> None:
         try:
-            handler.apply(session, request_id, request)
+            apply(session, request_id, request)
         except (RequestError, KeyspaceError) as refusal:
-            self.refuse(session, request_id, verb, refusal.reason, str(refusal))
+            self.refuse(session, request_id, request[0], refusal.reason, str(refusal))
 
     def _cancel(self, session: Session, request_id: int) -> None:
         pending = session.pending.get(request_id)

@@ -28,6 +28,7 @@ from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.protocol.spec import CloseReason, Verb
 from rallypoint.server.ground import Ground
+from rallypoint.server.keyspace import Keyspace, KeyspaceError
 from rallypoint.server.peer import Peer, Refused
 from rallypoint.server.session_parts import SessionParts
 from rallypoint.server.session_verbs import VerbHandler
@@ -284,7 +285,7 @@ class Status:
                     "name": _name(name),
                     "generation": 0,
                     "members": max(sizes.values()),
-                    "arrived": ground.keyspace.count(name),
+                    "arrived": _count(ground.keyspace, name),
                     "missing": [],
                     "waiting": [],
                     "gone": [],
@@ -360,6 +361,14 @@ def _wait(verb: str, names: Iterable[bytes], since_s: float) -> _Object:
     every = list(names)
     shown = [_name(name) for name in every[:NAMES_MAX]]
     return {"verb": verb, "names": shown, "names_left_out": len(every) - len(shown), "since_s": since_s}
+
+
+def _count(keyspace: Keyspace, name: bytes) -> int:
+    """Give how many have arrived at c10d's barrier; 0 if somebody has stored something else there."""
+    try:
+        return keyspace.count(name)
+    except KeyspaceError:
+        return 0
 
 
 def _member(rank: int, label: bytes, since_ms: int) -> _Object:

@@ -203,6 +203,23 @@ def test_a_barrier_that_has_counted_waits_again_after_a_restart(is_complete) -> 
     assert client.read() == [(OK, request_id, ())]
 
 
+@python_twin_only
+def test_a_barrier_whose_count_is_lost_is_refused_after_a_restart() -> None:
+    bench = Bench(journal=True)
+    client = bench.client()
+    request_id = client.send(V.BARRIER, b"/b", 2)
+    bench.client().ask(V.SET, b"/b", b"no number")
+    state = State()
+    apply(state, bench.engine.take_changes())
+    bench.engine = Engine(bench.engine._limits, journal=True)
+    bench.engine.restore(state, bench.now)
+    bench.clients.clear()
+    assert client.connect()
+    client.send(V.BARRIER, b"/b", 2, request_id=request_id)
+    ((status, _, fields),) = client.read()
+    assert (status, fields[0]) == (REFUSED, CloseReason.NOT_A_NUMBER.value.encode())
+
+
 def test_a_call_to_a_queue_is_passed_on_when_the_connection_goes(bench) -> None:
     called, next_one, pushing = bench.client(), bench.client(), bench.client()
     called.send(V.WAIT, [b"/q"])
