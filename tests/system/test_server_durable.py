@@ -21,6 +21,7 @@ from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
 from tests.support.raw_session import RawSession
 from tests.support.served import served
 
+from rallypoint import TCPStore
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.protocol.spec import Verb
 
@@ -284,3 +285,40 @@ def fill(session):
         session.pipeline([(SessionVerb.SET, (b"/big/%d" % number, bytes(100_000))), (SessionVerb.ADD, (b"/n", 1))])
         for number in range(40)
     ]
+
+
+def test_stores_go_on_over_kill_9_and_every_add_counts_once(tmp_path):
+    port = free_port()
+    is_over = threading.Event()
+    counts = {}
+
+    def count(number):
+        store = TCPStore(
+            "127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=PATIENCE_S, dialect="session"
+        )
+        added = 0
+        while not is_over.is_set():
+            store.add("sum", 1)
+            added += 1
+            store.set(f"last/{number}", str(added))
+        counts[number] = added
+
+    threads = [threading.Thread(target=count, args=(number,)) for number in range(4)]
+    for turn in range(3):
+        with start(tmp_path, port) as (process, _):
+            if not turn:
+                for thread in threads:
+                    thread.start()
+            time.sleep(0.4)
+            process.kill()
+    with start(tmp_path, port):
+        time.sleep(0.2)
+        is_over.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        session = RawSession(("127.0.0.1", port))
+        assert session.call(SessionVerb.GET, b"/sum") == (b"%d" % sum(counts.values()),)
+        for number, added in counts.items():
+            assert session.call(SessionVerb.GET, b"/last/%d" % number) == (b"%d" % added,)
+        assert len(counts) == len(threads)
+        session.close()
