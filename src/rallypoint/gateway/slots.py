@@ -119,7 +119,10 @@ class _Cancelling(Slot):
 
 
 class _Popping(Slot):
-    _length = 1
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._length: int | None = None
+        self._popped: tuple[bytes, ...] | None = None  # the item, or nothing
 
     def begin(self) -> Sequence[Call]:
         name = self._request[1]
@@ -128,10 +131,10 @@ class _Popping(Slot):
     def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:
         if number == 0:
             self._length = max(1, fields[0])  # others may have pushed since
-        elif status is Status.OK:
-            self.pieces = (I64.pack(self._length), *_stored(fields[0]))
         else:
-            self.pieces = (I64.pack(0),)
+            self._popped = fields if status is Status.OK else ()
+        if self._length is not None and self._popped is not None:
+            self.pieces = (I64.pack(self._length), *_stored(self._popped[0])) if self._popped else (I64.pack(0),)
         return ()
 
 

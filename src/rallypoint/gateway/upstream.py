@@ -8,6 +8,9 @@ and again, and puts the connection through the loop's door::
                  |                                                                             v
     ask, answers of the session <------------------------------------------------ resume: send again
 
+A server whose machine has vanished closes nothing: so each ``PROBE_S`` a PING asks whether it is there, and if it has
+said nothing at all by the next one, the connection is given up.
+
 What the server does not know any more, because the session ended there meanwhile, is told as ``Failed``; a server with
 other data as that.
 """
@@ -33,13 +36,17 @@ from rallypoint.server.loop import ServerLoop
 from rallypoint.server.poller import READ, WRITE
 from rallypoint.store.uplink import FATAL_REASONS, Link
 
-__all__ = ["Reach", "Upstream"]
+__all__ = ["PROBE_S", "Reach", "Upstream"]
+
+PROBE_S = 15.0
+"""How often the server is asked whether it is there, in seconds; it has as long to say something."""
 
 Reach = Callable[[bytes, Deadline], Link]
 """Makes a connection past its handshake, given the session's id (empty for a new one) and a deadline."""
 
 _READS_MAX = 16  # reads at one wake-up, so that the local peers get their turn
 _LABEL = "rallypoint-relay"
+_NOBODYS = 0  # the call of a probe
 
 
 class _Request(Request):
@@ -84,6 +91,8 @@ class Upstream:
         self._last_trouble = ""
         self._connector: threading.Thread | None = None
         self._has_ended = threading.Event()
+        self._is_probed = False
+        loop.every(PROBE_S, self.probe)
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -104,6 +113,16 @@ class Upstream:
         request = self._requests.get(call)
         if request is not None and (frame := self._session.cancel(request)):
             self._send(frame)
+
+    def probe(self) -> None:
+        """Give a silent server up, or ask it for a sign of life."""
+        if self._link is None:
+            return
+        if self._is_probed:
+            self._lose(f"it has said nothing for {PROBE_S:g} s")
+            return
+        self._is_probed = True
+        self._send(self._session.begin(_Request(SessionVerb.PING, _NOBODYS), 0))
 
     # --- the connection ----------------------------------------------------------------------------------
 
@@ -162,6 +181,7 @@ class Upstream:
                 self._fail(request, "the session upstream ended: it is not known whether the request was applied")
         frames = self._session.resume(welcome)
         self._link = link
+        self._is_probed = False
         self._loop.watch(link.stream.fileno(), self._ready)
         self._last_trouble = ""
         self._log(f"the server upstream is there{' again' if is_known else ''}{'' if is_same else ', with other data'}")
@@ -179,8 +199,9 @@ class Upstream:
     def _fail(self, request: Request, why: str) -> None:
         self._session.fail(request, why)
         assert isinstance(request, _Request)
-        self._requests.pop(request.call, None)
-        self._tell(Failed(request.call, why))
+        if request.call != _NOBODYS:
+            del self._requests[request.call]
+            self._tell(Failed(request.call, why))
 
     def _lose(self, why: str) -> None:
         link = self._link
@@ -242,10 +263,13 @@ class Upstream:
             self._loop.watch(link.stream.fileno(), self._ready)
 
     def _heard(self, data: bytes) -> None:
+        self._is_probed = False
         session = self._session
         for request in session.receive(data):
             assert isinstance(request, _Request)
             assert request.status is not None
+            if request.call == _NOBODYS:
+                continue
             del self._requests[request.call]
             self._tell(Answered(request.call, request.status, request.fields()))
         if session.closing is not None and session is self._session:

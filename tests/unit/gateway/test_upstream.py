@@ -15,6 +15,7 @@ from rallypoint.net.retry import Backoff
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.server.engine import Engine
 from rallypoint.server.loop import ServerLoop
+from rallypoint.server.vocabulary import Received
 from rallypoint.store.reach import Reacher
 from rallypoint.types import Endpoint
 
@@ -124,3 +125,30 @@ def test_a_session_that_the_server_has_forgotten_fails_the_writes_it_has_not_ans
     local.do(local.upstream.ask, 4, SessionVerb.SET, (b"/k", b""))  # what only waits goes on waiting
     assert local.answer(2).status is Status.OK
     local.end()
+
+
+def test_a_server_that_says_nothing_is_given_up_and_asked_again(server, local):
+    local.do(local.upstream.ask, 1, SessionVerb.PING, (5,))
+    local.answer(1)
+    for _ in range(3):  # one that answers is not
+        local.do(local.upstream.probe)
+        local.do(local.upstream.ask, 2, SessionVerb.PING, (5,))
+        local.answer(2)
+        local.told.clear()
+    loop, step, engine = server.loop, server.loop._step, server.loop.machine
+    unheard = []
+
+    def ignore(event, now):
+        is_unheard = type(event) is Received and engine.peers.get(event.peer) in unheard
+        return [] if is_unheard else step(event, now)
+
+    def grow_deaf():
+        unheard[:] = engine.peers.values()
+        loop._step = ignore
+
+    loop.door.visit(grow_deaf, PATIENCE_S)
+    local.do(local.upstream.ask, 3, SessionVerb.ADD, (b"/n", 1))
+    local.do(local.upstream.probe)
+    local.do(local.upstream.probe)
+    assert "it has said nothing for 15 s" in local.wait_for(lambda event: isinstance(event, UpstreamGone)).detail
+    assert local.answer(3).fields == (1,)
