@@ -389,7 +389,11 @@ class Trunk:
             raise self._uplink.ended()
         if self._beside is None:
             link = self._reach(b"", Deadline(timeout_s + connections.REPLY_GRACE_S))
-            self._beside = Trunk(self.endpoint, link, self._reach)
+            made = Trunk(self.endpoint, link, self._reach)
+            if self._beside is None:
+                self._beside = made
+            else:  # another signal's handler was quicker, amid this one
+                made.close("there is one already")
         return self._beside
 
     # --- errors and the end ------------------------------------------------------------------------------
