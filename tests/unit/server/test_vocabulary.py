@@ -13,7 +13,7 @@ def test_every_event_and_effect_is_a_tuple_that_names_its_peer_first() -> None:
 
 
 def test_the_words_are_had_where_the_engine_is() -> None:
-    others = {"EndReason", "Hold", "Machine", "Origin", "Release", "Secured"}  # the loop's, and other machines' behind it
+    others = {"EndReason", "Hold", "Machine", "Origin", "Release", "Secured"}  # other drivers', and machines'
     words = set(vocabulary.__all__) - others
     assert words <= set(engine.__all__)
     assert all(getattr(engine, word) is getattr(vocabulary, word) for word in words)
