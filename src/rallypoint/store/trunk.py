@@ -82,7 +82,7 @@ class Trunk:
         self._busy: int | None = None  # the leading thread, while bytes or a connection are in its hands alone
         self._leader: Ticket | None = None
         self._followers: dict[Ticket, None] = {}
-        self._beside: Trunk | None = None
+        self._beside: list[Trunk] = []
         self._posted = 0
 
     @property
@@ -387,14 +387,10 @@ class Trunk:
         """Give another trunk to the same server, for a signal's handler."""
         if self._uplink.end is not None:
             raise self._uplink.ended()
-        if self._beside is None:
+        if not self._beside:  # several, if handlers nest while they connect
             link = self._reach(b"", Deadline(timeout_s + connections.REPLY_GRACE_S))
-            made = Trunk(self.endpoint, link, self._reach)
-            if self._beside is None:
-                self._beside = made
-            else:  # another signal's handler was quicker, amid this one
-                made.close("there is one already")
-        return self._beside
+            self._beside.append(Trunk(self.endpoint, link, self._reach))
+        return self._beside[0]
 
     # --- errors and the end ------------------------------------------------------------------------------
 
@@ -424,5 +420,5 @@ class Trunk:
                     self._turn.release()
             link.stream.close()
         wake_each(list(self._followers))
-        if self._beside is not None:
-            self._beside.close(reason, is_owner=is_owner)
+        for beside in self._beside:
+            beside.close(reason, is_owner=is_owner)
