@@ -204,8 +204,8 @@ class Reacher:
             )
         except ConnectionLostError:
             stream.close()
-            if not may_be_plain and self._credentials.token is None:
-                raise
+            if session or not (may_be_plain or self._credentials.token):
+                raise  # a server whose session this is speaks our dialect: the connection broke
             stream = self._connect(endpoint, deadline)
             try:
                 connections.shake_hands(stream, deadline)
