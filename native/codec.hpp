@@ -179,7 +179,7 @@ class Reader {
     }
 
     // Copy what was not used up of a borrowed segment; give memory back that is not needed any more.
-    void keep() {
+    HOT void keep() {
         if (held() == 0 ? own_ != nullptr : data_ != own_ || held() < capacity_ / 4) move(held());
     }
     void close() {

@@ -210,6 +210,7 @@ class Table {
     explicit Table(const HashKey &key) : key_(key) {}
     ~Table() {
         while (order_.first != nullptr) erase(order_.first);
+        free(chains_);
     }
     Table(const Table &) = delete;
     Table &operator=(const Table &) = delete;
@@ -219,7 +220,7 @@ class Table {
     Entry *first() const { return order_.first; }
 
     // Null if it is not there.
-    Entry *find(const Name &name) const {
+    HOT Entry *find(const Name &name) const {
         if (count_ == 0) return nullptr;
         Entry *entry = *chain(name.hash);
         while (entry != nullptr && !(entry->name() == name)) entry = entry->next;
@@ -247,7 +248,7 @@ class Table {
         order_.remove(*entry);
         entry->~Entry();
         free(entry);
-        if (--count_ > 0) return;
+        if (--count_ > 0 || chain_count_ == 1) return;  // one that always has one entry is not made anew each time
         free(chains_);
         chains_ = nullptr;
         chain_count_ = room_ = 0;

@@ -29,17 +29,27 @@ class Engine : StatusVerb {
     void connect(Peer &peer, double now) {
         now_ = now;
         if (connections_ >= limits_.connections_max) {
-            refusal_.say(TOO_MANY_CONNECTIONS, "%" PRIu64 " peers are connected, the limit is %" PRIu64, connections_,
-                         limits_.connections_max);
-            close(peer);
-            return;
+            Peer *oldest = strangers_.first;
+            refusal_.say(oldest == nullptr ? TOO_MANY_CONNECTIONS : TOO_MANY_HANDSHAKES,
+                         "%" PRIu64 " peers are connected, the limit is %" PRIu64 "%s", connections_,
+                         limits_.connections_max, oldest == nullptr ? "" : ", and its handshake is the oldest");
+            close(oldest == nullptr ? peer : *oldest);
+            if (oldest == nullptr) return;
         }
         ++connections_;
         peer.is_known = true;
         peer.came_at = now;
-        peer.deadline = now + limits_.handshake_timeout_s;
         peers_.add(peer);
-        strangers_.add(peer);
+        await_handshake(peer);
+    }
+
+    // All peers together leave so much unread, and this one the most of it. The driver drops what it is owed after this.
+    void leaves_unread(Peer &peer, uint64_t held, uint64_t total, double now) {
+        if (!peer.is_known) return;
+        now_ = now;
+        refusal_.say(OUTPUT_TOTAL, "all peers leave %" PRIu64 " bytes unread, this one %" PRIu64 ", the limit is %" PRIu64,
+                     total, held, limits_.output_total_max);
+        close(peer);
     }
 
     void receive(Peer &peer, const char *data, size_t size, double now) {
@@ -48,7 +58,6 @@ class Engine : StatusVerb {
         Bytes segment = {data, size};
         if (!peer.reader.is_validated && !begins(peer, segment)) return close(peer);
         peer.received += size;
-        received_ += size;
         peer.reader.feed(segment.data, segment.size);
         serve(peer);
     }
@@ -122,9 +131,42 @@ class Engine : StatusVerb {
         if (segment.size == 0 || peer.reader.held() > 0) return true;
         if (segment.data[0] == kOpening[0]) {
             peer.talk = new Talk;
-            return opens(*peer.talk, segment);
+            return arrives(peer) && opens(*peer.talk, segment);
         }
-        return !wants_proof() || allows_c10d(peer);
+        return (!wants_proof() || allows_c10d(peer)) && arrives(peer);
+    }
+
+    // Count a peer that says something under its address.
+    bool arrives(Peer &peer) {
+        char host[HOST_SIZE] = "";
+        driver_.is_local(peer, host);
+        if (host[0] == '\0') return true;
+        const Name name(key_, {host, strlen(host)});
+        Table<uint64_t>::Entry *entry = hosts_.find(name);
+        if (entry == nullptr) entry = hosts_.insert(name);
+        if (entry->item >= limits_.connections_per_address_max) {
+            return refusal_.say(TOO_MANY_FROM_ADDRESS, "%" PRIu64 " peers from %s are connected, the limit for one"
+                                " address is %" PRIu64, entry->item, host, limits_.connections_per_address_max);
+        }
+        ++entry->item;
+        peer.host = entry;
+        return true;
+    }
+
+    // Give a peer the time for a handshake; if too many have it, the oldest makes room.
+    void await_handshake(Peer &peer) {
+        if (stranger_count_ >= limits_.handshakes_max) {
+            refusal_.say(TOO_MANY_HANDSHAKES, "%" PRIu64 " handshakes are under way, the limit is %" PRIu64
+                         ", and this one is the oldest", stranger_count_, limits_.handshakes_max);
+            close(*strangers_.first);
+        }
+        peer.deadline = now_ + limits_.handshake_timeout_s;
+        strangers_.add(peer);
+        ++stranger_count_;
+    }
+    void end_handshake(Peer &peer) {
+        stranger_count_ -= strangers_.has(peer);
+        strangers_.drop(peer);
     }
 
     // A peer that cannot prove the token may come from this machine only.
@@ -142,38 +184,40 @@ class Engine : StatusVerb {
     // Apply the peer's whole requests, until there are no more or they have caused too much output.
     void serve(Peer &peer) {
         produced_ = 0;
+        if (peer.talk != nullptr) return serve_session(peer);
         while (!peer.is_paused) {
-            const Reader::Step step = peer.talk == nullptr ? apply_next(peer) : next(peer);
+            Bytes request;
+            const Reader::Step step = peer.reader.next(limits_.input_size_max, &request, refusal_);
             if (step == Reader::MORE) break;
-            requests_ += step == Reader::REQUEST;
+            if (step == Reader::REFUSED || (++requests_, !apply(peer, request))) return close(peer);
+            pause_if_much(peer);
+        }
+        finish(peer);
+        if (peer.is_known) peer.sent += produced_;
+    }
+    // Not inlined, so that the other dialect does not pay for it.
+    [[gnu::noinline]] void serve_session(Peer &peer) {
+        while (!peer.is_paused) {
+            const Reader::Step step = next(peer);
+            if (step == Reader::MORE) break;
             if (step == Reader::REFUSED) {
-                if (peer.talk != nullptr) count_sent(peer);
+                peer.sent += produced_;
                 return close(peer);
             }
-            if (produced_ > limits_.output_size_max) {
-                peer.is_paused = true;
-                driver_.paused(peer);
-            }
+            ++requests_;
+            pause_if_much(peer);
         }
-        peer.reader.keep();
-        const bool is_session = peer.talk != nullptr;
-        if (is_session) count_sent(peer);
-        if (peer.held > 0 || peer.reader.held() > 0) hold(peer);
-        if (!is_session && peer.is_known) count_sent(peer);
-    }
-
-    // Take note of what this step has made for the peer.
-    void count_sent(Peer &peer) {
         peer.sent += produced_;
-        sent_to_all_ += produced_;
+        finish(peer);
     }
-
-    Reader::Step apply_next(Peer &peer) {
-        Bytes request;
-        const Reader::Step step = peer.reader.next(limits_.input_size_max, &request, refusal_);
-        if (step != Reader::REQUEST || apply(peer, request)) return step;
-        ++requests_;
-        return Reader::REFUSED;
+    HOT void pause_if_much(Peer &peer) {
+        if (produced_ <= limits_.output_size_max) return;
+        peer.is_paused = true;
+        driver_.paused(peer);
+    }
+    HOT void finish(Peer &peer) {
+        peer.reader.keep();
+        if (peer.held > 0 || peer.reader.held() > 0) hold(peer);
     }
 
     // Account for what the peer's reader keeps; over the total, close those that keep the most.
@@ -208,7 +252,11 @@ class Engine : StatusVerb {
         input_held_ -= peer.held;
         peer.held = 0;
         peers_.remove(peer);
-        strangers_.drop(peer);
+        gone_received_ += peer.received;
+        gone_sent_ += peer.sent;
+        end_handshake(peer);
+        if (peer.host != nullptr && --peer.host->item == 0) hosts_.erase(peer.host);
+        peer.host = nullptr;
         peer.reader.close();
         if (peer.talk != nullptr) {
             leave(peer);
@@ -218,13 +266,20 @@ class Engine : StatusVerb {
     }
 
     const Peer *first_peer() const override { return peers_.first; }
+    uint64_t handshakes() const override { return stranger_count_; }
+    uint64_t most_of_one_host() const override {
+        uint64_t most = 0;
+        for (auto *each = hosts_.first(); each != nullptr; each = each->order.after) {
+            if (each->item > most) most = each->item;
+        }
+        return most;
+    }
     void admit(Peer &peer) override {
-        strangers_.remove(peer);
+        end_handshake(peer);
         peer.reader.is_validated = true;
     }
     void dismiss(Peer &peer) override {
-        peer.deadline = now_ + limits_.handshake_timeout_s;
-        strangers_.add(peer);
+        await_handshake(peer);
         peer.reader.is_validated = false;
         settle();
     }
@@ -233,19 +288,19 @@ class Engine : StatusVerb {
     // --- replies and releases ---------------------------------------------------------------------------------
 
     template <typename Number>
-    bool answer(Peer &peer, Number number) {
+    HOT bool answer(Peer &peer, Number number) {
         store(owed(peer).extend(sizeof(number)), number);
         produced_ += sizeof(number);
         return true;
     }
 
-    bool answer_text(Peer &peer, Bytes text) {
+    HOT bool answer_text(Peer &peer, Bytes text) {
         text.copy_to(store<uint64_t>(owed(peer).extend(8 + text.size), text.size));
         produced_ += 8 + text.size;
         return true;
     }
 
-    bool answer_value(Peer &peer, Value *value) {
+    HOT bool answer_value(Peer &peer, Value *value) {
         if (value == nullptr) return answer<uint64_t>(peer, 0);
         if (value->size <= Output::COPIED_SIZE_MAX) return answer_text(peer, value->bytes());
         answer<uint64_t>(peer, value->size);
@@ -283,7 +338,7 @@ class Engine : StatusVerb {
     }
 
     // Apply a request whose first field is a name; the other fields are left.
-    bool apply_to(const Name &name, Verb verb, Peer &peer, Fields fields) {
+    HOT bool apply_to(const Name &name, Verb verb, Peer &peer, Fields fields) {
         switch (verb) {
         case Verb::GET: return answer_value(peer, keyspace_.get(name));
         case Verb::SET:
@@ -371,6 +426,8 @@ class Engine : StatusVerb {
 
     List<Peer, &Peer::of_all> peers_;
     List<Peer, &Peer::of_strangers> strangers_;  // not validated yet
+    uint64_t stranger_count_ = 0;
+    Table<uint64_t> hosts_{key_};  // peers that have said something, by their address
     uint64_t connections_ = 0;
     uint64_t input_held_ = 0;
     uint64_t requests_ = 0;

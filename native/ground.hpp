@@ -29,6 +29,7 @@ struct Peer : Waiter {
     Talk *talk = nullptr;  // what belongs to the session dialect; null in c10d's
     Link<Peer> of_all;  // in the order of connection
     Link<Peer> of_strangers;
+    Table<uint64_t>::Entry *host = nullptr;  // the address that it is counted under
 };
 
 constexpr size_t HOST_SIZE = 64, ADDRESS_SIZE = 128;
@@ -44,6 +45,8 @@ class Driver {
     virtual void closed(Peer &peer, int reason, const char *detail) = 0;
     // Tell whether a peer is on this machine for certain, else put its address, as numbers, if there is one.
     virtual bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) = 0;
+    // Give the bytes that peers leave unread.
+    virtual uint64_t unread_size() { return 0; }
     // Put where it comes from, for people.
     virtual void address(const Peer &peer, char (&address)[ADDRESS_SIZE]) = 0;
 
@@ -76,7 +79,7 @@ class Ground {
     static constexpr size_t MEMO_SIZE_MAX = 16 << 20;
 
     // Give the peer's output, to put something into it.
-    Output &owed(Peer &peer) {
+    HOT Output &owed(Peer &peer) {
         if (peer.output.empty()) driver_.owes(peer);
         return peer.output;
     }
@@ -93,7 +96,7 @@ class Ground {
     }
 
     // Tell of a change, and release those whom a new key completes. Gives false for a change that was refused.
-    bool changed(const Name &name, Keyspace::Change change, bool is_appended = false) {
+    HOT bool changed(const Name &name, Keyspace::Change change, bool is_appended = false) {
         if (change != Keyspace::REFUSED && is_followed_) followed(name, EventKind::SET, is_appended);
         if (change == Keyspace::CREATED) appeared(name);
         return change != Keyspace::REFUSED;
@@ -188,7 +191,7 @@ class Ground {
     }
 
     // The last MULTI_GET's reply holds no longer.
-    void changing() {
+    HOT void changing() {
         got_.drop();
         reply_.clear();
     }

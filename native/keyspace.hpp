@@ -23,7 +23,7 @@ class Keyspace {
         }
     }
 
-    Name name(Bytes text) const { return Name(key_, text); }
+    HOT Name name(Bytes text) const { return Name(key_, text); }
     size_t key_count() const { return values_.count(); }
     size_t queue_count() const { return queues_.count(); }
     uint64_t stored_size() const { return stored_size_; }
@@ -33,7 +33,7 @@ class Keyspace {
     bool has_queue(const Name &name) const { return queues_.find(name) != nullptr; }
     bool has(const Name &name) const { return has_key(name) || has_queue(name); }
     // Null for a missing key; the keyspace stays an owner.
-    Value *get(const Name &name) const {
+    HOT Value *get(const Name &name) const {
         const Values::Entry *entry = values_.find(name);
         return entry == nullptr ? nullptr : entry->item.value;
     }
@@ -75,7 +75,7 @@ class Keyspace {
         return listing_.get();
     }
 
-    Change set(const Name &name, Bytes value, Refusal &refusal) {
+    HOT Change set(const Name &name, Bytes value, Refusal &refusal) {
         return put(values_.find(name), name, value, refusal);
     }
     // Set one of several pairs that `allows` has seen together; what has been set since a revision keeps its own.
@@ -94,7 +94,10 @@ class Keyspace {
     bool allows(Bytes pairs, Refusal &refusal) const {
         Fields fields = {pairs.data};
         const uint64_t count = static_cast<uint64_t>(fields.number());
-        if (stored_size_ + pairs.size + count * kEntrySize <= limits_.stored_size_max) return true;
+        if (stored_size_ + pairs.size + count * kEntrySize <= limits_.stored_size_max &&
+            values_.count() + count <= limits_.keys_max) {
+            return true;
+        }
         Table<size_t> sizes(key_);  // of pairs that name the same, the last one's
         for (uint64_t i = 0; i < count; ++i) {
             const Name pair = name(fields.text());
@@ -102,13 +105,14 @@ class Keyspace {
             if (entry == nullptr) entry = sizes.insert(pair);
             entry->item = fields.text().size;
         }
-        uint64_t total = stored_size_;
+        uint64_t total = stored_size_, keys = values_.count();
         for (Table<size_t>::Entry *each = sizes.first(); each != nullptr; each = each->order.after) {
             const Value *old = get(name(each->name()));
             total += each->item;
             total = old == nullptr ? total + each->size + kEntrySize : total - old->size;
+            keys += old == nullptr;
         }
-        return fits(total, refusal);
+        return has_room(keys, refusal) && fits(total, refusal);
     }
 
     Change append(const Name &name, Bytes value, Refusal &refusal) {
@@ -204,7 +208,8 @@ class Keyspace {
         Value *old = entry == nullptr ? nullptr : entry->item.value;
         const uint64_t size =
             stored_size_ + value.size + (old == nullptr ? name.size + kEntrySize : 0 - uint64_t{old->size});
-        if (!is_allowed && !fits(size, refusal)) return REFUSED;
+        const bool has_room_for_it = is_allowed || old != nullptr || has_room(values_.count() + 1, refusal);
+        if (!has_room_for_it || (!is_allowed && !fits(size, refusal))) return REFUSED;
         stored_size_ = size;
         if (old == nullptr) {
             values_.insert(name)->item = {make_value(value), ++revision_};
@@ -245,6 +250,12 @@ class Keyspace {
         const Bytes looked_at = {text.data, text.size < TEXT_MAX ? text.size : TEXT_MAX};
         return refusal.say(NOT_A_NUMBER, "the value of key %s is %s, %s", Shown(name).text, Shown(looked_at).text,
                            at > first ? "which 64 bits cannot hold" : "not a decimal number");
+    }
+
+    bool has_room(uint64_t count, Refusal &refusal) const {
+        if (count <= limits_.keys_max) return true;
+        return refusal.say(STORE_FULL, "the store would hold %" PRIu64 " keys, the limit is %" PRIu64, count,
+                           limits_.keys_max);
     }
 
     bool fits(uint64_t size, Refusal &refusal) const {

@@ -63,8 +63,14 @@ class Output {
         }
         return used;
     }
+    // Look at the values of which the queue holds some; gives the bytes that it holds besides.
+    template <typename Look>
+    size_t each_piece(Look look) const {
+        for (size_t at = 0; at < pieces_.count(); ++at) look(pieces_[at]);
+        return few_end_;
+    }
     // Forget the first `size` bytes: they went out.
-    void consume(size_t size) {
+    HOT void consume(size_t size) {
         size_ -= size;
         start_ += size;
         if (start_ < few_end_) return;

@@ -54,8 +54,8 @@ class SessionDialect : protected SessionVerbs {
         return true;
     }
 
-    // Apply the next whole request, if there is one. Not inlined, so that the other dialect does not pay for it.
-    [[gnu::noinline]] Reader::Step next(Peer &peer) {
+    // Apply the next whole request, if there is one.
+    Reader::Step next(Peer &peer) {
         Talk &talk = *peer.talk;
         Bytes whole;
         const uint64_t hello_size_max = kHelloSizeMax < limits_.input_size_max ? kHelloSizeMax : limits_.input_size_max;

@@ -17,6 +17,8 @@ class StatusVerb : protected SessionDialect {
 
     virtual const Peer *first_peer() const = 0;
     virtual Statistics statistics() const = 0;
+    virtual uint64_t handshakes() const = 0;
+    virtual uint64_t most_of_one_host() const = 0;
 
     void note_refusal(const Peer &peer) {
         if (refusals_.count() == kRefusalsKept) forget_refusal();
@@ -27,7 +29,7 @@ class StatusVerb : protected SessionDialect {
     }
 
     double began_ = NAN;
-    uint64_t received_ = 0, sent_to_all_ = 0;
+    uint64_t gone_received_ = 0, gone_sent_ = 0;  // bytes of peers that are gone
 
   private:
     struct Refused {
@@ -94,6 +96,11 @@ class StatusVerb : protected SessionDialect {
     void overview(Json &json) {
         const Statistics numbers = statistics();
         const double began = isnan(began_) ? now_ : began_;
+        uint64_t received = gone_received_, sent = gone_sent_;
+        for (const Peer *peer = first_peer(); peer != nullptr; peer = peer->of_all.after) {
+            received += peer->received;
+            sent += peer->sent;
+        }
         json.text("rallypoint", kPackageVersion);
         json.text("twin", "native");
         json.begin('[', "dialects");
@@ -120,10 +127,10 @@ class StatusVerb : protected SessionDialect {
         json.end('}');
         json.begin('{', "totals");
         json.number("requests", numbers.requests);
-        json.number("received_size", received_);
-        json.number("sent_size", sent_to_all_);
+        json.number("received_size", received);
+        json.number("sent_size", sent);
         json.end('}');
-        rates(json, {now_, numbers.requests, received_, sent_to_all_}, began);
+        rates(json, {now_, numbers.requests, received, sent}, began);
         json.begin('{', "closed");
         for (int reason = 0; reason <= ENDED; ++reason) {
             if (numbers.closed[reason] > 0) json.number(Code(reason).text, numbers.closed[reason]);
@@ -157,9 +164,13 @@ class StatusVerb : protected SessionDialect {
             uint64_t used, limit;
         } all[] = {
             {"connections_max", numbers.connections, limits_.connections_max},
+            {"connections_per_address_max", most_of_one_host(), limits_.connections_per_address_max},
+            {"handshakes_max", handshakes(), limits_.handshakes_max},
             {"input_total_max", numbers.input_held, limits_.input_total_max},
+            {"output_total_max", driver_.unread_size(), limits_.output_total_max},
             {"waited_names_max", names_held, limits_.waited_names_max},
             {"stored_size_max", numbers.stored_size, limits_.stored_size_max},
+            {"keys_max", numbers.keys, limits_.keys_max},
             {"sessions_max", numbers.sessions, limits_.sessions_max},
             {"answers_size_max", numbers.answers_size, limits_.answers_size_max},
             {"groups_max", groups_.count(), limits_.groups_max},
