@@ -1,6 +1,7 @@
 """Fuzz the native engine beside the Python one: endless scripts of steps, mutated from a corpus, compared step by step.
 
     python tools/fuzz.py --seconds 60
+    python tools/fuzz.py --seconds 60 --sessions    # with peers that speak the session dialect
 
 A script that shows something new is worth mutating further; ``--keep`` adds it to the corpus. A script that the twins
 play differently is written down, and the exit is 1. Under sanitizers, run it with the native twin built for them. The
@@ -24,12 +25,13 @@ SIZE_MAX: Final = 600
 
 sys.path.insert(0, str(ROOT))
 
+from tests.support.session_script import SessionScript, read_session_limits  # noqa: E402
 from tests.support.twin_script import Observed, Script, TwinsDifferError, play, read_limits  # noqa: E402
 from tests.support.twins import TWINS  # noqa: E402
 
 
-def features(data: bytes) -> set[object]:
-    """Play a script over the twins; give what it showed, coarsely.
+def features(data: bytes, *, has_sessions: bool) -> set[object]:
+    """Play a script over the twins, with peers in sessions or without; give what it showed, coarsely.
 
     Raises:
         TwinsDifferError: they do not do the same.
@@ -38,13 +40,13 @@ def features(data: bytes) -> set[object]:
 
     def look(step: Observed) -> None:
         numbers = step.statistics
-        shape = (numbers.keys, numbers.queues, numbers.waiting, numbers.input_held, numbers.paused)
+        shape = (numbers.keys, numbers.queues, numbers.waiting, numbers.input_held, numbers.paused, numbers.sessions)
         seen.add(tuple(number.bit_length() for number in shape))
         seen.add((len(step.replies), *(len(reply).bit_length() for reply in step.replies.values())))
         seen.update(type(other) if len(other) == 1 else other[1:] for other in step.others)
 
-    script = Script(data)
-    limits = read_limits(script)
+    script = SessionScript(data) if has_sessions else Script(data)
+    limits = read_session_limits(script) if has_sessions else read_limits(script)
     play(script, [make(limits) for make in TWINS.values()], look)
     return seen
 
@@ -69,7 +71,7 @@ def mutated(chance: random.Random, corpus: list[bytes]) -> bytes:
     return bytes(data[:SIZE_MAX]) or b"\0"
 
 
-def fuzz(seconds: float, seed: int, *, keeps: bool) -> int:
+def fuzz(seconds: float, seed: int, *, keeps: bool, has_sessions: bool) -> int:
     """Fuzz for a while; give the exit code."""
     chance = random.Random(seed)  # noqa: S311
     paths = sorted(CORPUS.iterdir())
@@ -79,7 +81,7 @@ def fuzz(seconds: float, seed: int, *, keeps: bool) -> int:
     while todo or time.monotonic() < end:
         data = todo.pop() if todo else mutated(chance, corpus)
         try:
-            seen = features(data)
+            seen = features(data, has_sessions=has_sessions)
         except TwinsDifferError as difference:
             FOUND.mkdir(parents=True, exist_ok=True)
             path = FOUND / hashlib.sha256(data).hexdigest()[:16]
@@ -102,12 +104,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=None, help="what the scripts depend on; random if not given")
     parser.add_argument("--keep", action="store_true", help="add scripts that show much that is new to the corpus")
+    parser.add_argument("--sessions", action="store_true", help="with peers that speak the session dialect")
     options = parser.parse_args()
     if len(TWINS) < 2:
         print("the native twin was not built; there is nothing to compare")
         return 2
     seed = options.seed if options.seed is not None else time.time_ns() % (1 << 32)
-    return fuzz(options.seconds, seed, keeps=options.keep)
+    return fuzz(options.seconds, seed, keeps=options.keep, has_sessions=options.sessions)
 
 
 if __name__ == "__main__":
