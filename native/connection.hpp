@@ -32,8 +32,9 @@ struct Connection : Peer {
     bool is_lingering = false;   // its output is sent and its end announced; what the peer still sends is thrown away
     uint8_t slow_steps = 2;      // in a row; two make it heavy, and so a newcomer is until its first short step
     double linger_until = 0;
+    uint64_t unread = 0;         // its share of what all leave unread, when that was counted last
 
-    Link<Connection> of_reactor, of_dirty, of_closing, of_light, of_heavy;
+    Link<Connection> of_reactor, of_blocked, of_dirty, of_closing, of_light, of_heavy;
 
     bool is_heavy() const { return slow_steps > 1; }
 
@@ -50,6 +51,12 @@ struct Connection : Peer {
         } else if (output.size() > kOutputHighSize) {
             is_choked = true;
         }
+    }
+
+    void drop_output() {
+        output.clear();
+        is_blocked = false;
+        settle();
     }
 
     // Tell whether only this user, root, and whomever the file system lets can have made it; else give its address.

@@ -21,6 +21,7 @@
 
 #include "acceptor.hpp"
 #include "turns.hpp"
+#include "unread.hpp"
 
 namespace rallypoint {
 
@@ -209,6 +210,7 @@ class Reactor final : Driver {
         }
         if (now_ >= due_at_) pass_time();
         flush_dirty();
+        if (!unread_.empty() && now_ >= look_at_) bound_output();
         bury();
         return count;
     }
@@ -290,7 +292,7 @@ class Reactor final : Driver {
                 lose(*connection);
                 continue;
             }
-            blocked_ += connection->is_blocked - was_blocked;
+            if (connection->is_blocked != was_blocked) unread_.note(*connection);
             if (!connection->is_blocked) {
                 if (connection->is_paused) turns_.add(*connection);
                 if (connection->is_closing) announce_end(*connection);
@@ -298,6 +300,21 @@ class Reactor final : Driver {
             if (was_blocked || connection->is_blocked) watch(*connection);
         }
         owed_ = 0;
+    }
+
+    // Close those that leave the most unread, until it is not too much; look again at a tenth of the time.
+    void bound_output() {
+        const double begun = clock_now();
+        uint64_t held, total;
+        while (Connection *connection = unread_.excess(options_.limits.output_total_max, &held, &total)) {
+            if (!connection->is_closing) engine_.leaves_unread(*connection, held, total, now_);
+            connection->drop_output();
+            unread_.note(*connection);
+            dirty_.put(*connection);
+            flush_dirty();
+        }
+        const double after = clock_now();
+        look_at_ = after + fmax(kOutputLookS, 9 * (after - begun));
     }
 
     // --- what the engine says ----------------------------------------------------------------------------------------
@@ -322,6 +339,8 @@ class Reactor final : Driver {
     bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) override {
         return static_cast<const Connection &>(peer).is_local(host);
     }
+
+    uint64_t unread_size() override { return unread_.size(); }
 
     void address(const Peer &peer, char (&address)[ADDRESS_SIZE]) override {
         memcpy(address, PeerName(static_cast<const Connection &>(peer)).text, sizeof address);
@@ -422,7 +441,7 @@ class Reactor final : Driver {
         dirty_.drop(connection);
         closing_.drop(connection);
         turns_.drop(connection);
-        blocked_ -= connection.is_blocked;
+        unread_.drop(connection);
         // Closing alone would leave it watched while a process that is about to become another program holds a copy.
         control(EPOLL_CTL_DEL, connection);
         ::close(connection.fd);
@@ -474,9 +493,9 @@ class Reactor final : Driver {
         while (true) {
             const double left_s = started + drain_s_ - clock_now();
             if (left_s <= 0) return;
-            const bool has_turns = !turns_.empty(), is_busy = blocked_ > 0 || has_turns;
+            const bool has_turns = !turns_.empty(), is_busy = !unread_.empty() || has_turns;
             due_at_ = 0;
-            if (!wake_up(blocked_ > 0 && !has_turns ? as_timeout_ms(left_s) : 0) && !is_busy) return;
+            if (!wake_up(!unread_.empty() && !has_turns ? as_timeout_ms(left_s) : 0) && !is_busy) return;
         }
     }
 
@@ -514,7 +533,8 @@ class Reactor final : Driver {
     List<Connection, &Connection::of_dirty> dirty_;  // to be flushed
     List<Connection, &Connection::of_closing> closing_;
     Engine engine_;
-    int64_t blocked_ = 0;       // connections with output that the system did not take
+    Unread unread_;             // connections with output that the system did not take
+    double look_at_ = 0;        // when that is counted again
     int owed_ = 0;              // connections that got output since the last look
     double now_ = clock_now();  // at the beginning of this wake-up
     double measured_at_ = 0;

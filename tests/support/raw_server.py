@@ -40,7 +40,8 @@ def make_twin(
     """Give a loop of one twin."""
     if twin == "native":
         return NativeLoop(limits, listeners, log=log)
-    return ServerLoop(Engine(limits), listeners, log=log)
+    engine = Engine(limits)
+    return ServerLoop(engine, listeners, log=log, unread=engine.unread)
 
 
 class SeenConnection(NamedTuple):

@@ -156,6 +156,11 @@ class Connection:
             self.is_choked = False
         return False
 
+    def drop_output(self) -> None:
+        """Forget what is to be sent."""
+        self.output.clear()
+        self._settle()
+
     def wanted_mask(self) -> int:
         """Give the events to watch for by the connection's state."""
         mask = 0

@@ -77,4 +77,4 @@ def make_durable_loop(
     def commit() -> None:
         journal.write(engine.take_changes())
 
-    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, commit=commit)
+    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, unread=engine.unread, commit=commit)

@@ -42,6 +42,7 @@ from rallypoint.protocol.session.server import FrameReader
 from rallypoint.protocol.session.spec import OPENING
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.access import Forbids, Gate
+from rallypoint.server.addresses import Addresses
 from rallypoint.server.c10d_verbs import C10dVerbs, Handler
 from rallypoint.server.changes import Change, State
 from rallypoint.server.ground import Ground
@@ -52,6 +53,7 @@ from rallypoint.server.session_dialect import Talk
 from rallypoint.server.session_parts import SessionParts
 from rallypoint.server.status import Status
 from rallypoint.server.timed import Handshakes, Timed
+from rallypoint.server.unread import UnreadOutput
 from rallypoint.server.vocabulary import (
     Close,
     Connected,
@@ -65,6 +67,7 @@ from rallypoint.server.vocabulary import (
     Secured,
     Statistics,
     Ticked,
+    Unread,
 )
 
 __all__ = [
@@ -82,6 +85,7 @@ __all__ = [
     "Resumed",
     "Statistics",
     "Ticked",
+    "Unread",
 ]
 
 _OPENING_BYTE = OPENING[0]
@@ -105,6 +109,8 @@ class Engine:
         peers: the connections. Read only, for others.
         refused: the connections closed last. Read only, for others.
         status: what the server says of itself.
+        unread: what peers leave unread; the driver's to fill, and to look at.
+        addresses: where they come from. Read only, for others.
 
     Cost: linear in the bytes received and sent, and in the waiters on the names that a request changes.
     Threads: none but the caller's.
@@ -123,7 +129,9 @@ class Engine:
         self._output_size_max = limits.output_size_max
         self._gate = gate
         self.peers: dict[int, Peer] = {}
-        self._handshakes = Handshakes(limits.handshake_timeout_s, self._expire)
+        self.handshakes = Handshakes(limits.handshake_timeout_s, self._expire)
+        self.addresses = Addresses(limits.connections_per_address_max)
+        self.unread = UnreadOutput(limits.output_total_max)
         self._input_held = 0
         self._requests = 0
         self._closed: dict[CloseReason, int] = {}
@@ -136,7 +144,7 @@ class Engine:
         self._handlers = C10dVerbs(self.ground, self.admit).handlers
         if (forbids := self.parts.forbids) is not None:
             self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
-        self._timed: tuple[Timed, ...] = (self._handshakes, *self.parts.timed)
+        self._timed: tuple[Timed, ...] = (self.handshakes, *self.parts.timed)
 
     # --- the door ----------------------------------------------------------------------------------------
 
@@ -170,6 +178,8 @@ class Engine:
                 if state.talk is not None and state.talk.session is not None:
                     self.parts.verbs.resume(state.talk.session)
                 state.serve(event.peer, state, b"", now)
+        elif isinstance(event, Unread):
+            self._close_unread(event)
         elif isinstance(event, Secured):
             state = self.peers.get(event.peer)
             if state is not None:
@@ -233,11 +243,11 @@ class Engine:
 
     def admit(self, peer: int) -> None:
         """Take note, for the dialects, that a peer's handshake is done."""
-        self._handshakes.end(peer)
+        self.handshakes.end(peer)
 
     def dismiss(self, peer: int) -> None:
         """Take note, for the session dialect, that a peer has no session any more."""
-        self._handshakes.begin(peer, self.ground.now)
+        self._await_handshake(peer)
         self.parts.settle()
 
     def evict(self, peer: int, sentence: str) -> None:
@@ -261,10 +271,27 @@ class Engine:
             raise AssertionError(f"peer {peer} connected twice")
         if len(self.peers) >= self._limits.connections_max:
             detail = f"{len(self.peers)} peers are connected, the limit is {self._limits.connections_max}"
-            self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
-            return
+            oldest = self.handshakes.oldest()
+            if oldest is None:
+                self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
+                return
+            self._close(oldest, CloseReason.TOO_MANY_HANDSHAKES, f"{detail}, and its handshake is the oldest")
         self.peers[peer] = Peer(self._open, event, now)
-        self._handshakes.begin(peer, now)
+        self._await_handshake(peer)
+
+    def _await_handshake(self, peer: int) -> None:
+        """Give a peer the time for a handshake; if too many have it, the oldest makes room."""
+        handshakes, limit = self.handshakes, self._limits.handshakes_max
+        if len(handshakes) >= limit and (oldest := handshakes.oldest()) is not None:
+            detail = f"{len(handshakes)} handshakes are under way, the limit is {limit}, and this one is the oldest"
+            self._close(oldest, CloseReason.TOO_MANY_HANDSHAKES, detail)
+        handshakes.begin(peer, self.ground.now)
+
+    def _close_unread(self, event: Unread) -> None:
+        if event.peer in self.peers:
+            limit = self._limits.output_total_max
+            detail = f"all peers leave {event.total} bytes unread, this one {event.held}, the limit is {limit}"
+            self._close(event.peer, CloseReason.OUTPUT_TOTAL, detail)
 
     def _open(self, peer: int, state: Peer, data: bytes, now: float) -> None:
         """Find out from the first byte which dialect a peer speaks, and serve it."""
@@ -282,16 +309,21 @@ class Engine:
         else:
             state.reader = RequestReader(self._limits.input_size_max)
             state.serve = self._serve_c10d
+        if (why := self.addresses.refusal(state.origin.host)) is not None:
+            self._close(peer, CloseReason.TOO_MANY_FROM_ADDRESS, why)
+            return
+        self.addresses.add(state.origin.host)
+        state.host = state.origin.host
         state.serve(peer, state, data, now)
 
     def _serve_c10d(self, peer: int, state: Peer, data: bytes, now: float) -> None:
         """Apply the peer's whole requests, until there are no more or they have caused too much output."""
+        self.ground.now = now
         reader: Any = state.reader  # a RequestReader
         if data:
             state.received += len(data)
             reader.feed(data)
         if state.is_paused:
-            self.ground.now = now
             self._hold(state)
             return
         next_request = reader.next
@@ -313,7 +345,6 @@ class Engine:
             self._close(peer, refusal.reason, str(refusal))
         else:
             if reader.held or state.held or state.is_paused:
-                self.ground.now = now
                 self._hold(state)
         state.sent += produced
         self._requests += requests
@@ -385,7 +416,8 @@ class Engine:
         self._input_held -= state.held
         self._gone_received += state.received
         self._gone_sent += state.sent
-        self._handshakes.end(peer)
+        self.handshakes.end(peer)
+        self.addresses.remove(state.host)
         if state.reader is not None:
             state.reader.close()
         if state.talk is not None:

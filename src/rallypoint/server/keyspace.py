@@ -77,6 +77,7 @@ class Keyspace:
 
     __slots__ = (
         "_index",
+        "_keys_max",
         "_revisions",
         "_stored_size_max",
         "_value_size_max",
@@ -91,6 +92,7 @@ class Keyspace:
         self._values: dict[bytes, bytes | bytearray] = {}
         self._revisions: dict[bytes, int] = {}
         self._index = KeyIndex(self._values)
+        self._keys_max = limits.keys_max
         self._value_size_max = limits.value_stored_size_max
         self._stored_size_max = limits.stored_size_max
         self.on_change: Callable[[Change], None] | None = None
@@ -143,7 +145,12 @@ class Keyspace:
         """Store a value, which belongs to ``lease`` if that is not 0; say whether the key is new."""
         values = self._values
         old = values.get(key)
-        more = len(value) + len(key) + ENTRY_SIZE if old is None else len(value) - len(old)
+        if old is not None:
+            more = len(value) - len(old)
+        elif len(values) < self._keys_max:
+            more = len(value) + len(key) + ENTRY_SIZE
+        else:
+            raise self._too_many(len(values) + 1)
         if more:
             size = self.stored_size + more
             if size > self._stored_size_max:
@@ -180,6 +187,8 @@ class Keyspace:
                 size += len(key) + len(value) + ENTRY_SIZE
             else:
                 size += len(value) - len(old)
+        if len(values) + len(created) > self._keys_max:
+            raise self._too_many(len(values) + len(created))
         if size > self._stored_size_max:
             raise self._full(size)
         self.stored_size = size
@@ -336,6 +345,11 @@ class Keyspace:
         raise KeyspaceError(
             CloseReason.NOT_A_NUMBER,
             f"the value of key {_shown(key)} is {_shown(bytes(text[:99]))}, which 64 bits cannot hold",
+        )
+
+    def _too_many(self, count: int) -> KeyspaceError:
+        return KeyspaceError(
+            CloseReason.STORE_FULL, f"the store would hold {count} keys, the limit is {self._keys_max}"
         )
 
     def _full(self, size: int) -> KeyspaceError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
 from typing import Final
 
+from rallypoint.protocol.session.spec import SESSION_TIMEOUT_MS_MAX
 from rallypoint.protocol.spec import REQUEST_SIZE_MAX, VALUE_STORED_SIZE_MAX
 
 __all__ = [
@@ -12,6 +14,9 @@ __all__ = [
     "DRAIN_S",
     "GRACE_S",
     "LINGER_S",
+    "MOST",
+    "NUMBER_MAX",
+    "OUTPUT_LOOK_S",
     "SPIN_US_MAX",
     "STALL_S",
     "TLS_HANDSHAKES_MAX",
@@ -23,6 +28,9 @@ DRAIN_S = 2.0
 
 LINGER_S = 1.0
 """How long a refused peer may take to read the end of its stream, in seconds."""
+
+OUTPUT_LOOK_S = 0.05
+"""How often a server counts what peers leave unread, in seconds, while there is any."""
 
 STALL_S = 1.0
 """A deadline that is looked at so late, in seconds, means that the server stood still."""
@@ -36,7 +44,15 @@ TLS_HANDSHAKES_MAX = 4096
 SPIN_US_MAX = 1000
 """How long a server may look for the next request before it sleeps, in microseconds."""
 
-_NUMBER_MAX = (1 << 63) - 1
+MOST: Final[Mapping[str, float]] = {
+    "input_size_max": REQUEST_SIZE_MAX,
+    "value_stored_size_max": VALUE_STORED_SIZE_MAX,
+    "session_timeout_s_max": SESSION_TIMEOUT_MS_MAX / 1000,
+}
+"""The bounds that the wire sets to some of the limits; the others may be as high as a number goes."""
+
+NUMBER_MAX = (1 << 63) - 1
+"""As high as a number goes."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +64,25 @@ class Limits:
 
     Attributes:
         handshake_timeout_s: seconds from connecting to a complete VALIDATE.
-        connections_max: peers at one time.
+        connections_max: peers at one time. If all of them are there, the one whose handshake has been under way for the
+            longest makes room for a newcomer.
+        connections_per_address_max: peers from one address that have said something; many ranks may share one behind
+            a NAT. Unix domain sockets have none.
+        handshakes_max: peers whose handshake is under way; over it the oldest of these is closed, so that a flood of
+            silent connections keeps nobody out. Keep it below the descriptors that the server may open.
         input_size_max: bytes of one request.
         input_total_max: bytes held of begun requests, all peers together; over it the peer that holds the most is
             closed. Bytes as sent: for lists of very short items Python's objects take up to eight times that.
         output_size_max: bytes of replies one peer may cause in one step before it is paused until they are sent. One
             request's reply is never cut, so a step gives at most this and one reply.
+        output_total_max: bytes of replies that all peers together leave unread; over it the peer that holds the most is
+            closed, and its replies are dropped. A value above 4 KiB counts once, however many it is owed to, and each
+            of those holds an equal share of it. Counted each ``OUTPUT_LOOK_S``.
         waited_names_max: names that all peers in WAIT wait for, a name counted for each of them; about 250 bytes each
             if no two are alike.
         value_stored_size_max: bytes of one stored value; only APPEND can come near.
         stored_size_max: bytes of all keys, values and queue items together, ``keyspace.ENTRY_SIZE`` added for each.
+        keys_max: keys at one time; queues and their items are not keys.
         sessions_max: sessions, with or without a connection.
         session_timeout_s_max: seconds that a session may outlive its connection by.
         session_waits_max: requests of one session that wait at one time.
@@ -76,17 +101,21 @@ class Limits:
         events_size_max: bytes of the events kept for all watches.
 
     Raises:
-        ValueError: a bound is not above 0.
+        ValueError: a bound is not above 0, or above what the wire allows.
     """
 
     handshake_timeout_s: float = 20.0
     connections_max: int = 100_000
+    connections_per_address_max: int = 1 << 15
+    handshakes_max: int = 1 << 13
     input_size_max: int = REQUEST_SIZE_MAX
     input_total_max: int = 1 << 30
     output_size_max: int = 1 << 20
+    output_total_max: int = 1 << 33
     waited_names_max: int = 1 << 22
     value_stored_size_max: int = VALUE_STORED_SIZE_MAX
     stored_size_max: int = 64 << 30
+    keys_max: int = 1 << 28
     sessions_max: int = 200_000
     session_timeout_s_max: float = 600.0
     session_waits_max: int = 1 << 16
@@ -108,10 +137,12 @@ class Limits:
             bound = getattr(self, field.name)
             if not bound > 0:
                 raise ValueError(f"{field.name} is {bound}, it must be above 0")
+            if (most := MOST.get(field.name)) is not None and bound > most:
+                raise ValueError(f"{field.name} is {bound}, it must be {most} at most")
 
     def compiled(self) -> tuple[float, ...]:
         """Give the bounds as the compiled twin takes them, in their order."""
-        return tuple(min(bound, _NUMBER_MAX) for bound in astuple(self))
+        return tuple(min(bound, NUMBER_MAX) for bound in astuple(self))
 
 
 DEFAULT_LIMITS: Final = Limits()

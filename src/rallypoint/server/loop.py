@@ -31,10 +31,11 @@ from rallypoint.events import emit, is_observed
 from rallypoint.server.acceptor import Acceptor
 from rallypoint.server.connection import Connection
 from rallypoint.server.door import Door
-from rallypoint.server.limits import DRAIN_S, LINGER_S
+from rallypoint.server.limits import DRAIN_S, LINGER_S, OUTPUT_LOOK_S
 from rallypoint.server.poller import READ, WRITE, make_poller
 from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.server.turns import HEAVY_S, SLICE_S, Turns
+from rallypoint.server.unread import UnreadOutput
 from rallypoint.server.vocabulary import (
     Close,
     CloseReason,
@@ -50,6 +51,7 @@ from rallypoint.server.vocabulary import (
     Resumed,
     Secured,
     Ticked,
+    Unread,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class ServerLoop:
         spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
         tls: certificates for TCP peers that want to speak TLS; ``None`` if none can.
+        unread: where it says what peers leave unread, and which of that is too much; ``None`` bounds it for each peer
+            only.
         commit: called after each wake-up's steps and before anything that they have caused is sent. What it raises ends
             the loop, and nothing is sent any more.
 
@@ -96,6 +100,7 @@ class ServerLoop:
         spin_us: int = 0,
         log: Callable[[str], None] = log_line,
         tls: ServerTls | None = None,
+        unread: UnreadOutput | None = None,
         commit: Callable[[], None] | None = None,
     ) -> None:
         self._engine = self.machine = engine
@@ -110,6 +115,8 @@ class ServerLoop:
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._dirty: list[Connection] = []
+        self._unread = unread
+        self._look_at = 0.0
         self._turns = Turns(clock)
         self._lingering: deque[tuple[float, Connection]] = deque()
         self._periodic: tuple[float, Callable[[], None]] | None = None
@@ -199,6 +206,8 @@ class ServerLoop:
         if now >= self._due_at:
             self._pass_time(now)
         self._flush_dirty(now)
+        if self._unread and now >= self._look_at:
+            self._bound_output(self._unread, now)
         return len(events)
 
     def _poll(self, timeout_s: float) -> list[tuple[int, int]]:
@@ -296,6 +305,22 @@ class ServerLoop:
             self._announce_end(connection)
         if was_blocked or not is_sent:
             self._watch_connection(connection)
+            if self._unread is not None:
+                self._unread.note(connection)
+
+    def _bound_output(self, unread: UnreadOutput, now: float) -> None:
+        """Close those that leave the most unread, until it is not too much; look again at a tenth of the time."""
+        begun = self._clock.now()
+        while (excess := unread.excess()) is not None:
+            connection = self._connections[excess.fd]
+            unread.discard(connection)
+            if not connection.is_closing:
+                self.apply(self._step(Unread(*excess), now))
+            connection.drop_output()
+            self._dirty.append(connection)
+            self._flush_dirty(now)
+        after = self._clock.now()
+        self._look_at = after + max(OUTPUT_LOOK_S, 9 * (after - begun))
 
     def _watch_connection(self, connection: Connection) -> None:
         """Watch a connection for what it is ready for by its state."""
@@ -419,6 +444,8 @@ class ServerLoop:
         if self._connections.get(connection.fd) is connection:
             del self._connections[connection.fd]
             self._turns.discard(connection)
+            if self._unread is not None:
+                self._unread.discard(connection)
             self._poller.unregister(connection.fd)
             connection.close()
 

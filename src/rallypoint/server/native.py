@@ -64,7 +64,7 @@ def make_loop(
 
     gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
     engine = Engine(limits, seed=os.urandom(32), gate=gate)
-    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls)
+    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, unread=engine.unread)
 
 
 class NativeLoop:

@@ -51,12 +51,25 @@ class Peer:
         is_paused: its output is to be sent before its next request is looked at.
         address: where it comes from, for people.
         origin: the same for ``access``.
+        host: the address that it is counted under; empty before it has said something, and if it has none.
         since: when it came.
         received: bytes that came from it.
         sent: bytes of the answers that it has caused.
     """
 
-    __slots__ = ("address", "held", "is_paused", "origin", "reader", "received", "sent", "serve", "since", "talk")
+    __slots__ = (
+        "address",
+        "held",
+        "host",
+        "is_paused",
+        "origin",
+        "reader",
+        "received",
+        "sent",
+        "serve",
+        "since",
+        "talk",
+    )
 
     def __init__(self, serve: Serve, event: Connected, now: float) -> None:
         self.serve = serve
@@ -66,6 +79,7 @@ class Peer:
         self.is_paused = False
         self.address = event.address
         self.origin = event.origin
+        self.host = ""
         self.since = now
         self.received = 0
         self.sent = 0

@@ -178,6 +178,12 @@ class SecuredConnection(Connection):
             self.output_size += len(sealed) - size
         return True
 
+    def drop_output(self) -> None:
+        """Forget what is to be sent; after a part of a record TLS has nothing to say any more."""
+        self._is_broken = True
+        self._has_sealed = False
+        super().drop_output()
+
     def announce_end(self) -> None:
         """Close our side only, and say so in TLS's words."""
         if self._channel is not None and self._channel.is_open and not self._is_broken:

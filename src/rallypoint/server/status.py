@@ -27,12 +27,15 @@ import rallypoint
 from rallypoint.protocol.codec import Request, RequestError
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.protocol.spec import CloseReason, Verb
+from rallypoint.server.addresses import Addresses
 from rallypoint.server.ground import Ground
 from rallypoint.server.keyspace import Keyspace, KeyspaceError
 from rallypoint.server.peer import Peer, Refused
 from rallypoint.server.session_parts import SessionParts
 from rallypoint.server.session_verbs import VerbHandler
 from rallypoint.server.sessions import Session
+from rallypoint.server.timed import Handshakes
+from rallypoint.server.unread import UnreadOutput
 from rallypoint.server.vocabulary import Statistics
 
 __all__ = ["LISTED_MAX", "NAMES_MAX", "SCHEMA_VERSION", "VALUE_SIZE_MAX", "Status", "Watched"]
@@ -59,6 +62,9 @@ class Watched(Protocol):
 
     ground: Ground
     parts: SessionParts
+    handshakes: Handshakes
+    addresses: Addresses
+    unread: UnreadOutput
     peers: dict[int, Peer]
 
     @property
@@ -186,12 +192,17 @@ class Status:
 
     def _limits(self, numbers: Statistics) -> _Object:
         """Give the bounds on what adds up, and how much of each is used."""
-        limits, parts, ground = self._engine.ground.limits, self._engine.parts, self._engine.ground
+        engine = self._engine
+        limits, parts, ground = engine.ground.limits, engine.parts, engine.ground
         used = {
             "connections_max": numbers.connections,
+            "connections_per_address_max": engine.addresses.most(),
+            "handshakes_max": len(engine.handshakes),
             "input_total_max": numbers.input_held,
+            "output_total_max": engine.unread.size(),
             "waited_names_max": ground.names_held,
             "stored_size_max": numbers.stored_size,
+            "keys_max": numbers.keys,
             "sessions_max": numbers.sessions,
             "answers_size_max": numbers.answers_size,
             "groups_max": len(parts.groups.groups),

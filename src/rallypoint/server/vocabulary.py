@@ -27,6 +27,7 @@ __all__ = [
     "Secured",
     "Statistics",
     "Ticked",
+    "Unread",
 ]
 
 
@@ -77,6 +78,17 @@ class Resumed(NamedTuple):
     peer: int
 
 
+class Unread(NamedTuple):
+    """All peers together leave too many replies unread, ``total`` bytes, and this one the most of them, ``held``.
+
+    It will be closed. None of what it is owed is sent any more, because that may end within a reply.
+    """
+
+    peer: int
+    held: int
+    total: int
+
+
 class Disconnected(NamedTuple):
     """The peer closed, or its connection failed."""
 
@@ -120,7 +132,7 @@ class Close(NamedTuple):
     detail: str
 
 
-Event: TypeAlias = Connected | Secured | Received | Resumed | Disconnected | Ticked
+Event: TypeAlias = Connected | Secured | Received | Resumed | Unread | Disconnected | Ticked
 Effect: TypeAlias = Reply | Pause | Hold | Release | Close
 
 

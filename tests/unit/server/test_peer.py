@@ -21,11 +21,12 @@ def test_the_engine_knows_where_a_peer_comes_from_since_when_and_its_bytes() -> 
 def test_the_last_refusals_are_remembered() -> None:
     engine = Engine(Limits(connections_max=1))
     engine.step(Connected(1, "a"), 0.0)
+    engine.step(Received(1, VALIDATE), 0.0)
     for number in range(2 * REFUSALS_KEPT):
         engine.step(Connected(2, "b"), float(number))
     engine.step(Received(1, b"\xff"), 999.0)
     assert len(engine.refused) == REFUSALS_KEPT
     at, address, reason, detail = engine.refused[-1]
-    assert (at, address, reason) == (999.0, "a", CloseReason.BAD_HANDSHAKE)
-    assert "0xff" in detail
+    assert (at, address, reason) == (999.0, "a", CloseReason.UNKNOWN_VERB)
+    assert "255" in detail
     assert engine.refused[0].reason is CloseReason.TOO_MANY_CONNECTIONS

@@ -1,0 +1,58 @@
+"""How many peers each address has: one that has too many is refused one more.
+
+Rules:
+
+- A peer counts from the first byte that it sends on, so that one who says nothing keeps nobody of its address out, and
+  one who is refused can be told in its own dialect.
+- An address that has no peer leaves nothing behind.
+
+Theory of operation. A table of counts; a peer without an address, on a Unix domain socket, is in none of them::
+
+    10.0.0.7  ->  8 peers
+    10.0.0.9  ->  1 peer
+
+What this file does not know: networks. Every address of a subnet is one of its own.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Addresses"]
+
+
+class Addresses:
+    """The addresses that peers have come from.
+
+    Args:
+        limit: peers of one address.
+
+    Cost: O(1) for each peer.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._counts: dict[str, int] = {}
+
+    def refusal(self, host: str) -> str | None:
+        """Say why one more peer of an address is too many, ``None`` if it is not."""
+        count = self._counts.get(host, 0)
+        if count < self._limit:
+            return None
+        return f"{count} peers from {host} are connected, the limit for one address is {self._limit}"
+
+    def add(self, host: str) -> None:
+        """Count one more; an empty address is nobody's."""
+        if host:
+            self._counts[host] = self._counts.get(host, 0) + 1
+
+    def remove(self, host: str) -> None:
+        """Count one less."""
+        if not host:
+            return
+        if self._counts[host] == 1:
+            del self._counts[host]
+        else:
+            self._counts[host] -= 1
+
+    def most(self) -> int:
+        """Give the number of peers of the address that has the most. Cost: the number of addresses."""
+        return max(self._counts.values(), default=0)
