@@ -19,7 +19,7 @@ __all__ = ["PATIENCE_S", "WAIT", "Run", "has_ended", "serving", "until", "write_
 PATIENCE_S = 60.0
 RALLYPOINT = (sys.executable, "-m", "rallypoint")
 _HIDDEN = ("PET_", "RALLYPOINT_", "TORCH", "OMP_NUM_THREADS", "LOGLEVEL", "CUDA_VISIBLE_DEVICES")
-
+_KEPT = ("RALLYPOINT_DIALECT", "RALLYPOINT_PURE")  # which of its ways the whole test run is to take
 
 WAIT = "import time; time.sleep(600)"
 """A line of a worker's script: do nothing until somebody ends it."""
@@ -68,7 +68,7 @@ class Run:
 
     def __init__(self, folder: Path, *arguments: str, environ: dict[str, str] | None = None, name: str = "run") -> None:
         self._paths = folder / f"{name}.out", folder / f"{name}.err"
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(_HIDDEN)}
+        kept = {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_HIDDEN)}
         with contextlib.ExitStack() as stack:
             # A test runner in the background may ignore SIGINT, and an ignored signal is inherited.
             stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
