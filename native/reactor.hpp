@@ -210,7 +210,8 @@ class Reactor final : Driver {
         }
         if (now_ >= due_at_) pass_time();
         flush_dirty();
-        if (!unread_.empty() && now_ >= look_at_) bound_output();
+        is_look_due_ = !unread_.empty();
+        if (is_look_due_ && now_ >= look_at_) bound_output();
         bury();
         return count;
     }
@@ -313,6 +314,7 @@ class Reactor final : Driver {
             dirty_.put(*connection);
             flush_dirty();
         }
+        is_look_due_ = false;
         const double after = clock_now();
         look_at_ = after + fmax(kOutputLookS, 9 * (after - begun));
     }
@@ -473,6 +475,7 @@ class Reactor final : Driver {
         if (!turns_.empty()) return 0;
         due_at_ = engine_.next_deadline();
         if (closing_.first != nullptr) due_at_ = fmin(due_at_, closing_.first->linger_until);
+        if (is_look_due_) due_at_ = fmin(due_at_, look_at_);
         if (!is_accepting_) due_at_ = fmin(due_at_, acceptor_.paused_until());
         return due_at_ == INFINITY ? -1 : as_timeout_ms(due_at_ - now_);
     }
@@ -535,6 +538,7 @@ class Reactor final : Driver {
     Engine engine_;
     Unread unread_;             // connections with output that the system did not take
     double look_at_ = 0;        // when that is counted again
+    bool is_look_due_ = false;  // much may have been left unread since the last time
     int owed_ = 0;              // connections that got output since the last look
     double now_ = clock_now();  // at the beginning of this wake-up
     double measured_at_ = 0;

@@ -117,6 +117,7 @@ class ServerLoop:
         self._dirty: list[Connection] = []
         self._unread = unread
         self._look_at = 0.0
+        self._is_look_due = False  # much may have been left unread since the last one
         self._turns = Turns(clock)
         self._lingering: deque[tuple[float, Connection]] = deque()
         self._periodic: tuple[float, Callable[[], None]] | None = None
@@ -206,6 +207,7 @@ class ServerLoop:
         if now >= self._due_at:
             self._pass_time(now)
         self._flush_dirty(now)
+        self._is_look_due = bool(self._unread)
         if self._unread and now >= self._look_at:
             self._bound_output(self._unread, now)
         return len(events)
@@ -319,6 +321,7 @@ class ServerLoop:
             connection.drop_output()
             self._dirty.append(connection)
             self._flush_dirty(now)
+        self._is_look_due = False
         after = self._clock.now()
         self._look_at = after + max(OUTPUT_LOOK_S, 9 * (after - begun))
 
@@ -463,6 +466,8 @@ class ServerLoop:
             due_at = min(due_at, self._lingering[0][0])
         if self._drain_s is None and not self._is_accepting:
             due_at = min(due_at, self._acceptor.paused_until)
+        if self._is_look_due:
+            due_at = min(due_at, self._look_at)
         due_at = min(due_at, self._periodic_at)
         self._due_at = due_at
         return -1.0 if due_at == math.inf else max(0.0, due_at - self._clock.now())

@@ -10,6 +10,8 @@ from tests.support.wire import VALIDATE, Connection, Wire
 
 from rallypoint.protocol.codec import I64, U64, encode_request
 from rallypoint.protocol.server import RequestReader
+from rallypoint.protocol.session.codec import encode_closing
+from rallypoint.protocol.session.spec import OPENING
 from rallypoint.protocol.spec import CloseReason, Verb
 from rallypoint.server.engine import (
     Close,
@@ -21,7 +23,9 @@ from rallypoint.server.engine import (
     Reply,
     Resumed,
     Ticked,
+    Unread,
 )
+from rallypoint.server.vocabulary import Origin
 
 GO_ON = b"\x00"
 
@@ -150,6 +154,101 @@ def test_one_connection_too_many_is_closed_and_the_others_stay() -> None:
     assert reason_of(three) is CloseReason.TOO_MANY_CONNECTIONS
     one.disconnect()
     assert wire.connect().closed is None
+
+
+def test_at_the_limit_a_newcomer_takes_the_place_of_the_oldest_handshake() -> None:
+    wire = Wire(Limits(connections_max=3))
+    wire.connect()
+    oldest, older = wire.connect(validates=False), wire.connect(validates=False)
+    newcomer = wire.connect()
+    assert oldest.closed is not None
+    assert oldest.closed.reason is CloseReason.TOO_MANY_HANDSHAKES
+    assert oldest.closed.detail == "3 peers are connected, the limit is 3, and its handshake is the oldest"
+    assert (older.closed, newcomer.closed) == (None, None)
+
+
+def test_a_flood_of_handshakes_keeps_nobody_out() -> None:
+    wire = Wire(Limits(handshakes_max=3))
+    old = wire.connect()
+    flood = [wire.connect(validates=False) for _ in range(5)]
+    assert [reason_of(each) for each in flood] == [CloseReason.TOO_MANY_HANDSHAKES] * 2 + [None] * 3
+    assert flood[0].closed is not None
+    assert flood[0].closed.detail == "3 handshakes are under way, the limit is 3, and this one is the oldest"
+    newcomer = wire.connect()
+    assert (newcomer.closed, old.closed) == (None, None)
+    assert reason_of(flood[2]) is CloseReason.TOO_MANY_HANDSHAKES
+    wire.connect(validates=False)
+    assert (flood[3].closed, flood[4].closed) == (None, None)  # the newcomer's is done
+
+
+def connect_from(wire: Wire, host: str, *, opens_with: bytes = VALIDATE) -> Connection:
+    connection = Connection(wire, len(wire.connections) + 1, None)
+    wire.connections[connection.peer] = connection
+    wire.step(Connected(connection.peer, f"{host}:1", Origin(host)))
+    connection.send(opens_with)
+    return connection
+
+
+def test_too_many_peers_of_one_address_are_refused_and_other_addresses_are_not() -> None:
+    wire = Wire(Limits(connections_per_address_max=2))
+    silent = connect_from(wire, "10.0.0.1", opens_with=b"")
+    one, _, third = (connect_from(wire, "10.0.0.1") for _ in range(3))
+    assert third.closed is not None
+    assert third.closed.reason is CloseReason.TOO_MANY_FROM_ADDRESS
+    assert third.closed.detail == "2 peers from 10.0.0.1 are connected, the limit for one address is 2"
+    assert connect_from(wire, "10.0.0.2").closed is None
+    assert [connect_from(wire, "").closed for _ in range(3)] == [None] * 3  # Unix domain sockets
+    silent.send(VALIDATE)
+    assert reason_of(silent) is CloseReason.TOO_MANY_FROM_ADDRESS
+    one.disconnect()
+    assert connect_from(wire, "10.0.0.1").closed is None
+    assert reason_of(connect_from(wire, "10.0.0.1")) is CloseReason.TOO_MANY_FROM_ADDRESS
+
+
+def test_a_session_of_an_address_with_too_many_is_told_why() -> None:
+    wire = Wire(Limits(connections_per_address_max=1))
+    connect_from(wire, "10.0.0.1")
+    refused = connect_from(wire, "10.0.0.1", opens_with=OPENING)
+    assert refused.closed is not None
+    assert refused.read() == encode_closing(refused.closed.reason, refused.closed.detail)
+    assert refused.closed.reason is CloseReason.TOO_MANY_FROM_ADDRESS
+
+
+def test_one_key_too_many_is_refused_and_known_ones_still_change() -> None:
+    wire = Wire(Limits(keys_max=2))
+    first = wire.connect()
+    first.ask(Verb.MULTI_SET, [(b"/a", b"1"), (b"/b", b"2"), (b"/a", b"3")])
+    for verb, fields in (
+        (Verb.SET, (b"/c", b"")),
+        (Verb.ADD, (b"/c", 1)),
+        (Verb.APPEND, (b"/c", b"")),
+        (Verb.COMPARE_SET, (b"/c", b"", b"x")),
+        (Verb.MULTI_SET, ([(b"/a", b""), (b"/c", b"")],)),
+        (Verb.BARRIER, (b"/c", 2)),
+    ):
+        other = wire.connect()
+        other.ask(verb, *fields)
+        assert other.closed is not None
+        assert other.closed.reason is CloseReason.STORE_FULL
+        assert other.closed.detail == "the store would hold 3 keys, the limit is 2"
+    first.ask(Verb.SET, b"/a", b"4")
+    first.ask(Verb.QUEUE_PUSH, b"/q", b"item")
+    first.ask(Verb.DELETE_KEY, b"/b")
+    first.ask(Verb.SET, b"/c", b"")
+    first.read()
+    first.ask(Verb.GETNUMKEYS)
+    assert first.read() == U64.pack(2)
+
+
+@python_twin_only
+def test_who_leaves_the_most_unread_is_closed_with_the_numbers() -> None:
+    wire = Wire(Limits(output_total_max=5))
+    first = wire.connect()
+    wire.step(Unread(first.peer, 3, 6))
+    assert first.closed is not None
+    assert first.closed.reason is CloseReason.OUTPUT_TOTAL
+    assert first.closed.detail == "all peers leave 6 bytes unread, this one 3, the limit is 5"
+    assert wire.step(Unread(first.peer, 3, 6)) == []
 
 
 @python_twin_only

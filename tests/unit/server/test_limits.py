@@ -6,7 +6,7 @@ import math
 import pytest
 
 from rallypoint.protocol.spec import VALUE_SIZE_MAX
-from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.limits import DEFAULT_LIMITS, MOST, Limits
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
@@ -14,6 +14,13 @@ from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 def test_a_bound_that_is_not_above_0_is_refused_by_its_name(name: str, bound: float) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is {bound}, it must be above 0$"):
         dataclasses.replace(DEFAULT_LIMITS, **{name: bound})
+
+
+@pytest.mark.parametrize(("name", "most"), MOST.items())
+def test_what_the_wire_does_not_allow_is_refused_with_the_bound(name: str, most: float) -> None:
+    dataclasses.replace(DEFAULT_LIMITS, **{name: most})
+    with pytest.raises(ValueError, match=f"^{name} is {most + 1}, it must be {most} at most$"):
+        dataclasses.replace(DEFAULT_LIMITS, **{name: most + 1})
 
 
 def test_whatever_torch_can_send_in_one_request_fits_by_default() -> None:

@@ -13,7 +13,7 @@ from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, make_twin, running_
 from rallypoint import events
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.protocol.codec import encode_request
-from rallypoint.protocol.spec import MAGIC, Verb
+from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
 from rallypoint.server import loop as module
 from rallypoint.server import native
 from rallypoint.server.engine import Engine, Limits, Received
@@ -190,6 +190,26 @@ def test_a_peer_that_does_not_read_is_not_read_either_and_hurts_nobody(server):
         assert greedy.read(8) == struct.pack("<Q", len(value))
         assert greedy.read(len(value)) == value
     assert other.ping()
+
+
+def test_too_much_that_nobody_reads_costs_the_one_that_holds_the_most(twin):
+    size = 8 * 1024 * 1024
+    with running_loop(Limits(output_total_max=5 * size), twin=twin) as running:
+        greedy, sharing, other = running.client(), [running.client() for _ in range(8)], running.client()
+        for number in range(10):  # values of its own, and one that the others share
+            other.ask(Verb.SET, b"/%d" % number, bytes(size))
+        assert other.ping()
+        for client in sharing:
+            client.ask(Verb.GET, b"/0")
+        greedy.ask(Verb.MULTI_GET, [b"/%d" % number for number in range(10)])
+        line = running.wait_for_line(lambda line: "unread" in line)
+        assert line.endswith(f"the limit is {5 * size}")
+        assert len(greedy.read_end()) < 10 * size
+        for client in sharing:
+            assert len(client.read(8 + size)) == 8 + size
+        assert other.ping()
+        assert running.statistics().closed == {CloseReason.OUTPUT_TOTAL: 1}
+        assert running.statistics().connections == 9
 
 
 def test_a_paused_peer_goes_on_when_its_output_is_sent(twin):

@@ -11,6 +11,7 @@ from rallypoint.protocol.session.spec import NONCE_SIZE, OPENING, VERSION, Sessi
 from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
 from rallypoint.server.engine import Connected, Engine, Limits, Received, Reply, Ticked
 from rallypoint.server.status import LISTED_MAX, NAMES_MAX, SCHEMA_VERSION, VALUE_SIZE_MAX
+from rallypoint.server.vocabulary import Origin
 
 
 class Lab:
@@ -61,6 +62,20 @@ def test_an_overview_counts_what_there_is():
     assert (seen["now"]["waiting"], seen["now"]["keys"]) == (1, 1)
     assert seen["totals"]["requests"] == 4
     assert seen["limits"]["connections_max"] == {"used": 2, "limit": Limits().connections_max}
+
+
+def test_an_overview_tells_how_near_each_limit_on_a_sum_is():
+    lab = Lab(Limits(handshakes_max=7, connections_per_address_max=5, output_total_max=9, keys_max=3))
+    for peer in (1, 2):
+        lab.engine.step(Connected(peer, "", Origin("10.0.0.1")), lab.now)
+        lab.say(peer, encode_request(Verb.VALIDATE, MAGIC))
+    lab.engine.step(Connected(3, "", Origin("10.0.0.2")), lab.now)
+    lab.say(1, encode_request(Verb.SET, b"/k", b""))
+    limits = lab.look()["limits"]
+    assert limits["handshakes_max"] == {"used": 1, "limit": 7}
+    assert limits["connections_per_address_max"] == {"used": 2, "limit": 5}
+    assert limits["output_total_max"] == {"used": 0, "limit": 9}
+    assert limits["keys_max"] == {"used": 1, "limit": 3}
 
 
 def test_rates_are_counted_since_a_look_that_is_old_enough():

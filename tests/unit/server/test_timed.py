@@ -17,12 +17,12 @@ def test_handshakes_are_due_in_their_order() -> None:
         handshakes.end(peer)
 
     handshakes = Handshakes(20.0, expire)
-    assert handshakes.next_deadline() is None
+    assert (handshakes.next_deadline(), handshakes.oldest(), len(handshakes)) == (None, None, 0)
     for peer, now in ((1, 0.0), (2, 1.0), (3, 2.0)):
         handshakes.begin(peer, now)
     handshakes.end(1)
     handshakes.end(9)
-    assert handshakes.next_deadline() == 21.0
+    assert (handshakes.next_deadline(), handshakes.oldest(), len(handshakes)) == (21.0, 2, 2)
     handshakes.tick(20.9)
     assert expired == []
     handshakes.tick(22.0)
