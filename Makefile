@@ -84,10 +84,15 @@ lint: $(VENV)/.lint  ## style, types, import contracts, mirror of src in tests/u
 	$(BIN)/python tools/check_mirror.py
 	$(BIN)/python tools/generate_spec.py --check
 	$(BIN)/python tools/generate_wire.py --check
+	$(BIN)/python tools/generate_limits.py --check
 
 .PHONY: wire
 wire: $(VENV)/.base  ## write docs/reference/wire.md anew from the tables
 	$(BIN)/python tools/generate_wire.py
+
+.PHONY: limits
+limits: $(VENV)/.base  ## write docs/reference/limits.md anew from the limits
+	$(BIN)/python tools/generate_limits.py
 
 .PHONY: format
 format: $(VENV)/.lint  ## rewrite the style

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from rallypoint.cli.limits import limit_option, limits_with
 from rallypoint.cli.ready import ready_line
 from rallypoint.cli.security import security_options, security_to_serve_with
 from rallypoint.errors import DistNetworkError
@@ -70,6 +72,7 @@ DEFAULT_PORT = 29500  # torch's
     show_default=True,
     help="Refuse clients beyond so many.",
 )
+@limit_option
 @click.option(
     "--drain-s",
     type=click.FloatRange(0),
@@ -109,6 +112,7 @@ def serve(
     data_dir: str | None,
     ready_json: bool,
     connections_max: int,
+    limits_given: Sequence[str],
     drain_s: float,
     spin_us: int,
     metrics_port: int | None,
@@ -120,6 +124,9 @@ def serve(
     Any TCPStore client can use it: rallypoint's, and torch's unless a token or TLS is wanted. SIGTERM and Ctrl-C drain
     and end it; a second one ends it at once.
     """
+    is_set = ctx.get_parameter_source("connections_max") is not ParameterSource.DEFAULT
+    fixed = ["connections_max"] if is_set else []
+    limits = limits_with(limits_given, replace(DEFAULT_LIMITS, connections_max=connections_max), fixed=fixed)
     for host in hosts:
         if host in ("", UNIX_PREFIX):
             raise click.BadParameter(f"{host!r} names no address: write an address or unix:PATH", param_hint="--bind")
@@ -147,7 +154,6 @@ def serve(
                 f"the ready line cannot be written to the standard output: {error.strerror}"
             ) from error
 
-    limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     try:
         code = serve_forever(
             listeners,

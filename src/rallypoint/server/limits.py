@@ -60,7 +60,8 @@ class Limits:
     """Bounds of one server.
 
     A peer that passes a bound is closed, with a reason, and nobody else notices; only ``output_size_max`` makes
-    a peer wait instead. Validated peers may stay idle for ever: torch's clients do, and never reconnect.
+    a peer wait instead. In the session dialect a request that would pass one is refused, and its peer stays. Validated
+    peers may stay idle for ever: torch's clients do, and never reconnect.
 
     Attributes:
         handshake_timeout_s: seconds from connecting to a complete VALIDATE.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from rallypoint.cli import serve as module
 from rallypoint.cli.commands import group
 from rallypoint.server.data_dir import DataDir
+from rallypoint.server.limits import DEFAULT_LIMITS
 
 
 @pytest.fixture
@@ -70,6 +72,21 @@ def test_limits_and_the_exit_code_are_passed_on(served):
     assert served["drain_s"] == 0.5
     assert served["spin_us"] == 50
     assert served["data_dir"] == "data"
+
+
+def test_every_limit_can_be_set_by_its_name(served):
+    result = run("--port", "0", "--limit", "keys_max=5", "--limit", "stored_size_max=2G", "--connections-max", "3")
+    assert result.exit_code == 0
+    assert served["limits"] == replace(DEFAULT_LIMITS, keys_max=5, stored_size_max=2 << 30, connections_max=3)
+
+
+def test_a_limit_that_cannot_be_is_a_usage_error(served):
+    result = run("--port", "0", "--limit", "keys=5")
+    assert result.exit_code == 2
+    assert "Invalid value for --limit: there is no limit 'keys', the limits are:" in result.output
+    result = run("--port", "0", "--connections-max", "3", "--limit", "connections_max=4")
+    assert (result.exit_code, "connections_max is set twice" in result.output) == (2, True)
+    assert not served
 
 
 def test_a_data_directory_that_cannot_be_used_exits_with_1_and_says_why(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+from tools import generate_limits
 
 from rallypoint.protocol.spec import VALUE_SIZE_MAX
 from rallypoint.server.limits import DEFAULT_LIMITS, MOST, Limits
@@ -21,6 +22,13 @@ def test_what_the_wire_does_not_allow_is_refused_with_the_bound(name: str, most:
     dataclasses.replace(DEFAULT_LIMITS, **{name: most})
     with pytest.raises(ValueError, match=f"^{name} is {most + 1}, it must be {most} at most$"):
         dataclasses.replace(DEFAULT_LIMITS, **{name: most + 1})
+
+
+def test_the_page_of_limits_is_complete_and_as_they_are() -> None:
+    page = generate_limits.OUTPUT.read_text(encoding="utf-8")
+    assert page == generate_limits.page(), "run python tools/generate_limits.py"
+    for field in dataclasses.fields(Limits):
+        assert f"| `{field.name}` |" in page
 
 
 def test_whatever_torch_can_send_in_one_request_fits_by_default() -> None:
