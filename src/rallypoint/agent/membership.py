@@ -206,7 +206,12 @@ class Membership:
         return RendezvousDone(self.joined.round, info.rank, info.world_size)
 
     def _is_current(self) -> bool:
-        return not self._is_closing and self._handler.check_round().status is RoundStatus.CURRENT
+        if self._is_closing:
+            return False
+        try:
+            return self._handler.check_round().status is RoundStatus.CURRENT
+        except DistError:  # as far as is known; whoever asks waits for a key, and is told if the store is gone
+            return True
 
 
 def _describe_failure(error: Exception) -> Event:

@@ -67,6 +67,7 @@ class Rules:
         spare_timeout_s: how long a spare stands by; infinity for ever.
         keep_alive_interval_s: how often a node beats.
         keep_alive_max_attempt: after so many intervals without a beat a node is gone.
+        answer_s: a backend that takes longer to answer is in trouble.
     """
 
     min_nodes: int
@@ -76,6 +77,7 @@ class Rules:
     spare_timeout_s: float = float("inf")
     keep_alive_interval_s: float = 5.0
     keep_alive_max_attempt: int = 3
+    answer_s: float = 5.0
 
     @property
     def dead_after_s(self) -> float:

@@ -42,7 +42,8 @@ from rallypoint.rendezvous.handler import (
     RoundStatus,
 )
 from rallypoint.rendezvous.keep_alive import KeepAlive
-from rallypoint.rendezvous.participant import GAP_MIN_S, Participant
+from rallypoint.rendezvous.pace import GAP_MIN_S
+from rallypoint.rendezvous.participant import Participant
 from rallypoint.rendezvous.settings import RendezvousSettings, RendezvousTimeout
 from rallypoint.rendezvous.state import Card, Standing, State
 from rallypoint.rendezvous.verdict import Verdict
@@ -301,8 +302,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             if not is_moving:
                 version, gap_s = seen.state.version, participant.pause(seen, gap_s)
                 seen = participant.look()
-            if is_moving or seen.state.version != version:
-                gap_s = GAP_MIN_S
+            gap_s = GAP_MIN_S if is_moving or seen.state.version != version else gap_s
         raise RendezvousGracefulExitError("this node left while it was joining")
 
     def _prepare(self, action: Action, state: State) -> Action:

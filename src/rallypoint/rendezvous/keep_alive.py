@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 
 from rallypoint.events import emit
-from rallypoint.rendezvous.participant import GAP_MIN_S, Participant, Seen, gap_max_s
+from rallypoint.rendezvous.pace import GAP_MIN_S, gap_max_s
+from rallypoint.rendezvous.participant import Participant, Seen
 
 __all__ = ["KeepAlive"]
 

@@ -13,42 +13,25 @@ from __future__ import annotations
 import random
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
-from rallypoint.errors import RendezvousConnectionError, RendezvousError, RendezvousTimeoutError
+from rallypoint.errors import RendezvousTimeoutError
 from rallypoint.events import emit
 from rallypoint.rendezvous.backend import RendezvousBackend, Token
 from rallypoint.rendezvous.change import Action, Beat, Hear, Leave, change
+from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.decide import Decision, Enter, Rules, Seat, Stop, Wait, decide, tend
+from rallypoint.rendezvous.pace import GAP_MIN_S, crowd_pause_s, gap_after_s, loss_pause_max_s
 from rallypoint.rendezvous.state import Card, State, decode_state, encode_state, new_state
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind, judge
 from rallypoint.rendezvous.view import View
 from rallypoint.types import Timeout
 
-__all__ = ["GAP_MIN_S", "Participant", "Seen", "gap_max_s"]
-
-GAP_MIN_S = 0.01
-"""The first pause between two looks at a backend that does not tell of changes; later ones are longer."""
-
-GAP_GROWTH = 1.5
-
-LOSS_PAUSE_MIN_S, LOSS_PAUSE_MAX_S = 0.002, 0.1
-"""After two swaps lost in a row: a random pause up to the first, doubled with every further loss up to the second.
-One loss costs no pause: the answer to a lost swap is the winner's state, so the next try is made on that."""
-
-CROWD = 8
-"""So many nodes are a crowd: too many to look at every change of each other."""
-
-CROWD_PAUSE_S = 0.0005
-"""In a crowd, a node that has nothing to do pauses so long for each node before it waits for the next change."""
-
-
-def gap_max_s(nodes: int) -> float:
-    """Give the longest pause between two looks, in seconds: about 200 looks a second over all nodes, at most one."""
-    return min(1.0, max(0.25, nodes / 200))
+__all__ = ["Participant", "Seen"]
 
 
 class Seen(NamedTuple):
@@ -91,9 +74,9 @@ class Participant:
         self._view = View()
         self._is_joining = False
         self._verdict: Verdict | None = None
-        self._trouble: Exception | None = None
+        self._contact = Contact(backend.where, min(rules.answer_s, rules.dead_after_s), clock)
         self._is_done = False
-        self._beaten_at = self._answered_at = clock.now()
+        self._beaten_at = clock.now()
         self._why = ""
         self._losses = 0  # swaps lost in a row
 
@@ -158,10 +141,10 @@ class Participant:
     def pause(self, seen: Seen, gap_s: float) -> float:
         """Wait for a change of the state, at most ``gap_s`` seconds; give the length of the next pause."""
         nodes = len(seen.state.nodes)
-        if nodes > CROWD:
-            self._clock.sleep(nodes * CROWD_PAUSE_S)
+        if pause_s := crowd_pause_s(nodes):
+            self._clock.sleep(pause_s)
         self._backend.wait_for_change(seen.token, gap_s)
-        return min(gap_s * GAP_GROWTH, gap_max_s(nodes))
+        return gap_after_s(gap_s, nodes)
 
     # --- at any time ---------------------------------------------------------------------------------------
 
@@ -171,7 +154,8 @@ class Participant:
         Raises:
             RendezvousError: if the backend cannot be reached, or holds no state of ours.
         """
-        stored = self._backend.get_state()
+        with self._asking():
+            stored = self._backend.get_state()
         if stored is None:
             fresh = new_state(secrets.token_hex(16), self.rules.min_nodes, self.rules.max_nodes)
             return self._note(Seen(fresh, None))
@@ -255,37 +239,36 @@ class Participant:
         """Say what has become of this node's round, as of the last look.
 
         Raises:
-            RendezvousError: if the last look failed.
+            RendezvousError: if the last look failed, or the present one has been without an answer for too long.
         """
         with self._changed:
             verdict = self._news()
-            trouble = self._trouble
+            trouble = self._contact.trouble()
         if verdict.kind is not VerdictKind.CURRENT or trouble is None:
             return verdict
-        if isinstance(trouble, RendezvousError):
-            raise trouble
-        raise RendezvousConnectionError(f"the rendezvous backend failed: {trouble}") from trouble
+        raise trouble
 
     def wait_for_news(self, timeout_s: float) -> Verdict:
         """Wait until this node's round no longer goes on, looking fails, or the time is up.
 
         Raises:
-            RendezvousError: if the last look failed.
+            RendezvousError: as ``news``.
         """
-        deadline = Deadline(timeout_s, self._clock)
+        deadline, contact = Deadline(timeout_s, self._clock), self._contact
         with self._changed:
-            while self._news().kind is VerdictKind.CURRENT and self._trouble is None and not deadline.has_passed():
+            while self._news().kind is VerdictKind.CURRENT and not contact.trouble() and not deadline.has_passed():
                 # Silence makes news too, at a time that nobody notifies us of.
                 silence_left_s = self.rules.dead_after_s - (self._clock.now() - self._beaten_at)
-                self._changed.wait(min(deadline.remaining_s(), max(silence_left_s, GAP_MIN_S)))
+                left_s = max(min(silence_left_s, contact.until_trouble_s()), GAP_MIN_S)
+                self._changed.wait(min(deadline.remaining_s(), left_s))
         return self.news()
 
     def note_trouble(self, trouble: Exception | None) -> None:
         """Note that a look failed, or that looking goes well again."""
         with self._changed:
-            if (trouble is None) is not (self._trouble is None):
+            if (trouble is None) is not (self._contact.trouble() is None):
                 self._changed.notify_all()
-            self._trouble = trouble
+            self._contact.fail(trouble)
 
     def wait_while_joining(self, timeout_s: float, is_stopping: Callable[[], bool]) -> None:
         """Wait while this node wants in, at most ``timeout_s`` seconds.
@@ -305,14 +288,12 @@ class Participant:
     def _news(self) -> Verdict:
         if self._verdict is None:
             return Verdict(VerdictKind.CURRENT, "this node is in no round")
-        now, longest_s = self._clock.now(), self.rules.dead_after_s
-        silent_s, unanswered_s = now - self._beaten_at, now - self._answered_at
-        if self._verdict.kind is VerdictKind.CURRENT and not self._is_done and silent_s > longest_s:
-            if self._trouble is not None:  # otherwise it was this node that slept, or the answer is only late
+        silent_s = self._clock.now() - self._beaten_at
+        if self._verdict.kind is VerdictKind.CURRENT and not self._is_done and silent_s > self.rules.dead_after_s:
+            if self._contact.trouble() is not None:  # otherwise it was this node that slept
                 return Verdict(
                     VerdictKind.CUT_OFF,
-                    f"nothing was heard from {self._backend.where} for {unanswered_s:.1f} s, so this node stops: it "
-                    "cannot know whether the others go on",
+                    f"{self._contact.silence()}, so this node stops: it cannot know whether the others go on",
                 )
             return Verdict(
                 VerdictKind.FENCED,
@@ -321,6 +302,16 @@ class Participant:
         return self._verdict
 
     # --- the rest ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        with self._changed:
+            self._contact.ask()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._contact.end()
 
     def _enter(self, state: State) -> None:
         with self._changed:
@@ -332,7 +323,7 @@ class Participant:
     def _note(self, seen: Seen) -> Seen:
         state = seen.state
         with self._changed:
-            self._answered_at = self._clock.now()
+            self._contact.answer()
             is_other_life = self._view.version >= 0 and self._view.born != state.born
             if is_other_life and self._is_joining:
                 self._seat = replace(self._seat, entered=None)
@@ -372,7 +363,8 @@ class Participant:
     def _swap_once(self, seen: Seen, desired: State) -> Seen:
         """Try to store a state; give what is stored now, which is ``desired`` itself if the swap was won."""
         started = self._clock.now()
-        answer = self._backend.set_state(encode_state(desired), seen.token)
+        with self._asking():
+            answer = self._backend.set_state(encode_state(desired), seen.token)
         data, token, has_won = answer if answer is not None else (b"", None, False)
         if not has_won:
             self._losses += 1
@@ -387,8 +379,7 @@ class Participant:
         """Give the state to try again on; the longer the row of losses, the longer the pause before it is read."""
         if self._losses <= 1:
             return seen
-        longest_s = min(LOSS_PAUSE_MAX_S, LOSS_PAUSE_MIN_S * 2 ** min(self._losses - 2, 16))
-        self._clock.sleep(self._dice.uniform(0.0, longest_s))
+        self._clock.sleep(self._dice.uniform(0.0, loss_pause_max_s(self._losses)))
         return self.look()
 
     def _tell(self, decision: Decision) -> None:

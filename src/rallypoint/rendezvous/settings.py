@@ -38,7 +38,7 @@ class RendezvousTimeout:
         join: to be admitted to a round; default 600 s.
         last_call: for more nodes once there are enough; default 30 s.
         close: for a report, a departure or the closing of the run to be stored; default 30 s.
-        heartbeat: for one beat to be stored; default 5 s.
+        heartbeat: for one beat to be stored, before that counts as trouble; default 5 s.
 
     Each takes seconds or a ``timedelta`` and must be above 0.
 
@@ -174,6 +174,7 @@ class RendezvousSettings:
             spare_timeout_s=math.inf if self.spare_timeout is None else self.spare_timeout.total_seconds(),
             keep_alive_interval_s=self.keep_alive_interval.total_seconds(),
             keep_alive_max_attempt=self.keep_alive_max_attempt,
+            answer_s=self.timeout.heartbeat.total_seconds(),
         )
 
 

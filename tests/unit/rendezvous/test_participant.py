@@ -11,7 +11,7 @@ from rallypoint import events
 from rallypoint.errors import RendezvousConnectionError, RendezvousStateError, RendezvousTimeoutError
 from rallypoint.rendezvous.change import Acknowledge, Action, Beat, Close, Fail, Join, Leave, Propose
 from rallypoint.rendezvous.decide import Enter, Rules, Stop, Wait
-from rallypoint.rendezvous.participant import Participant, Seen, gap_max_s
+from rallypoint.rendezvous.participant import Participant, Seen
 from rallypoint.rendezvous.state import Card, Phase, Standing, State, decode_state, encode_state
 from rallypoint.rendezvous.verdict import VerdictKind
 from rallypoint.testing.clock import ManualClock
@@ -342,9 +342,49 @@ def test_a_node_that_hears_nothing_is_cut_off_and_claims_nothing_about_the_other
     kind, why, _ = participant.news()
     assert kind is VerdictKind.CUT_OFF
     assert why == (
-        f"nothing was heard from {MemoryBackend().where} for 15.5 s, so this node stops: it cannot know whether the "
-        "others go on"
+        f"nothing was heard from {MemoryBackend().where} for 15.5 s (no answer), so this node stops: it cannot know "
+        "whether the others go on"
     )
+
+
+class StuckBackend(MemoryBackend):
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = threading.Event(), threading.Event()
+        self.answers.set()
+
+    def get_state(self) -> tuple[bytes, Any] | None:
+        self.asked.set()
+        self.answers.wait()
+        return super().get_state()
+
+
+def test_an_answer_that_is_long_in_coming_is_trouble_until_it_comes() -> None:
+    backend = StuckBackend()
+    participant, clock = make(backend)
+    join(participant)
+    backend.answers.clear()
+    backend.asked.clear()
+    looking = threading.Thread(target=participant.keep_place)
+    looking.start()
+    try:
+        backend.asked.wait()
+        clock.advance(4.9)
+        assert participant.news().kind is VerdictKind.CURRENT
+        clock.advance(0.1)
+        for ask in (participant.news, lambda: participant.wait_for_news(60)):
+            with pytest.raises(RendezvousConnectionError, match=r"has not answered for 5\.0 s"):
+                ask()
+        clock.advance(10.5)
+        kind, why, _ = participant.news()
+        assert kind is VerdictKind.CUT_OFF
+        assert why.startswith(f"nothing was heard from {backend.where} for 15.5 s, so this node stops")
+    finally:
+        backend.answers.set()
+        looking.join()
+    assert participant.news().kind is VerdictKind.CURRENT
 
 
 def test_a_node_that_left_while_it_was_joining_says_no_more(told: list[events.Event]) -> None:
@@ -417,7 +457,6 @@ def test_pauses_grow_up_to_a_limit_that_grows_with_the_nodes() -> None:
     seen = participant.look()
     assert participant.pause(seen, 0.01) == pytest.approx(0.015)
     assert participant.pause(seen, 0.2) == 0.25
-    assert (gap_max_s(4), gap_max_s(100), gap_max_s(5000)) == (0.25, 0.5, 1.0)
 
 
 def test_a_state_that_cannot_be_swapped_for_lack_of_one_is_looked_for() -> None:
