@@ -16,7 +16,9 @@ from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, VALIDATE, RawClient
 from tests.support.served import served
 
 from rallypoint.protocol.codec import encode_request
-from rallypoint.protocol.spec import Verb
+from rallypoint.protocol.session.codec import encode_closing
+from rallypoint.protocol.session.spec import OPENING
+from rallypoint.protocol.spec import CloseReason, Verb
 
 FILES_MAX = 64
 
@@ -209,3 +211,105 @@ def test_connecting_and_leaving_many_times_leaks_nothing(server):
     while peer.num_fds() > before:
         assert client.ping()
     client.close()
+
+
+def test_half_open_handshakes_keep_no_newcomer_out(clients):
+    with served("--port", "0", "--limit", "handshakes_max=200") as (process, ready):
+        address = (ready["host"], ready["port"])
+        old = RawClient(address)
+        clients.append(old)
+        assert old.ping()
+        memory = psutil.Process(process.pid).memory_info
+        before = memory().rss
+        silent = [RawClient(address, validates=False) for _ in range(700)]
+        clients.extend(silent)
+        for _ in range(20):
+            newcomer = RawClient(address)
+            clients.append(newcomer)
+            assert newcomer.ping()
+        assert old.ping()
+        for client in silent[:400]:
+            assert client.read_end() == b""
+        assert memory().rss - before < 10 * 1024 * 1024
+
+
+def test_a_full_server_takes_newcomers_for_connections_that_say_nothing(clients):
+    with served("--port", "0", "--limit", "connections_max=50") as (_, ready):
+        address = (ready["host"], ready["port"])
+        silent = [RawClient(address, validates=False) for _ in range(60)]
+        clients.extend(silent)
+        for _ in range(50):
+            newcomer = RawClient(address)
+            clients.append(newcomer)
+            assert newcomer.ping()
+        for client in silent:
+            assert client.read_end() == b""
+        late = RawClient(address)
+        clients.append(late)
+        assert not can_ping(late)
+        assert all(client.ping() for client in clients[60:110])
+
+
+def test_one_address_cannot_take_all_places(clients):
+    with served("--port", "0", "--limit", "connections_per_address_max=20") as (process, ready):
+        address = (ready["host"], ready["port"])
+        for _ in range(20):
+            client = RawClient(address)
+            clients.append(client)
+            assert client.ping()
+        session = RawClient(address, validates=False)
+        clients.append(session)
+        session.send(OPENING)
+        detail = "20 peers from 127.0.0.1 are connected, the limit for one address is 20"
+        assert session.read_end() == encode_closing(CloseReason.TOO_MANY_FROM_ADDRESS, detail)
+        for _ in range(100):
+            refused = RawClient(address)
+            clients.append(refused)
+            assert not can_ping(refused)
+        other = socket.create_connection(address, PATIENCE_S, source_address=("127.0.0.2", 0))
+        with other:
+            other.sendall(VALIDATE + encode_request(Verb.PING, 7))
+            assert other.recv(4) == struct.pack("<I", 7)
+        assert all(client.ping() for client in clients[:20])
+        process.terminate()
+        assert detail in process.communicate(timeout=PATIENCE_S)[1]
+
+
+def test_unread_replies_of_all_peers_together_are_bounded(clients):
+    size = 4 * 1024 * 1024
+    with served("--port", "0", "--drain-s", "0", "--limit", "output_total_max=32M") as (process, ready):
+        address = (ready["host"], ready["port"])
+        other = RawClient(address)
+        clients.append(other)
+        memory = psutil.Process(process.pid).memory_info
+        before = memory().rss
+        for number in range(30):  # each leaves a value unread that nobody else knows any more
+            other.ask(Verb.SET, b"/big", bytes(size))
+            assert other.ping()
+            greedy = RawClient(address)
+            clients.append(greedy)
+            greedy.ask(Verb.MULTI_GET, [b"/big"] * 2)
+            greedy.read(16)
+            other.ask(Verb.SET, b"/big", b"")
+            assert other.ping()
+            assert memory().rss - before < 80 * 1024 * 1024, f"after {number + 1} peers"
+        assert other.ping()
+        process.terminate()
+        _, said = process.communicate(timeout=PATIENCE_S)
+        assert said.count(f"the limit is {32 * 1024 * 1024}") >= 10
+
+
+def test_keys_without_end_are_refused_and_the_stored_ones_stay(clients):
+    with served("--port", "0", "--limit", "keys_max=100") as (_, ready):
+        address = (ready["host"], ready["port"])
+        other = RawClient(address)
+        clients.append(other)
+        other.ask(Verb.MULTI_SET, [(b"/%d" % number, b"v") for number in range(100)])
+        for number in range(50):
+            filler = RawClient(address)
+            clients.append(filler)
+            filler.ask(Verb.SET, b"/more/%d" % number, b"v")
+            assert not can_ping(filler)
+        other.ask(Verb.GETNUMKEYS)
+        assert other.read(8) == struct.pack("<q", 100)
+        assert other.get(b"/7") == b"v"
