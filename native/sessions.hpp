@@ -179,7 +179,9 @@ class Sessions {
             return keeps_much(session.answers_size, "bytes of the session's answers are",
                               limits_.session_answers_size_max, refusal);
         }
-        if (answers_size_ >= limits_.answers_size_max) {
+        // Who keeps less than an equal share is not refused for what others leave to be kept.
+        if (answers_size_ >= limits_.answers_size_max &&
+            session.answers_size >= limits_.answers_size_max / sessions_.count()) {
             return keeps_much(answers_size_, "bytes of all sessions' answers are", limits_.answers_size_max, refusal);
         }
         return true;

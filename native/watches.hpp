@@ -5,6 +5,9 @@
 
 namespace rallypoint {
 
+// Different lengths of watched prefixes: each change of a longer key is looked up in so many.
+inline constexpr size_t kLengthsMax = 256;
+
 // What happened to a key, its fields parted where the value is, which is shared.
 struct Event {
     Value *before;  // kind, key and the value's size
@@ -50,7 +53,7 @@ struct Watcher {
 
 class Watches {
   public:
-    Watches(const Limits &limits, const HashKey &key) : limits_(limits), key_(key), by_key_(key), by_prefix_(key) {}
+    Watches(const Limits &limits, const HashKey &key) : limits_(limits), key_(key), by_request_(key), by_key_(key), by_prefix_(key) {}
 
     size_t count() const { return count_; }
     uint64_t kept_size() const { return kept_size_; }
@@ -67,6 +70,11 @@ class Watches {
                         limits_.session_watches_max);
             return nullptr;
         }
+        if (is_prefix && lengths_.count() >= kLengthsMax && !has_length(key.size)) {
+            refusal.say(TOO_MANY_WATCHES, "prefixes of %zu different lengths are watched, the limit is %zu",
+                        lengths_.count(), kLengthsMax);
+            return nullptr;
+        }
         if (session.watcher == nullptr) session.watcher = new (take_memory(sizeof(Watcher))) Watcher;
         KeyWatch *watch = new (take_memory(sizeof(KeyWatch))) KeyWatch;
         watch->session = &session;
@@ -76,6 +84,7 @@ class Watches {
         session.watcher->watches.add(*watch);
         ++session.watcher->count;
         ++count_;
+        by_request_.insert(request_name(session, request))->item = watch;
         auto &table = is_prefix ? by_prefix_ : by_key_;
         const Name name(key_, key);
         auto *entry = table.find(name);
@@ -87,11 +96,10 @@ class Watches {
         return watch;
     }
 
-    // End the watch that a request began, if there is one. Cost: the watches of the session.
+    // End the watch that a request began, if there is one.
     void unwatch(Session &session, uint64_t request) {
-        KeyWatch *watch = session.watcher == nullptr ? nullptr : session.watcher->watches.first;
-        while (watch != nullptr && watch->request != request) watch = watch->of_session.after;
-        if (watch != nullptr) remove(*watch);
+        auto *entry = by_request_.find(request_name(session, request));
+        if (entry != nullptr) remove(*entry->item);
     }
     void end_session(Session &session) {
         if (session.watcher == nullptr) return;
@@ -165,6 +173,22 @@ class Watches {
         for (; watch != nullptr; watch = watch->of_key.after) look(*watch);
     }
 
+    // The watch of a request.
+    struct RequestName {
+        RequestName(const HashKey &key, const Session &session, uint64_t request)
+            : numbers{session.number, request}, name(key, {reinterpret_cast<const char *>(numbers), sizeof(numbers)}) {}
+        RequestName(const RequestName &) = delete;
+        operator const Name &() const { return name; }
+
+        const uint64_t numbers[2];
+        const Name name;
+    };
+    RequestName request_name(const Session &session, uint64_t request) const { return {key_, session, request}; }
+
+    bool has_length(size_t size) const {
+        const size_t at = place_of(size);
+        return at < lengths_.count() && lengths_[at].size == size;
+    }
     size_t place_of(size_t size) const {
         size_t at = 0;
         while (at < lengths_.count() && lengths_[at].size < size) ++at;
@@ -201,6 +225,7 @@ class Watches {
             table.erase(entry);
             if (watch.is_prefix) uncount_length(watch.key->size);
         }
+        by_request_.erase(by_request_.find(request_name(*watch.session, watch.request)));
         watch.session->watcher->watches.remove(watch);
         --watch.session->watcher->count;
         --count_;
@@ -210,6 +235,7 @@ class Watches {
 
     const Limits &limits_;
     const HashKey key_;
+    Table<KeyWatch *> by_request_;
     Table<Line> by_key_, by_prefix_;
     Ring<Length> lengths_;  // of the prefixes in the table, rising
     size_t count_ = 0;

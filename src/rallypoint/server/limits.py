@@ -89,7 +89,8 @@ class Limits:
         session_waits_max: requests of one session that wait at one time.
         session_answers_max: answers kept for one session because its client has not said that it holds them.
         session_answers_size_max: bytes of these.
-        answers_size_max: bytes of the answers kept for all sessions; a body that many share counts once.
+        answers_size_max: bytes of the answers kept for all sessions; a body that many share counts once. At the bound
+            a session that keeps less than its equal share goes on, so that up to twice as many are kept.
         groups_max: barriers and exchanges, those included that are remembered; at the bound the longest idle is
             forgotten, and a newcomer refused only if members wait in all.
         group_members_max: members of all of them, those included that are remembered; about 500 bytes each.

@@ -9,6 +9,7 @@ Rules:
 - A request waits under its id. What waits without having changed anything is dropped when the connection goes, because
   the client sends it again; what has counted stays, and its answer is kept for the resumed session.
 - Everything is bounded: sessions, and for each its waits and its answers by number and by bytes. A bound is a refusal.
+  Where all sessions together keep too much, those are refused that keep their equal share of it or more.
 
 Theory of operation. ``take`` says what a request means to a session::
 
@@ -267,11 +268,15 @@ class Sessions:
             held, limit = f"{len(session.answers)} answers of the session are", limits.session_answers_max
         elif session.answers_size >= limits.session_answers_size_max:
             held, limit = f"{session.answers_size} bytes of the session's answers are", limits.session_answers_size_max
-        elif self.answers_size >= limits.answers_size_max:
+        elif self.answers_size >= limits.answers_size_max and session.answers_size >= self._fair_size():
             held, limit = f"{self.answers_size} bytes of all sessions' answers are", limits.answers_size_max
         else:
             return None
         return f"{held} kept because its client has not said that it holds them, the limit is {limit}"
+
+    def _fair_size(self) -> int:
+        """Give the bytes of answers up to which a session is not refused for what others leave to be kept."""
+        return self._limits.answers_size_max // len(self._by_id)
 
     def keep(self, session: Session, request_id: int, answer: Answer | None, *, sharers: int = 1) -> None:
         """Keep an answer, ``None`` for a request that has counted; ``sharers``: how many keep its body, one object."""

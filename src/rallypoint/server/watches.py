@@ -32,10 +32,13 @@ from rallypoint.protocol.codec import RequestError
 from rallypoint.protocol.session.spec import EventKind
 from rallypoint.protocol.spec import CloseReason
 
-__all__ = ["EVENT_SIZE", "Event", "Watch", "WatchView", "Watches"]
+__all__ = ["EVENT_SIZE", "LENGTHS_MAX", "Event", "Watch", "WatchView", "Watches"]
 
 EVENT_SIZE: Final = 128
 """Bytes that one kept event is taken to need besides its key and value."""
+
+LENGTHS_MAX: Final = 256
+"""Different lengths of watched prefixes: each change of a longer key is looked up in so many."""
 
 
 class Event(NamedTuple):
@@ -155,6 +158,9 @@ class Watches:
             raise RequestError(CloseReason.TOO_MANY_WATCHES, message)
         if len(mine) >= self._session_watches_max:
             message = f"the session has {len(mine)} watches, the limit is {self._session_watches_max}"
+            raise RequestError(CloseReason.TOO_MANY_WATCHES, message)
+        if is_prefix and len(key) not in self._lengths and len(self._lengths) >= LENGTHS_MAX:
+            message = f"prefixes of {len(self._lengths)} different lengths are watched, the limit is {LENGTHS_MAX}"
             raise RequestError(CloseReason.TOO_MANY_WATCHES, message)
         watch = Watch(session, request, key, is_prefix=is_prefix)
         mine[request] = watch

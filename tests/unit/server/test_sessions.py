@@ -185,6 +185,16 @@ def test_bytes_of_answers_are_bounded_for_one_and_for_all() -> None:
     assert fixture.sessions.refusal(second, is_write=True, is_deferred=False) is None
 
 
+def test_who_hoards_answers_does_not_have_others_refused() -> None:
+    fixture = Fixture(session_answers_size_max=2000, answers_size_max=1500)
+    hoarder, honest = fixture.make(), fixture.make()
+    fixture.sessions.keep(hoarder, 1, Answer(b"", bytes(1500)))
+    assert fixture.sessions.refusal(hoarder, is_write=True, is_deferred=False) is not None
+    assert fixture.sessions.refusal(honest, is_write=True, is_deferred=False) is None
+    fixture.sessions.keep(honest, 1, Answer(b"", bytes(750 - ANSWER_SIZE)))
+    assert fixture.sessions.refusal(honest, is_write=True, is_deferred=False) is not None
+
+
 def test_a_body_that_many_share_is_charged_in_parts() -> None:
     fixture = Fixture()
     session = fixture.make()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rallypoint.protocol.codec import RequestError
 from rallypoint.protocol.session.spec import EventKind
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.server.watches import EVENT_SIZE, Event, Watches, WatchView
+from rallypoint.server.watches import EVENT_SIZE, LENGTHS_MAX, Event, Watches, WatchView
 
 
 def bounded(**bounds: int) -> Watches:
@@ -83,6 +83,19 @@ def test_watches_are_bounded(bounds: dict[str, int], sentence: str) -> None:
         watches.watch(1, 3, b"a", is_prefix=True)
     assert caught.value.reason is CloseReason.TOO_MANY_WATCHES
     assert len(watches) == 2
+
+
+def test_lengths_of_prefixes_are_bounded() -> None:
+    watches = bounded(watches_max=1000, session_watches_max=1000)
+    for length in range(LENGTHS_MAX):
+        watches.watch(1, length, b"a" * length, is_prefix=True)
+    with pytest.raises(RequestError, match="prefixes of 256 different lengths are watched, the limit is 256") as caught:
+        watches.watch(1, 1000, b"a" * LENGTHS_MAX, is_prefix=True)
+    assert caught.value.reason is CloseReason.TOO_MANY_WATCHES
+    watches.watch(1, 1001, b"b" * (LENGTHS_MAX - 1), is_prefix=True)
+    watches.watch(1, 1002, b"a" * LENGTHS_MAX, is_prefix=False)
+    watches.unwatch(1, 0)
+    watches.watch(1, 1003, b"a" * LENGTHS_MAX, is_prefix=True)
 
 
 def test_what_is_kept_comes_in_its_order(watches: Watches) -> None:
