@@ -1,8 +1,8 @@
-"""The clients of a TCP store, so that one test runs over each: c10d's in Python and native, and the session's.
+"""The clients of a TCP store, so that one test runs over each: c10d's and the session's, both in Python and native.
 
 A test module that imports the fixture ``each_client`` and uses it (``pytestmark``) runs once over each: every TCPStore
-that it makes has that client. With the session's, servers that the test makes are of the Python twin. A test about the
-c10d wire says ``each_c10d_client``, or ``dialect="c10d"``.
+that it makes has that client. With the session's in Python, servers that the test makes are of the Python twin. A test
+about the c10d wire says ``each_c10d_client``, or ``dialect="c10d"``.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from rallypoint import twin
 from rallypoint.server import native as server_native
 from rallypoint.store import native
 
-__all__ = ["CLIENTS", "each_c10d_client", "each_client"]
+__all__ = ["CLIENTS", "SESSION_CLIENTS", "each_c10d_client", "each_client"]
 
-CLIENTS = ["python", "native"] if twin.native() is not None else ["python"]
+IS_BUILT = twin.native() is not None
+CLIENTS = ["python", "native"] if IS_BUILT else ["python"]
+SESSION_CLIENTS = ["session", "native session"] if IS_BUILT else ["session"]
 
 
 def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    if name != "native":
+    monkeypatch.setenv("RALLYPOINT_DIALECT", "auto" if name in SESSION_CLIENTS else "c10d")
+    if name in ("python", "session"):
         monkeypatch.setattr(native, "twin", SimpleNamespace(native=lambda: None))
     if name == "session":
-        monkeypatch.setenv("RALLYPOINT_DIALECT", "auto")
         monkeypatch.setenv("RALLYPOINT_PURE", "1")
         monkeypatch.setattr(server_native, "native", lambda: None)
     return name
 
 
-@pytest.fixture(params=[*CLIENTS, "session"])
+@pytest.fixture(params=[*CLIENTS, *SESSION_CLIENTS])
 def each_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run over each client; give its name."""
     return _use(str(request.param), monkeypatch)

@@ -177,6 +177,11 @@ class Stream:
             return self.endpoint
         return Endpoint(str(address[0]), int(address[1])) if isinstance(address, tuple) else self.endpoint
 
+    @property
+    def has_read_ahead(self) -> bool:
+        """Tell whether there are bytes that ``take`` would give without asking the system."""
+        return self._start < len(self._data)
+
     def fileno(self) -> int:
         """Give the descriptor; -1 after ``close``."""
         return self._sock.fileno()

@@ -29,6 +29,7 @@ from rallypoint.store import connections, plans
 from rallypoint.store.calls import PythonClient, forked
 from rallypoint.store.connections import Connection, Connections, ping
 from rallypoint.store.credentials import NO_CREDENTIALS, Credentials
+from rallypoint.store.lane import open_lane
 from rallypoint.store.reach import Reacher
 from rallypoint.store.route import connect
 from rallypoint.store.session import SessionClient
@@ -72,17 +73,20 @@ def make_client(
         AuthenticationError: there is a token, and one side cannot prove that it has it.
     """
     endpoint = via or public
+    module = twin.native()
     if dialect != "c10d":
         deadline = Deadline(timeout_s)
         reacher = Reacher((public, *others), via=via, credentials=credentials, spin_us=spin_us)
         link = reacher.open(timeout_s, may_be_plain=dialect == "auto")
         if link is not None:
-            return SessionClient(Trunk(endpoint, link, reacher))
+            session = SessionClient(Trunk(endpoint, link, reacher))
+            if module is not None and credentials.tls is None:
+                open_lane(session, module)
+            return session
         timeout_s = deadline.remaining_s()
     # A server that must be asked carefully is asked about no queue either.
     reach = partial(connect, spin_us=spin_us, is_direct=is_careful, tls=credentials.tls)
     main = reach(public, timeout_s, via=via)
-    module = twin.native()
     if module is None or credentials.tls is not None:
         return PythonClient(Connections(endpoint, main, is_careful=is_careful, reconnect=reach))
     helper = Helper(endpoint, reach)

@@ -32,7 +32,7 @@ from rallypoint.store.calls import Inherited, Patience
 from rallypoint.store.pipeline import Pipeline, Promise
 from rallypoint.store.plans import WORKER_COUNT
 from rallypoint.store.session_calls import Entry
-from rallypoint.store.ticket import Ticket
+from rallypoint.store.ticket import Begun, Ticket
 from rallypoint.store.trunk import Trunk
 from rallypoint.store.watch import SessionWatch
 from rallypoint.store.wires import as_integer, as_wire, as_wires, seconds_of
@@ -190,7 +190,7 @@ class SessionClient(Inherited):
 
     def queue_pop(self, key: Text, block: bool, patience: Patience) -> bytes:  # noqa: D102
         wire = as_wire(key)
-        timeout_s = seconds_of(patience) if block else 0.0
+        timeout_s = seconds_of(patience) if block or isinstance(patience, Begun) else 0.0
         ticket = self._wait_for(_V.QUEUE_POP, (wire,), timeout_s)
         if ticket.status is _OK:
             item: bytes = ticket.fields()[0]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rallypoint.protocol.session.client import Happening, Request
 from rallypoint.protocol.session.spec import SessionVerb
 
-__all__ = ["Hear", "Ticket", "hand_out", "wake_each"]
+if TYPE_CHECKING:
+    from rallypoint.store.uplink import Link
+
+__all__ = ["Begun", "Hear", "Ticket", "hand_out", "wake_each"]
 
 Hear: TypeAlias = "Callable[[Happening | None], Ticket | None]"
 """Takes a watch's event, or none if there will be no more; gives the ticket of who waits for it."""
@@ -49,6 +52,22 @@ class Ticket(Request):
         if waker is not None:
             with contextlib.suppress(RuntimeError):  # it is awake
                 waker.release()
+
+
+class Begun(float):
+    """A caller's timeout in seconds, and with it a request that the lane has begun (``store.lane``).
+
+    Attributes:
+        ticket: the request, which leads.
+        link: the connection that it was begun on.
+        data: what was received since then.
+    """
+
+    __slots__ = ("data", "link", "ticket")
+
+    data: bytes
+    link: Link
+    ticket: Ticket
 
 
 def wake_each(requests: Iterable[Request], but: Ticket | None = None) -> None:

@@ -46,7 +46,7 @@ from rallypoint.net.stream import WAIT_SLICE_S, silent
 from rallypoint.protocol.session.client import Request, Session
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.store import connections
-from rallypoint.store.ticket import Hear, Ticket, hand_out, wake_each
+from rallypoint.store.ticket import Begun, Hear, Ticket, hand_out, wake_each
 from rallypoint.store.uplink import Link, Uplink
 from rallypoint.types import Endpoint
 
@@ -62,6 +62,10 @@ FOLLOW_S = 0.5
 """The longest uninterrupted sleep of a thread that follows, in seconds; the main thread's is ``WAIT_SLICE_S``."""
 
 
+def _stay() -> None:
+    """Do what is to be done where there is no lane."""
+
+
 class Trunk:
     """A session that many threads use.
 
@@ -69,6 +73,9 @@ class Trunk:
         endpoint: the server, for errors.
         link: the first connection.
         reach: makes another.
+
+    Attributes:
+        land: takes the connection back from the lane (``store.lane``), if there is one and it has it.
 
     Threads: any number.
     """
@@ -84,6 +91,7 @@ class Trunk:
         self._followers: dict[Ticket, None] = {}
         self._beside: list[Trunk] = []
         self._posted = 0
+        self.land: Callable[[], None] = _stay
 
     @property
     def endpoint(self) -> Endpoint:
@@ -123,12 +131,14 @@ class Trunk:
             ConnectionLostError: the trunk is closed.
             LocalProtocolError: the request cannot be made.
         """
+        if isinstance(timeout_s, Begun):
+            return self._go_on(timeout_s, waits=waits)
         ticket = Ticket(verb)
         me = ticket.thread
         if me == self._holder or me == self._busy:  # noqa: PLR1714 - quicker
             return self._aside(timeout_s).ask(verb, fields, timeout_s, waits=waits, hear=hear)
         ticket.hear = hear
-        ticket.started = started = monotonic()
+        ticket.started = monotonic()
         looks_once = waits and timeout_s <= 0
         try:
             with self._turn:
@@ -139,21 +149,46 @@ class Trunk:
                     self._uplink.begin(ticket, fields, cancels=looks_once)
                 finally:
                     self._holder = None
-            until = started + timeout_s
-            if not waits or looks_once:
-                until += connections.REPLY_GRACE_S
-            if not self.wait(ticket, until):
-                if not waits or looks_once or self._uplink.link is None:
-                    self._be_late(ticket)
-                self.tell(self._session.cancel, ticket)
-                if not self.wait(ticket, monotonic() + connections.REPLY_GRACE_S):
-                    self._be_late(ticket)
+            self._see_through(ticket, timeout_s, waits=waits)
         except BaseException:
             self.forget(ticket)
             raise
         finally:
             self.leave(ticket)
         return ticket
+
+    def _go_on(self, begun: Begun, *, waits: bool) -> Ticket:
+        """Wait for the answer to what the lane has begun; otherwise as ``ask``."""
+        ticket = begun.ticket
+        try:
+            if begun.data:
+                self._read(begun.link, ticket, ticket.started, begun.data)
+            self._see_through(ticket, begun, waits=waits)
+        except BaseException:
+            self.abandon(ticket)
+            raise
+        self.leave(ticket)
+        return ticket
+
+    def abandon(self, ticket: Ticket) -> None:
+        """End a call amid its way; a second time does nothing."""
+        try:
+            self.forget(ticket)
+        finally:
+            self.leave(ticket)
+
+    def _see_through(self, ticket: Ticket, timeout_s: float, *, waits: bool) -> None:
+        """Wait for the answer to a call, and have it be cancelled when its time is up."""
+        looks_once = waits and timeout_s <= 0
+        until = ticket.started + timeout_s
+        if not waits or looks_once:
+            until += connections.REPLY_GRACE_S
+        if not self.wait(ticket, until):
+            if not waits or looks_once or self._uplink.link is None:
+                self._be_late(ticket)
+            self.tell(self._session.cancel, ticket)
+            if not self.wait(ticket, monotonic() + connections.REPLY_GRACE_S):
+                self._be_late(ticket)
 
     def await_owed(self, ticket: Ticket, until: float) -> None:
         """Wait for an answer that the server owes at once; errors as of ``ask``."""
@@ -193,6 +228,7 @@ class Trunk:
         with self._turn:
             self._holder = threading.get_ident()
             try:
+                self.land()
                 frame = make(ticket)
                 if frame and self._uplink.end is None:
                     self._uplink.send(frame)
@@ -218,6 +254,7 @@ class Trunk:
 
     def _look_after(self) -> None:
         """Find out what is left of the connection, under ``_turn``."""
+        self.land()
         if self._busy is not None:
             leader, link = self._leader, self._uplink.link
             if leader is None or not leader.leads:  # it was interrupted, and could not even say so
@@ -229,7 +266,8 @@ class Trunk:
     def _take_lead(self, ticket: Ticket) -> bool:
         """Let a ticket lead if nobody does, or if its own thread does, further out; tell whether it leads."""
         leader = self._leader
-        if leader is None or not leader.leads:
+        if leader is None or not leader.leads or not (leader.is_open() or self._busy == leader.thread):
+            # Whoever has its answer and nothing in hand reads no more, even if it was interrupted before it said so.
             self._leader = ticket
             ticket.leads = True
         elif leader is not ticket and leader.thread == ticket.thread:
@@ -278,12 +316,12 @@ class Trunk:
                 return False
         return True
 
-    def _read(self, link: Link, ticket: Ticket, until: float) -> None:
-        """Read once for everybody."""
+    def _read(self, link: Link, ticket: Ticket, until: float, data: bytes = b"") -> None:
+        """Read once for everybody, unless there is ``data`` of this link already."""
         stream, session = link.stream, self._session
         try:
             self._busy = ticket.thread
-            data = stream.take(session.missing, is_patient=monotonic() + WAIT_SLICE_S < until)
+            data = data or stream.take(session.missing, is_patient=monotonic() + WAIT_SLICE_S < until)
             if not data:
                 self._busy = None
                 if self._uplink.outbox:
@@ -411,6 +449,7 @@ class Trunk:
         uplink = self._uplink
         is_first = uplink.end is None
         uplink.end = uplink.end or (ConnectionLostError, reason)
+        self.land()
         link = uplink.link
         if link is not None:
             if is_first and is_owner and self._turn.acquire(blocking=False):

@@ -247,7 +247,7 @@ class Session:
             size, status, number = _HEAD.unpack_from(data)
             if size + _SIZE_SIZE == len(data) and status <= _IS_ANSWER and number not in self._watches:
                 # One whole answer, as it mostly is.
-                request = self._unanswered.pop(number, None)
+                request = self._unanswered.get(number)
                 if request is not None:
                     self._answer(request, status, data, REPLY_HEAD_SIZE, len(data))
                     if self._cancelled:
@@ -259,7 +259,7 @@ class Session:
             at, end = place
             _, status, number = _HEAD.unpack_from(cutter.data, at)
             if status <= _IS_ANSWER:
-                request = self._unanswered.pop(number, None)
+                request = self._unanswered.get(number)
                 if request is None:
                     self._drop(number)
                     continue
@@ -274,12 +274,17 @@ class Session:
         return answered
 
     def _answer(self, request: Request, status: int, data: bytes, at: int, end: int) -> None:
-        self._open_writes.discard(request.id)
+        # Whoever is interrupted amid this leaves a request that is either answered or will be sent again.
         request._data = data  # noqa: SLF001 - our own class, as below
         request._at = at  # noqa: SLF001
         request._end = end  # noqa: SLF001
-        request._frame = b""  # noqa: SLF001
         request.status = _STATUSES[status]
+        request._frame = b""  # noqa: SLF001
+        self._take_out(request)
+
+    def _take_out(self, request: Request) -> None:
+        self._open_writes.discard(request.id)
+        self._unanswered.pop(request.id, None)
 
     @property
     def missing(self) -> int:
@@ -341,6 +346,9 @@ class Session:
         self.id = welcome.session
         if not welcome.is_resumed:
             self._cancelled.clear()
+        for request in self.unanswered:
+            if request.status is not None:
+                self._take_out(request)
         frames = []
         for number in sorted({*self._unanswered, *self._watches}):
             watching = self._watches.get(number)
