@@ -5,14 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 from tests.support.raw_server import PATIENCE_S
 
-__all__ = ["running_owner", "served", "wait_until_gone"]
+__all__ = ["free_port", "running_owner", "served", "wait_until_gone"]
+
+
+def free_port() -> int:
+    """Give a port that the system gives to nobody by itself: clients of a dead server could connect to themselves."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 import pytest
 from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
 from tests.support.raw_session import RawSession
-from tests.support.served import served
+from tests.support.served import free_port, served
 
 from rallypoint import TCPStore
 from rallypoint.protocol.session.spec import SessionVerb
@@ -27,18 +26,6 @@ from rallypoint.protocol.spec import Verb
 
 ROUNDS = int(os.environ.get("RALLYPOINT_KILL_ROUNDS", "6"))
 CLIENTS = 16
-
-
-def free_port():
-    """Give a port that the system gives to nobody by itself: clients of a dead server could connect to themselves."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def start(tmp_path, port=0, **keywords):
