@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 
 import pytest
+from tests.support.served import free_port
 
 TIMEOUT_S = 60.0
 
@@ -35,17 +37,52 @@ print("the sum:", total.item(), flush=True)
 dist.destroy_process_group()
 """
 
+TORCHS_STORE = """
+import datetime, os
+from torch.distributed import TCPStore
+where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+TCPStore(*where, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=1)).set("a", "b")
+"""
+
 
 def run(script, *arguments, **environ):
-    command = [sys.executable, "-m", "rallypoint", "run", "--nproc-per-node", "2", *arguments]
-    return subprocess.run(
-        [*command, "--no-python", sys.executable, "-c", script],
-        env={name: value for name, value in os.environ.items() if not name.startswith("RALLYPOINT_T")} | environ,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    (ended,) = run_nodes(script, ["--nproc-per-node=2", *arguments], **environ)
+    return ended
+
+
+def run_nodes(script, *nodes, **environ):
+    """Run one ``rallypoint run`` for each list of arguments, all at the same time."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RALLYPOINT_T")} | environ
+    with contextlib.ExitStack() as stack:
+        started = []
+        for arguments in nodes:
+            command = [
+                sys.executable,
+                "-m",
+                "rallypoint",
+                "run",
+                *arguments,
+                "--no-python",
+                sys.executable,
+                "-c",
+                script,
+            ]
+            process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            started.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        said = [process.communicate(timeout=TIMEOUT_S) for process in started]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *both)
+        for process, both in zip(started, said, strict=True)
+    ]
+
+
+def meet_somehow(how):
+    """Give the options by which two nodes meet at a store that the first of them, or the node of rank 0, serves."""
+    port = free_port()
+    if how == "static":
+        return [["--nnodes=2", f"--master-port={port}", f"--node-rank={rank}"] for rank in range(2)]
+    return [["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]] * 2
 
 
 @pytest.fixture
@@ -74,3 +111,27 @@ def test_a_token_that_was_given_shows_nowhere_in_what_a_run_says(token_file):
     assert ended.returncode == 1
     assert "the worker failed" in ended.stderr
     assert "the-token-of-the-job" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("how", ["c10d", "static"])
+def test_several_nodes_meet_by_one_token(how):
+    nodes = run_nodes(OURS, *meet_somehow(how), RALLYPOINT_TOKEN="the-token-of-the-job")
+    for ended in nodes:
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("the stranger: the server wants to see a token") == 1
+
+
+def test_torch_s_workers_of_several_nodes_get_in_from_where_they_are_let(token_file):
+    nodes = run_nodes(
+        TORCHS, *meet_somehow("c10d"), RALLYPOINT_TOKEN_FILE=token_file, RALLYPOINT_ALLOW_PLAIN="127.0.0.0/8,::1"
+    )
+    for ended in nodes:
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout == "the sum: 2.0\n"
+
+
+def test_torch_s_workers_that_are_not_let_in_are_told_how(token_file):
+    (ended,) = run_nodes(TORCHS_STORE, ["--nproc-per-node=1"], RALLYPOINT_TOKEN_FILE=token_file)
+    assert ended.returncode == 1
+    assert "it speaks c10d, which cannot prove the token" in ended.stderr
+    assert "RALLYPOINT_ALLOW_PLAIN" in ended.stderr
