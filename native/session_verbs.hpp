@@ -187,7 +187,10 @@ class SessionVerbs : protected Ground, Groups::Listener {
         case SessionVerb::WATCH: return watch(session, frame);
         case SessionVerb::STATUS: {
             Value *document = describe(fields.text());
-            return document != nullptr && answer_stored(session, frame.id, frame.verb, document);
+            if (document == nullptr) return false;
+            answer_stored(session, frame.id, frame.verb, document);
+            pause(*session.peer);  // it may have cost much more than its request
+            return true;
         }
         case SessionVerb::UNWATCH:
             watches_.unwatch(session, load<uint64_t>(fields.at));
@@ -563,10 +566,13 @@ class SessionVerbs : protected Ground, Groups::Listener {
         store(output.extend(sizeof(event.revision)), event.revision);
         uint64_t &sent = watch.session->watcher->sent;
         sent += size;
-        if (sent > limits_.output_size_max && !peer.is_paused) {
-            peer.is_paused = true;
-            driver_.paused(peer);
-        }
+        if (sent > limits_.output_size_max) pause(peer);
+    }
+    // Wait for a peer's output to be sent before it is served again.
+    void pause(Peer &peer) {
+        if (peer.is_paused) return;
+        peer.is_paused = true;
+        driver_.paused(peer);
     }
 
     void followed(const Name &name, EventKind kind, bool is_appended) override {

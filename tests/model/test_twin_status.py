@@ -14,7 +14,7 @@ from tests.support.twins import TWINS, AnyEngine
 from rallypoint.protocol.session.codec import REPLY_HEAD_SIZE as HEAD_SIZE
 from rallypoint.protocol.session.codec import decode_reply, decode_reply_head, encode_request
 from rallypoint.protocol.session.spec import CLOSING_ID, NONCE_SIZE, OPENING, VERSION, SessionVerb, Status
-from rallypoint.server.engine import Connected, Received, Reply, Ticked
+from rallypoint.server.engine import Connected, Received, Reply, Resumed, Ticked
 
 SECTIONS = ["", "peers", "sessions", "barriers", "leases", "watches", "refusals", "keys/", "values/", "keys/a", "no"]
 LOOKER = PEERS + 1
@@ -30,6 +30,7 @@ def documents(engine: AnyEngine, now: float) -> list[Any]:
     for number, section in enumerate(SECTIONS, 1):
         asked = encode_request(SessionVerb.STATUS, number, 0, section.encode())
         effects = engine.step(Received(LOOKER, asked), now)
+        engine.step(Resumed(LOOKER), now)
         data = b"".join(each.data for each in effects if isinstance(each, Reply) and each.peer == LOOKER)
         status, _ = decode_reply_head(data, 0)
         fields = decode_reply(Status(status), SessionVerb.STATUS, data, HEAD_SIZE, len(data))

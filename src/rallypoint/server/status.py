@@ -7,6 +7,7 @@ Rules:
 - Times are ages and durations in seconds on the server's clock: no clocks of two machines are compared.
 - Sizes are bytes. Names of keys are as users write them; bytes that are no text are shown as escapes.
 - A list has ``LISTED_MAX`` entries at most, and a wait ``NAMES_MAX`` names; what is left out is counted.
+- A document may cost much more than its request: who is given one waits for its turn before the next is made.
 - Values are shown only to who asks for ``values/``, ``VALUE_SIZE_MAX`` bytes of each at most.
 
 Theory of operation. ``document`` is given the text of a STATUS request and looks at the parts of the engine, each
@@ -78,7 +79,9 @@ class Watched(Protocol):
 
     def traffic(self) -> tuple[int, int]:
         """Give the bytes received and sent since the start."""
-        ...
+
+    def pause(self, peer: int) -> None:
+        """Send what a peer is owed before it may ask for more."""
 
 
 class Status:
@@ -139,6 +142,8 @@ class Status:
         ground = self._engine.ground
         document = self.document(request[1].decode(errors="replace"), ground.now)
         self._engine.parts.verbs.answer_stored(session, request_id, request, dumps(document).encode())
+        assert session.peer is not None  # it has asked just now
+        self._engine.pause(session.peer)
 
     # --- the overview ------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from rallypoint.protocol.session.spec import NONCE_SIZE, OPENING, VERSION, Sessi
 from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
 from rallypoint.server.engine import Connected, Engine, Limits, Received, Reply, Ticked
 from rallypoint.server.status import LISTED_MAX, NAMES_MAX, SCHEMA_VERSION, VALUE_SIZE_MAX
-from rallypoint.server.vocabulary import Origin
+from rallypoint.server.vocabulary import Origin, Pause
 
 
 class Lab:
@@ -191,6 +191,12 @@ def test_an_unknown_section_is_refused_with_those_that_there_are():
     with pytest.raises(RequestError, match=r"no status of 'everything', there is: peers, .*keys/PREFIX") as refused:
         Lab().look("everything")
     assert refused.value.reason is CloseReason.BAD_ARGUMENT
+
+
+def test_who_is_given_a_document_waits_for_its_turn_before_the_next_is_made():
+    lab = Lab()
+    lab.session(1)
+    assert lab.ask(1, SessionVerb.STATUS, b"peers")[-1] == Pause(1)
 
 
 def test_the_document_is_what_status_is_answered_with():
