@@ -52,6 +52,9 @@ DEFAULT_DIALECT = "c10d"
 SILENCE_S = 0.1
 """How long a server may be silent, in seconds, before it is asked whether it speaks c10d only, and after it said so."""
 
+TOKEN_SILENCE_S = 1.0
+"""The same for who has a token, and can do nothing but fail if it does: a server that wants one logs the question."""
+
 SESSION_TIMEOUT_S = 10.0
 """How long a session asks to outlive its connection, in seconds."""
 
@@ -228,7 +231,8 @@ class Reacher:
         Raises:
             ConnectionLostError: so it is.
         """
-        if _hears(stream, min(SILENCE_S, deadline.remaining_s())):
+        silence_s = SILENCE_S if self._credentials.token is None else TOKEN_SILENCE_S
+        if _hears(stream, min(silence_s, deadline.remaining_s())):
             return
         other = self._connect(endpoint, deadline)
         try:
