@@ -10,7 +10,7 @@ namespace {
 using namespace rallypoint;
 
 // As the caller numbers them.
-enum Event { CONNECTED, RECEIVED, RESUMED, DISCONNECTED, TICKED };
+enum Event { CONNECTED, RECEIVED, RESUMED, DISCONNECTED, TICKED, STOPPING };
 
 struct Member : Peer {
     bool is_gone = false;
@@ -79,6 +79,8 @@ class Steps final : public Driver {
         others_ = PyList_New(0);
         if (event == TICKED) {
             engine.tick(now);
+        } else if (event == STOPPING) {
+            engine.say_last_words(now);
         } else if (entry != nullptr) {
             take(event, *entry->item, data, now);
         }

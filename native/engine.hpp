@@ -88,6 +88,15 @@ class Engine : StatusVerb {
         settle();
     }
 
+    // The server stops: what this owes to peers is the last. The sessions stay as they are.
+    void say_last_words(double now) {
+        now_ = now;
+        refusal_.say(ENDED, "the server stops");
+        for (Peer *peer = peers_.first; peer != nullptr; peer = peer->of_all.after) {
+            if (peer->talk != nullptr) say_closing(*peer);
+        }
+    }
+
     // When `tick` is due, infinity if no time matters.
     double next_deadline() const {
         const Peer *first = strangers_.first;

@@ -158,6 +158,7 @@ class Reactor final : Driver {
         reactor.engine_.tick(reactor.now_ = clock_now());
         while (reactor.drain_s_ < 0) reactor.wake_up(reactor.timeout_ms());
         reactor.drain();
+        reactor.say_last_words();
         while (Connection *connection = reactor.open_.first) reactor.lose(*connection);
         reactor.bury();
         reactor.has_ended_ = true;
@@ -500,6 +501,12 @@ class Reactor final : Driver {
             due_at_ = 0;
             if (!wake_up(!unread_.empty() && !has_turns ? as_timeout_ms(left_s) : 0) && !is_busy) return;
         }
+    }
+
+    // Let peers know that this is the end, those that take it at once; nothing is served any more, so nothing follows it.
+    void say_last_words() {
+        engine_.say_last_words(now_);
+        while (Connection *connection = dirty_.take_first()) connection->flush();
     }
 
     // --- visitors and forks ------------------------------------------------------------------------------------------

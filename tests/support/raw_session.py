@@ -89,6 +89,8 @@ class RawSession:
             except ConnectionError:
                 self._survive()
                 continue
+            if status is Status.CLOSING:
+                continue
             verb, _ = self.unanswered.pop(request_id)
             self.answers[request_id] = (status, decode_reply(status, verb, body, 0, len(body)))
         answers = [self.answers.pop(request_id) for request_id in ids]

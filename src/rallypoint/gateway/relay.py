@@ -27,7 +27,7 @@ from rallypoint.server.foreground import run_until_signalled
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.refusals import log_line
-from rallypoint.server.vocabulary import Effect, Event
+from rallypoint.server.vocabulary import Effect, Event, Stopping
 
 __all__ = ["Relay", "serve"]
 
@@ -88,6 +88,8 @@ class Relay:
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take an event of a local peer; give what is to be done locally."""
+        if isinstance(event, Stopping):
+            return []  # c10d has no words for it
         return self._forward(self._translator.step(event, now))
 
     def next_deadline(self) -> float | None:

@@ -66,6 +66,7 @@ from rallypoint.server.vocabulary import (
     Resumed,
     Secured,
     Statistics,
+    Stopping,
     Ticked,
     Unread,
 )
@@ -84,11 +85,14 @@ __all__ = [
     "Reply",
     "Resumed",
     "Statistics",
+    "Stopping",
     "Ticked",
     "Unread",
 ]
 
 _OPENING_BYTE = OPENING[0]
+
+_LAST_WORD = encode_closing(CloseReason.ENDED, "the server stops")
 
 
 class Engine:
@@ -172,18 +176,15 @@ class Engine:
         elif isinstance(event, Disconnected):
             self._forget(event.peer)
         elif isinstance(event, Resumed):
-            state = self.peers.get(event.peer)
-            if state is not None:
-                state.is_paused = False
-                if state.talk is not None and state.talk.session is not None:
-                    self.parts.verbs.resume(state.talk.session)
-                state.serve(event.peer, state, b"", now)
+            self._resume(event.peer, now)
         elif isinstance(event, Unread):
             self._close_unread(event)
         elif isinstance(event, Secured):
             state = self.peers.get(event.peer)
             if state is not None:
                 state.origin = state.origin._replace(is_secure=True, identity=event.identity)
+        elif isinstance(event, Stopping):  # the sessions stay: who has them may find them in the server's next life
+            effects += [Reply(peer, _LAST_WORD) for peer, state in self.peers.items() if state.talk is not None]
         else:
             self.status.begin(now)
             for part in self._timed:
@@ -278,6 +279,14 @@ class Engine:
             self._close(oldest, CloseReason.TOO_MANY_HANDSHAKES, f"{detail}, and its handshake is the oldest")
         self.peers[peer] = Peer(self._open, event, now)
         self._await_handshake(peer)
+
+    def _resume(self, peer: int, now: float) -> None:
+        state = self.peers.get(peer)
+        if state is not None:
+            state.is_paused = False
+            if state.talk is not None and state.talk.session is not None:
+                self.parts.verbs.resume(state.talk.session)
+            state.serve(peer, state, b"", now)
 
     def _await_handshake(self, peer: int) -> None:
         """Give a peer the time for a handshake; if too many have it, the oldest makes room."""

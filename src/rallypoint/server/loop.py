@@ -15,11 +15,12 @@ replies that it is still owed, then the end of the stream, and is closed when it
 ``LINGER_S``.
 
 ``stop`` drains: listeners close at once, requests that are there are served, and replies are sent, until nothing
-is left to do or the time for it is over.
+is left to do or the time for it is over. Then the engine has the last word, to those that take it at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from collections import deque
@@ -50,6 +51,7 @@ from rallypoint.server.vocabulary import (
     Reply,
     Resumed,
     Secured,
+    Stopping,
     Ticked,
     Unread,
 )
@@ -166,6 +168,7 @@ class ServerLoop:
             while self._drain_s is None:
                 self._wake_up(self._timeout_s())
             self._drain()
+            self._say_last_words()
         finally:
             self._close_all()
 
@@ -506,6 +509,16 @@ class ServerLoop:
             self._due_at = 0.0
             if not self._wake_up(timeout_s) and not is_busy:
                 return
+
+    def _say_last_words(self) -> None:
+        """Let peers know that this is the end; nothing is served any more, so nothing follows it."""
+        self.apply(self._step(Stopping(), self._clock.now()))
+        if self._commit is not None:
+            self._commit()
+        for connection in self._connections.values():
+            if connection.output:
+                with contextlib.suppress(OSError):  # gone by itself
+                    connection.flush()
 
     def _close_all(self) -> None:
         self._acceptor.close()

@@ -21,6 +21,7 @@ from rallypoint.server.vocabulary import (
     Reply,
     Resumed,
     Statistics,
+    Stopping,
     Ticked,
 )
 from rallypoint.twin import choice
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeEngine", "statistics_of"]
 
-_EVENTS = (Connected, Received, Resumed, Disconnected, Ticked)  # in the order of their numbers
+_EVENTS = (Connected, Received, Resumed, Disconnected, Ticked, Stopping)  # in the order of their numbers
 _REASONS = tuple(CloseReason)
 
 
@@ -57,7 +58,7 @@ class NativeEngine:
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event; give what must be done. Replies of one peer come as one, pauses and closes after replies."""
-        peer = -1 if isinstance(event, Ticked) else event.peer
+        peer = -1 if isinstance(event, Ticked | Stopping) else event.peer
         data = b""
         if isinstance(event, Received):
             data = event.data

@@ -26,6 +26,7 @@ __all__ = [
     "Resumed",
     "Secured",
     "Statistics",
+    "Stopping",
     "Ticked",
     "Unread",
 ]
@@ -99,6 +100,10 @@ class Ticked(NamedTuple):
     """Time passed: due when ``next_deadline`` says so."""
 
 
+class Stopping(NamedTuple):
+    """The server stops: this is the last event, and what it causes the last that is sent."""
+
+
 class Reply(NamedTuple):
     """Send these bytes, after all earlier ones to this peer."""
 
@@ -132,7 +137,7 @@ class Close(NamedTuple):
     detail: str
 
 
-Event: TypeAlias = Connected | Secured | Received | Resumed | Unread | Disconnected | Ticked
+Event: TypeAlias = Connected | Secured | Received | Resumed | Unread | Disconnected | Ticked | Stopping
 Effect: TypeAlias = Reply | Pause | Hold | Release | Close
 
 

@@ -31,7 +31,7 @@ from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, NONCE_SIZE, Session
 from rallypoint.store import connections
 from rallypoint.store.credentials import NO_CREDENTIALS, Credentials, has_token
 from rallypoint.store.route import PROOF_S_MAX, call_locally
-from rallypoint.store.uplink import Link
+from rallypoint.store.uplink import Link, nobody_listens
 from rallypoint.types import Endpoint
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 
 DIALECTS = ("auto", "session", "c10d")
 
-DEFAULT_DIALECT = "c10d"
+DEFAULT_DIALECT = "auto"
 """What a store speaks unless told otherwise."""
 
 SILENCE_S = 0.1
@@ -182,6 +182,7 @@ class Reacher:
         """Try each endpoint once; a bare stream leads to a server that speaks c10d only."""
         count = len(self._endpoints)
         each_s = ATTEMPT_S_MAX if count == 1 else ENDPOINT_S_MAX
+        trouble: DistNetworkError | None = None
         while True:
             count -= 1
             endpoint = self._endpoints[0]
@@ -190,11 +191,13 @@ class Reacher:
                 return self._call(endpoint, session, this, may_be_plain=may_be_plain)
             except AuthenticationError:
                 raise
-            except DistNetworkError:
+            except DistNetworkError as error:
+                if trouble is None or nobody_listens(trouble):  # one that may be there is not to be taken for gone
+                    trouble = error
                 if len(self._endpoints) > 1:
                     self._endpoints.append(self._endpoints.pop(0))
                 if count == 0:
-                    raise
+                    raise trouble from trouble.__cause__
 
     def _call(self, endpoint: Endpoint, session: bytes, deadline: Deadline, *, may_be_plain: bool) -> Link | Stream:
         stream = self._connect(endpoint, deadline)

@@ -7,6 +7,7 @@ Rules:
 - What the system does not take at once waits in the ``outbox``, in order.
 - A step that must not be cut in two by a signal is marked before it begins: a link that is not ``is_sound`` when
   somebody else looks is dropped, and the session goes on over the next one.
+- A peer that takes nothing any more may have said why: the connection is dropped by whoever has read that, or its end.
 - What ends a session for good is remembered in ``end``; nothing is sent afterwards.
 """
 
@@ -21,9 +22,7 @@ from typing import Any
 
 from rallypoint.errors import (
     ConnectionLostError,
-    ConnectTimeoutError,
     DistNetworkError,
-    RemoteProtocolError,
     SessionLostError,
     UnreachableError,
 )
@@ -35,7 +34,13 @@ from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.types import Endpoint
 
-__all__ = ["Link", "Uplink"]
+__all__ = ["GONE_S", "Link", "Uplink", "nobody_listens"]
+
+GONE_S = 1.0
+"""For so long nobody must listen, in seconds, where a server in memory lived, before it is taken to be gone.
+
+What it held is gone with it, so waiting longer would only delay the news; a server that keeps its data may come back.
+"""
 
 FATAL_REASONS = frozenset(
     reason.value
@@ -50,6 +55,11 @@ FATAL_REASONS = frozenset(
     )
 )
 """Last words of a server after which the same session need not come again."""
+
+
+def nobody_listens(error: DistNetworkError) -> bool:
+    """Tell whether an attempt to connect failed because the machine is there, and nobody listens on it."""
+    return isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError))
 
 
 class Link:
@@ -128,6 +138,8 @@ class Uplink:
         link.is_sound = False
         try:
             sent = link.stream.send_at_once(frame)
+        except ConnectionLostError:
+            sent = 0
         except DistNetworkError as error:
             self.lose(link, error)
             return
@@ -152,6 +164,8 @@ class Uplink:
                 link.is_sound = True
                 if not is_all:
                     return
+        except ConnectionLostError:
+            link.is_sound = True
         except DistNetworkError as error:
             self.lose(link, error)
 
@@ -188,14 +202,14 @@ class Uplink:
         self.lost_by = error
         self.attempts += 1
         self.tried_at = monotonic()
-        is_refused = not isinstance(error, (ConnectionLostError, ConnectTimeoutError, RemoteProtocolError))
-        if not is_refused:
+        if not isinstance(error.__cause__, OSError):  # somebody is there, or does not answer
             self._refused_since = math.inf
         elif math.isinf(self._refused_since):
             self._refused_since = self.tried_at
         welcome = self._welcome
         # What the server held ended with its life, and for so long nobody has been listening where it lived.
-        if welcome.data == welcome.life and self.tried_at - self._refused_since > welcome.timeout_ms / 1000:
+        gone_s = GONE_S if nobody_listens(error) else welcome.timeout_ms / 1000
+        if welcome.data == welcome.life and self.tried_at - self._refused_since > gone_s:
             self.fail(SessionLostError, f"is gone, and what it held with it: {error}")
 
     def adopt(self, link: Link) -> list[Request]:

@@ -22,6 +22,7 @@ from rallypoint.server.engine import (
     Received,
     Reply,
     Resumed,
+    Stopping,
     Ticked,
     Unread,
 )
@@ -779,6 +780,18 @@ def test_members_that_disagree_on_the_world_are_released_each_at_its_own_count(w
     assert (two.read(), three.read()) == (GO_ON, b"")
     last.ask(Verb.BARRIER, b"/b", 3)
     assert (three.read(), last.read()) == (GO_ON, GO_ON)
+
+
+# --- the end ---------------------------------------------------------------------------------------------
+
+
+def test_who_speaks_of_sessions_is_told_of_the_end_and_nobody_else(wire: Wire, first: Connection) -> None:
+    wire.connect(validates=False)
+    session = wire.connect(validates=False)
+    session.send(OPENING)
+    first.ask(Verb.WAIT, [b"/k"])
+    last_word = encode_closing(CloseReason.ENDED, "the server stops")
+    assert wire.engine.step(Stopping(), 0.0) == [Reply(session.peer, last_word)]
 
 
 # --- numbers ---------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, make_twin, running_
 from rallypoint import events
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.protocol.codec import encode_request
+from rallypoint.protocol.session.codec import encode_closing
+from rallypoint.protocol.session.codec import encode_request as encode_session
+from rallypoint.protocol.session.spec import CLOSING_ID, NONCE_SIZE, OPENING, VERSION, SessionVerb
 from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
 from rallypoint.server import loop as module
 from rallypoint.server import native
@@ -519,3 +522,37 @@ def test_ends_of_connections_are_counted_by_reason_and_told():
             events.unsubscribe(told.append)
         assert list(running.loop.ends.values()) == [1, 1, 1]
     assert sorted(event.fields["reason"] for event in told) == ["CONNECTION_LOST", "PEER_CLOSED", "SERVER_STOPPED"]
+
+
+HELLO = OPENING + encode_session(SessionVerb.HELLO, CLOSING_ID, 0, VERSION, b"", b"", b"me", bytes(NONCE_SIZE), 1000)
+LAST_WORD = encode_closing(CloseReason.ENDED, "the server stops")
+
+
+def test_the_end_is_the_last_that_a_session_hears(twin):
+    with running_loop(twin=twin) as running:
+        session, plain, setter = running.client(validates=False), running.client(), running.client()
+        session.send(HELLO + encode_session(SessionVerb.WAIT, 1, 0, [b"/k"]))
+        plain.ask(Verb.WAIT, [b"/k"])
+        while running.statistics().waiting < 2:
+            assert setter.ping()
+        setter.ask(Verb.SET, b"/k", b"")
+        running.stop(PATIENCE_S)
+        heard = session.read_end()
+        assert heard.endswith(LAST_WORD)
+        assert heard.count(LAST_WORD) == 1
+        assert len(heard) > 2 * len(LAST_WORD)
+        assert plain.read_end() == b"\x00"
+
+
+def test_nobody_is_waited_for_with_the_last_word(twin):
+    with running_loop(twin=twin) as running:
+        deaf, session = running.client(validates=False), running.client(validates=False)
+        deaf.send(HELLO + encode_session(SessionVerb.SET, 1, 0, b"/k", bytes(8 << 20)))
+        deaf.send(encode_session(SessionVerb.READ, 2, 0, b"/k"))
+        while not running.is_any_blocked():
+            pass
+        session.send(HELLO)
+        assert session.sock.recv(1)
+        running.stop(0.0)
+        assert session.read_end().endswith(LAST_WORD)
+        assert LAST_WORD not in deaf.read_end()

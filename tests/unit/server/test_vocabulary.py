@@ -9,7 +9,7 @@ from rallypoint.server.vocabulary import Effect, Event, Reply
 def test_every_event_and_effect_is_a_tuple_that_names_its_peer_first() -> None:
     for kind in (*get_args(Event), *get_args(Effect)):
         assert issubclass(kind, tuple)
-        assert kind is vocabulary.Ticked or kind._fields[0] == "peer"
+        assert kind in (vocabulary.Ticked, vocabulary.Stopping) or kind._fields[0] == "peer"
 
 
 def test_the_words_are_had_where_the_engine_is() -> None:

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support.raw_server import LOOP_TWINS, use_twin
+from tests.support.session_peer import SessionPeer
+from tests.support.stores import HOST, JOIN_S, making_stores
 
-from rallypoint.errors import ConnectionLostError, DistNetworkError, SessionLostError, UnreachableError
+from rallypoint.errors import (
+    ConnectionLostError,
+    ConnectTimeoutError,
+    DistNetworkError,
+    SessionLostError,
+    UnreachableError,
+)
 from rallypoint.net.stream import Stream
 from rallypoint.protocol.session.auth import Welcome
 from rallypoint.protocol.session.client import Request
 from rallypoint.protocol.session.codec import REQUEST_HEAD_SIZE, encode_closing
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.store.uplink import Link, Uplink
+from rallypoint.store import uplink as uplink_module
+from rallypoint.store.uplink import GONE_S, Link, Uplink
 from rallypoint.types import Endpoint
 
 ENDPOINT = Endpoint("node0", 29500)
@@ -75,7 +86,7 @@ def test_a_begun_request_goes_over_the_next_connection(connect):
     server.close()
     for number in range(3):
         uplink.begin(Request(SessionVerb.PING), (number,))
-    assert uplink.link is None
+    uplink.lose(link, ConnectionLostError("read to its end"))
     again, server = connect(WELCOME._replace(is_resumed=1))
     assert uplink.adopt(again) == []
     assert len(read(server, 3 * (REQUEST_HEAD_SIZE + 4))) == 3 * (REQUEST_HEAD_SIZE + 4)
@@ -109,16 +120,96 @@ def test_data_that_last_may_be_back_after_the_servers_end(connect):
     assert uplink.end is None
 
 
-def test_nobody_listening_is_the_end_only_of_what_ends_with_its_server(connect):
-    for data, is_end in ((b"l" * 16, True), (b"d" * 16, False)):
-        link, _ = connect(WELCOME._replace(data=data, timeout_ms=0))
-        uplink = Uplink(ENDPOINT, link)
-        uplink.lose(link, ConnectionLostError("gone"))
-        uplink.miss(ConnectionLostError("reset"))
-        assert uplink.end is None
-        while uplink.end is None and uplink.attempts < 1000:
-            uplink.miss(DistNetworkError("refused"))
-        assert (uplink.end is not None) is is_end
+def test_who_takes_nothing_any_more_may_still_have_said_why(connect):
+    link, server = connect(WELCOME._replace(data=WELCOME.life))
+    uplink = Uplink(ENDPOINT, link)
+    server.send(encode_closing(CloseReason.ENDED, "the server stops"))
+    server.close()
+    uplink.begin(Request(SessionVerb.PING), (1,))
+    uplink.flush()
+    assert link.is_sound
+    uplink.session.receive(link.stream.take(0, is_patient=False))
+    uplink.lose(link, ConnectionLostError("read to its end"))
+    with pytest.raises(SessionLostError, match=r"has ended, and what it held with it: the server stops$"):
+        uplink.check()
+
+
+def refusal(cause):
+    error = DistNetworkError("no connection")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "after_s"),
+    [
+        (WELCOME.life, refusal(ConnectionRefusedError()), GONE_S),
+        (WELCOME.life, refusal(FileNotFoundError()), GONE_S),
+        (WELCOME.life, refusal(OSError("no route")), 10.0),
+        (WELCOME.life, DistNetworkError("too many connections"), None),
+        (WELCOME.life, ConnectionLostError("reset"), None),
+        (WELCOME.data, refusal(ConnectionRefusedError()), None),
+    ],
+)
+def test_nobody_listening_is_the_end_only_of_what_ends_with_its_server(connect, monkeypatch, data, error, after_s):
+    now = 100.0
+    monkeypatch.setattr(uplink_module, "monotonic", lambda: now)
+    link, _ = connect(WELCOME._replace(data=data))
+    uplink = Uplink(ENDPOINT, link)
+    uplink.lose(link, ConnectionLostError("gone"))
+    while uplink.end is None and now < 200.0:
+        uplink.miss(error)
+        now += 0.25
+    assert (None if uplink.end is None else now - 100.0) == (None if after_s is None else after_s + 0.5)
+
+
+def test_an_answer_of_any_kind_begins_the_count_of_refusals_again(connect, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(uplink_module, "monotonic", lambda: now)
+    link, _ = connect(WELCOME._replace(data=WELCOME.life))
+    uplink = Uplink(ENDPOINT, link)
+    uplink.lose(link, ConnectionLostError("gone"))
+    refused = refusal(ConnectionRefusedError())
+    for error in (refused, ConnectTimeoutError("silent", endpoint=ENDPOINT, waited_s=1.0, attempts=1), refused) * 5:
+        uplink.miss(error)
+        now += 0.75
+    assert uplink.end is None
+
+
+@pytest.fixture(params=LOOP_TWINS)
+def make(request, monkeypatch):
+    use_twin(request.param, monkeypatch)
+    with making_stores() as build:
+        yield lambda *arguments, **options: build(*arguments, dialect="session", **options)
+
+
+@pytest.mark.parametrize("is_amid", [True, False])
+def test_clients_of_a_server_in_memory_hear_of_its_end(make, is_amid):
+    owner = make()
+    client = make(HOST, owner.port)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.get, "never") if is_amid else None
+        while is_amid and owner.status()["now"]["waiting"] == 0:
+            pass
+        owner.close()
+        for _ in range(2):
+            with pytest.raises(SessionLostError, match=r"has ended, and what it held with it: the server stops$"):
+                waiting.result(JOIN_S) if waiting else client.get("never")
+            waiting = None
+
+
+def test_clients_of_a_durable_server_come_back_after_its_end():
+    with SessionPeer() as peer, making_stores() as build, ThreadPoolExecutor(1) as pool:
+        making = pool.submit(build, HOST, peer.port, dialect="session")
+        before = peer.meet()
+        store = making.result(JOIN_S)
+        adding = pool.submit(store.add, "n", 1)
+        number = before.expect(SessionVerb.ADD, b"/n", 1)
+        before.say_last(CloseReason.ENDED, "the server stops")
+        again = peer.meet(is_resumed=1)
+        assert again.expect(SessionVerb.ADD, b"/n", 1) == number
+        again.ok(SessionVerb.ADD, number, 1)
+        assert adding.result(JOIN_S) == 1
 
 
 def test_who_is_gone_for_good_is_told_so(connect):
