@@ -13,6 +13,9 @@
 
 namespace rallypoint {
 
+// Requests of one session that are served before others have their turn.
+inline constexpr unsigned kStepRequestsMax = 256;
+
 class Engine : StatusVerb {
   public:
     Engine(const Limits &limits, Driver &driver, const Secrets &secrets) : StatusVerb(limits, driver, secrets) {}
@@ -206,7 +209,7 @@ class Engine : StatusVerb {
     }
     // Not inlined, so that the other dialect does not pay for it.
     [[gnu::noinline]] void serve_session(Peer &peer) {
-        while (!peer.is_paused) {
+        for (unsigned requests = 1; !peer.is_paused; ++requests) {
             const Reader::Step step = next(peer);
             if (step == Reader::MORE) break;
             if (step == Reader::REFUSED) {
@@ -214,7 +217,9 @@ class Engine : StatusVerb {
                 return close(peer);
             }
             ++requests_;
-            pause_if_much(peer);
+            if (produced_ > limits_.output_size_max || (requests == kStepRequestsMax && peer.reader.held() > 0)) {
+                pause(peer);
+            }
         }
         peer.sent += produced_;
         finish(peer);

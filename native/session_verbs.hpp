@@ -87,6 +87,13 @@ class SessionVerbs : protected Ground, Groups::Listener {
         }
     }
 
+    // Wait for a peer's output to be sent before it is served again.
+    void pause(Peer &peer) {
+        if (peer.is_paused) return;
+        peer.is_paused = true;
+        driver_.paused(peer);
+    }
+
     // Tell the groups which sessions have ended; whoever ends a step does this.
     void settle() {
         if (groups_.has_left()) groups_.settle(sessions_.newest(), now_);
@@ -567,12 +574,6 @@ class SessionVerbs : protected Ground, Groups::Listener {
         uint64_t &sent = watch.session->watcher->sent;
         sent += size;
         if (sent > limits_.output_size_max) pause(peer);
-    }
-    // Wait for a peer's output to be sent before it is served again.
-    void pause(Peer &peer) {
-        if (peer.is_paused) return;
-        peer.is_paused = true;
-        driver_.paused(peer);
     }
 
     void followed(const Name &name, EventKind kind, bool is_appended) override {

@@ -47,7 +47,7 @@ from rallypoint.server.c10d_verbs import C10dVerbs, Handler
 from rallypoint.server.changes import Change, State
 from rallypoint.server.ground import Ground
 from rallypoint.server.keyspace import KeyspaceError
-from rallypoint.server.limits import DEFAULT_LIMITS, Limits
+from rallypoint.server.limits import DEFAULT_LIMITS, STEP_REQUESTS_MAX, Limits
 from rallypoint.server.peer import REFUSALS_KEPT, Peer, Refused
 from rallypoint.server.session_dialect import Talk
 from rallypoint.server.session_parts import SessionParts
@@ -367,17 +367,17 @@ class Engine:
             if data:
                 state.received += len(data)
                 talk.reader.feed(data)
-            produced = 0
+            produced = requests = 0
             while not state.is_paused:
                 caused = self._dialect.next(peer, talk, state.origin)
                 if caused is None:
                     break
+                requests += 1
                 self._requests += 1
                 produced += caused
                 state.sent += caused
-                if produced > self._output_size_max:
-                    state.is_paused = True
-                    self.ground.effects.append(Pause(peer))
+                if produced > self._output_size_max or (requests == STEP_REQUESTS_MAX and talk.reader.has_more):
+                    self.pause(peer)
                 if not talk.reader.has_more:
                     break
         except RequestError as refusal:

@@ -19,6 +19,7 @@ __all__ = [
     "OUTPUT_LOOK_S",
     "SPIN_US_MAX",
     "STALL_S",
+    "STEP_REQUESTS_MAX",
     "TLS_HANDSHAKES_MAX",
     "Limits",
 ]
@@ -40,6 +41,9 @@ GRACE_S = 2.0
 
 TLS_HANDSHAKES_MAX = 4096
 """TLS handshakes that are under way at one time; each takes some 30 KiB."""
+
+STEP_REQUESTS_MAX = 256
+"""Requests of one session that are served before others have their turn."""
 
 SPIN_US_MAX = 1000
 """How long a server may look for the next request before it sleeps, in microseconds."""

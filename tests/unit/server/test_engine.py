@@ -10,8 +10,9 @@ from tests.support.wire import VALIDATE, Connection, Wire
 
 from rallypoint.protocol.codec import I64, U64, encode_request
 from rallypoint.protocol.server import RequestReader
-from rallypoint.protocol.session.codec import encode_closing
-from rallypoint.protocol.session.spec import OPENING
+from rallypoint.protocol.session.codec import encode_closing, encode_reply
+from rallypoint.protocol.session.codec import encode_request as encode_session_request
+from rallypoint.protocol.session.spec import NONCE_SIZE, OPENING, VERSION, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason, Verb
 from rallypoint.server.engine import (
     Close,
@@ -26,6 +27,7 @@ from rallypoint.server.engine import (
     Ticked,
     Unread,
 )
+from rallypoint.server.limits import STEP_REQUESTS_MAX
 from rallypoint.server.vocabulary import Origin
 
 GO_ON = b"\x00"
@@ -807,3 +809,17 @@ def test_the_statistics_tell_what_is_going_on(wire: Wire, first: Connection, oth
     assert statistics.input_held == 3
     assert statistics.requests == 5
     assert statistics.closed == {CloseReason.UNKNOWN_VERB: 1}
+
+
+def test_many_requests_of_one_session_leave_others_their_turn():
+    engine = make_engine(Limits())
+    engine.step(Connected(1), 0.0)
+    hello = encode_session_request(SessionVerb.HELLO, 0, 0, VERSION, b"", b"", b"", bytes(NONCE_SIZE), 1000)
+    engine.step(Received(1, OPENING + hello), 0.0)
+    count = 2 * STEP_REQUESTS_MAX
+    asked = b"".join(encode_session_request(SessionVerb.PING, number, 0, 7) for number in range(1, count + 1))
+    size = len(encode_reply(Status.OK, SessionVerb.PING, 1, 7))
+    first, rest = engine.step(Received(1, asked), 0.0), engine.step(Resumed(1), 0.0)
+    assert [effect for effect in first + rest if not isinstance(effect, Reply)] == [Pause(1)]
+    for effects in (first, rest):
+        assert sum(len(effect.data) for effect in effects if isinstance(effect, Reply)) == STEP_REQUESTS_MAX * size
