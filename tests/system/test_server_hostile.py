@@ -73,6 +73,18 @@ def test_running_out_of_descriptors_is_survived(clients):
         assert f"no file descriptor is left (limit {FILES_MAX})" in process.stderr.read()
 
 
+def test_silent_connections_do_not_use_up_the_descriptors(clients):
+    with served("--port", "0", before=few_files) as (_, ready):
+        address = (ready["host"], ready["port"])
+        silent = [RawClient(address, validates=False) for _ in range(FILES_MAX // 2 + 10)]
+        clients.extend(silent)
+        for client in silent[:10]:
+            assert client.read_end() == b""
+        newcomer = RawClient(address)
+        clients.append(newcomer)
+        assert newcomer.ping()
+
+
 def can_ping(client):
     try:
         return client.ping()

@@ -1,6 +1,7 @@
-"""The numbers 0, 1 and 2 of a process that was started without its standard streams (``program <&- >&- 2>&-``).
+"""A process's descriptors: how many a server may fill with newcomers, and those of the standard streams.
 
-The system gives free numbers to whatever is opened next, a listener or a connection. Handed to a child under that
+The numbers 0, 1 and 2 of a process that was started without its standard streams (``program <&- >&- 2>&-``):
+the system gives free numbers to whatever is opened next, a listener or a connection. Handed to a child under that
 number, it would be replaced by the child's own standard stream; taken for a console, it would be written to.
 """
 
@@ -9,9 +10,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 from collections.abc import Iterator
+from dataclasses import replace
 
-__all__ = ["above_standard", "is_standard_stream", "standard_error"]
+from rallypoint.server.limits import Limits
+
+__all__ = ["above_standard", "fitting", "is_standard_stream", "standard_error"]
 
 _FIRST = 3
 
@@ -31,6 +36,14 @@ def above_standard(fd: int) -> Iterator[int]:
         yield copy
     finally:
         os.close(copy)
+
+
+def fitting(limits: Limits) -> Limits:
+    """Give limits under which handshakes that are under way leave half of the descriptors to the others."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most == resource.RLIM_INFINITY or limits.handshakes_max <= most // 2:
+        return limits
+    return replace(limits, handshakes_max=max(1, most // 2))
 
 
 def is_standard_stream(fd: int) -> bool:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from rallypoint.clock import SYSTEM_CLOCK
 from rallypoint.protocol.session.spec import SESSION_ID_SIZE
+from rallypoint.server.descriptors import fitting
 from rallypoint.server.engine import Engine
 from rallypoint.server.journal import Journal
 from rallypoint.server.limits import Limits
@@ -57,7 +58,7 @@ def make_durable_loop(
 
     Args:
         journal: opened, not written to yet; still the caller's, to be closed after the loop has ended.
-        limits: what peers are granted.
+        limits: what peers are granted, as far as there are descriptors for it.
         listeners: bound and listening sockets; the server owns them.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal.
@@ -70,6 +71,7 @@ def make_durable_loop(
     Cost: all that is stored is read.
     """
     gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
+    limits = fitting(limits)
     state = journal.load()
     engine = Engine(limits, seed=os.urandom(_SEED_SIZE), gate=gate, journal=True, data_id=journal.data_id)
     engine.restore(state, SYSTEM_CLOCK.now())

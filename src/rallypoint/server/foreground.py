@@ -67,6 +67,7 @@ def serve(
     listeners = [*listeners, *local_offers(listeners)]
     with contextlib.ExitStack() as resources:
         try:
+            raise_descriptor_limit()
             loop: Loop
             if data_dir is None:
                 loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security)

@@ -74,7 +74,7 @@ class Limits:
         connections_per_address_max: peers from one address that have said something; many ranks may share one behind
             a NAT. Unix domain sockets have none.
         handshakes_max: peers whose handshake is under way; over it the oldest of these is closed, so that a flood of
-            silent connections keeps nobody out. Keep it below the descriptors that the server may open.
+            silent connections keeps nobody out. Half of the server's descriptors at most.
         input_size_max: bytes of one request.
         input_total_max: bytes held of begun requests, all peers together; over it the peer that holds the most is
             closed. Bytes as sent: for lists of very short items Python's objects take up to eight times that.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rallypoint.events import emit
 from rallypoint.net.unix import remove_stale_file
 from rallypoint.protocol.spec import CloseReason
+from rallypoint.server.descriptors import fitting
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, LINGER_S, Limits
 from rallypoint.server.refusals import RefusalLog, log_line
 from rallypoint.twin import native
@@ -47,7 +48,7 @@ def make_loop(
     """Give a server of the twin that runs; the Python one where it is to want more than the job's token.
 
     Args:
-        limits: what peers are granted.
+        limits: what peers are granted, as far as there are descriptors for it.
         listeners: bound and listening sockets; the server owns them.
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal.
@@ -56,6 +57,7 @@ def make_loop(
     Raises:
         ValueError: a file that ``security`` names is missing or is not what it should be.
     """
+    limits = fitting(limits)
     token = None if security is None else security.job_token
     if native() is not None and (security is None or token is not None):
         return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token)

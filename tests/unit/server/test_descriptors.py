@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
-from rallypoint.server.descriptors import above_standard, is_standard_stream, standard_error
+from rallypoint.server.descriptors import above_standard, fitting, is_standard_stream, standard_error
+from rallypoint.server.limits import Limits
+
+
+def test_handshakes_leave_half_of_the_descriptors_to_the_others(monkeypatch):
+    for most, wanted, fitted in ((1024, 8192, 512), (1024, 512, 512), (1, 9, 1), (resource.RLIM_INFINITY, 9, 9)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
+        limits = Limits(handshakes_max=wanted, keys_max=3)
+        assert fitting(limits) == Limits(handshakes_max=fitted, keys_max=3)
 
 
 def test_a_descriptor_above_the_standard_streams_is_given_as_it_is():
