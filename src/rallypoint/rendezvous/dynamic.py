@@ -30,6 +30,7 @@ from rallypoint.errors import (
     RendezvousTimeoutError,
 )
 from rallypoint.events import emit
+from rallypoint.primitives.kind import has_sessions
 from rallypoint.rendezvous.backend import RendezvousBackend
 from rallypoint.rendezvous.change import Acknowledge, Action, Close, Fail, Succeed
 from rallypoint.rendezvous.decide import Enter, Stop, StopKind
@@ -264,8 +265,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         Raises:
             RendezvousError: if it could not be stored.
         """
-        entered = self._participant.entered
-        if entered is not None:
+        if (entered := self._participant.entered) is not None:
             self._participant.make(Succeed(entered), self.settings.timeout.close)
 
     def report_failure(self, message: str, exit_code: int, final: bool) -> None:
@@ -274,8 +274,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         Raises:
             RendezvousError: if it could not be stored.
         """
-        entered = self._participant.entered
-        if entered is not None:
+        if (entered := self._participant.entered) is not None:
             self._participant.make(Fail(entered, message, exit_code, final), self.settings.timeout.close)
 
     def leave(self, why: str) -> None:
@@ -338,10 +337,10 @@ class DynamicRendezvousHandler(RendezvousHandler):
         return RendezvousInfo(store, rank, len(state.members), bootstrap, state.round)
 
     def _store_for_agents(self) -> Store:
-        """Give the agents a connection of their own: on torch's store a blocked call blocks all others, beats too."""
+        """Give the agents a connection of their own: without sessions, a blocked call may block others, beats too."""
         if self._agent_store is None:
             try:
-                self._agent_store = self._store.clone()
+                self._agent_store = self._store if has_sessions(self._store) else self._store.clone()
             except (AttributeError, RuntimeError):  # strangers that cannot; NotImplementedError is a RuntimeError
                 self._agent_store = self._store
         return self._agent_store

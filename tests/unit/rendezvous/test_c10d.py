@@ -255,6 +255,42 @@ def test_the_keys_of_changes_do_not_pile_up() -> None:
     assert store.num_keys() <= 1 + 16
 
 
+@pytest.fixture
+def session() -> Iterator[TCPStore]:
+    with TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, dialect="session", server="thread") as store:
+        yield store
+
+
+def test_over_a_session_a_swap_and_its_announcement_are_one_step(session: TCPStore) -> None:
+    backend = C10dRendezvousBackend(session, "run")
+    _, token, has_set = must(backend.set_state(b"one"))
+    assert has_set
+    assert sorted(session.list_keys()) == ["rallypoint.changed/run/1", "torch.rendezvous.run"]
+    waiter = waiting(backend, token)
+    _, second, has_set = must(backend.set_state(b"two", token))
+    assert has_set
+    waiter.join(PATIENCE_S)
+    assert not waiter.is_alive()
+    assert must(backend.set_state(b"three", token)) == (b"two", second, False)
+    assert must(backend.get_state()) == (b"two", second)
+
+
+def test_over_a_session_the_keys_of_changes_do_not_pile_up(session: TCPStore) -> None:
+    backend = C10dRendezvousBackend(session, "run")
+    _, first, _ = must(backend.set_state(b"0"))
+    token = first
+    for count in range(50):
+        _, token, has_set = must(backend.set_state(str(count).encode(), token))
+        assert has_set
+    assert session.num_keys() == 1 + 16
+    before = set(session.list_keys())
+    assert must(backend.set_state(b"late", first))[2] is False
+    assert set(session.list_keys()) == before, "what a swap that was long lost has announced is taken back"
+    session.delete_key("torch.rendezvous.run")
+    assert backend.set_state(b"lost", token) is None
+    assert set(session.list_keys()) == before - {"torch.rendezvous.run", "rallypoint.changed/run/36"}
+
+
 def test_without_announcements_there_is_one_key_and_waiting_is_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("rallypoint.clock.SystemClock.sleep", lambda self, duration_s: pauses.append(duration_s))
