@@ -321,7 +321,9 @@ class Trunk:
         stream, session = link.stream, self._session
         try:
             self._busy = ticket.thread
-            data = data or stream.take(session.missing, is_patient=monotonic() + WAIT_SLICE_S < until)
+            # Whoever has something to hand on does not look for long.
+            is_patient = not self._uplink.outbox and monotonic() + WAIT_SLICE_S < until
+            data = data or stream.take(session.missing, is_patient=is_patient)
             if not data:
                 self._busy = None
                 if self._uplink.outbox:

@@ -166,10 +166,10 @@ def test_a_late_answer_is_waited_for(line, pool):
 
 def test_an_answer_in_pieces_is_put_together(line, pool):
     client, server = line
-    for number in range(1, 40):
+    for number in range(1, 30, 4):
         getting = pool.submit(client.get, "k", LONG_S)
         server.expect(V.GET, b"/k")
-        answer = encode_reply(Status.OK, V.GET, number, b"value")
+        answer = encode_reply(Status.OK, V.GET, server.last_id, b"value")
         server.reply(answer[:number])
         server.reply(answer[number:])
         assert getting.result(JOIN_S) == b"value"
@@ -193,7 +193,7 @@ def test_a_request_that_the_system_does_not_take_at_once_is_sent_all_the_same(li
     client.trunk.link.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     server.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     value = os.urandom(16_000)
-    for number in range(1, 9):
+    for number in (1, 2):
         setting = pool.submit(client.set, "k", value, LONG_S)
         assert server.expect(V.SET, b"/k", value) == number
         server.ok(V.SET, number, 3)
