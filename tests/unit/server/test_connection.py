@@ -105,6 +105,16 @@ def test_reading_stops_above_the_high_mark_and_goes_on_below_the_low_one(ends):
     assert all(not choked for size, choked in states if size < OUTPUT_LOW_SIZE)
 
 
+def test_output_that_is_dropped_blocks_no_more(ends):
+    connection, _ = ends
+    connection.output.append(bytes(8 * OUTPUT_HIGH_SIZE))
+    assert not connection.flush()
+    connection.drop_output()
+    assert not connection.output
+    assert (connection.output_size, connection.is_blocked, connection.is_choked) == (0, False, False)
+    assert connection.flush()
+
+
 def test_a_lost_peer_is_an_error(ends):
     connection, theirs = ends
     theirs.close()

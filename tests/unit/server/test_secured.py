@@ -53,8 +53,9 @@ class Server:
         self.lines = []
         self.line_came = threading.Condition()
         self.endpoint = local_endpoint(listeners[0])
-        self.engine = Watched(Engine(limits, gate=gate))
-        self.loop = ServerLoop(self.engine, listeners, log=self.log, tls=ServerTls(tls, self.log))
+        engine = Engine(limits, gate=gate)
+        self.engine = Watched(engine)
+        self.loop = ServerLoop(self.engine, listeners, log=self.log, tls=ServerTls(tls, self.log), unread=engine.unread)
         self.thread = threading.Thread(target=self.loop.run)
         self.thread.start()
         self.closing = contextlib.ExitStack()
@@ -241,6 +242,19 @@ def test_a_handshake_that_does_not_come_to_its_end_is_cut(serve):
         assert client.read_end() == b""
     assert "did not come within 0.05 s" in server.line()
     assert server.engine.statistics().connections == 0
+
+
+def test_too_much_unread_is_dropped_in_the_middle_of_a_record(serve, authority):
+    server = serve(limits=Limits(output_total_max=1 << 20))
+    client, other = server.client(Tls(authority.file)), server.client(Tls(authority.file))
+    size = 8 << 20
+    client.send(VALIDATE + encode_request(Verb.SET, b"/k", bytes(size)), soon())
+    ask(client, Verb.MULTI_GET, [b"/k"] * 4)
+    assert "unread" in server.line()
+    with pytest.raises(ConnectionError):
+        client.receive_exactly(4 * size, soon())
+    other.send(VALIDATE + encode_request(Verb.PING, 7), soon())
+    assert other.receive_exactly(4, soon()) == struct.pack("<I", 7)
 
 
 def test_handshakes_beyond_the_limit_are_refused_and_those_under_way_are_not(serve, authority, monkeypatch):
