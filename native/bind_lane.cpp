@@ -11,7 +11,6 @@ namespace rallypoint {
 namespace {
 
 constexpr size_t kReplyHeadSize = 4 + 1 + 8;
-constexpr size_t kReplySizeSmall = 16384;  // what is decoded here; larger replies are Python's
 
 // --- usual replies ---------------------------------------------------------------------------------------
 // Each makes a result of an OK's fields; nullptr, without an error, if they are others.
@@ -122,7 +121,7 @@ PyObject *leave_to_python(const Lane &lane, const Course &course, Arguments give
 }
 
 // Go on in Python with a flight that has landed, and what was received for it.
-PyObject *go_on(Lane &lane, const Course &course, Arguments given, Flight &flight, PyObject *link, Bytes received) {
+PyObject *go_on(Lane &lane, const Course &course, Arguments given, Flight &flight, PyObject *link, const Received &received) {
     PyObject *result = nullptr;
     // From here on an interruption costs the connection, for these bytes are nowhere else.
     if (received.size) set_attribute(lane.trunk, "_busy", PyLong_FromUnsignedLong(flight.thread));
@@ -142,13 +141,11 @@ PyObject *go_on(Lane &lane, const Course &course, Arguments given, Flight &fligh
 }
 
 // The result of the usual answer, if that is what was received.
-PyObject *decode(const Course &course, Arguments given, const Flight &flight, Bytes received) {
-    uint32_t size;
+PyObject *decode(const Course &course, Arguments given, const Flight &flight, const Received &received) {
     uint64_t id;
-    if (received.size < kReplyHeadSize) return nullptr;
-    memcpy(&size, received.data, sizeof(size));
+    if (received.size < kReplyHeadSize || received.size != received.whole()) return nullptr;
     memcpy(&id, received.data + 5, sizeof(id));
-    if (size + sizeof(size) != received.size || Status(received.data[4]) != Status::OK || id != flight.id) return nullptr;
+    if (Status(received.data[4]) != Status::OK || id != flight.id) return nullptr;
     return course.decode({received.data + kReplyHeadSize, received.size - kReplyHeadSize}, given);
 }
 
@@ -170,11 +167,10 @@ PyObject *run(Lane &lane, const Course &course, Arguments given) {
     if (lane.client == nullptr) return PyErr_Format(PyExc_RuntimeError, "%s: the lane is being dropped", course.name);
     Flight flight(course.verb);
     if (!begin(lane, course, given, flight)) return leave_to_python(lane, course, given, nullptr);
-    char buffer[kReplySizeSmall];
-    Bytes received = {buffer, 0};
+    Received received;
     Ref link(Py_NewRef(lane.link));  // the lane may have another one in the end
     if (flight.ticket == nullptr) {
-        received.size = lane.look(buffer, sizeof(buffer));
+        lane.look(received);
         Ref result(flight.ticket ? nullptr : decode(course, given, flight, received));
         if (flight.ticket == nullptr && result) {
             lane.end();

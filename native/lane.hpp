@@ -33,6 +33,9 @@ inline void set_attribute(PyObject *object, const char *name, PyObject *value) {
     if (object && value) PyObject_SetAttrString(object, name, value);
 }
 
+constexpr size_t kReplySizeSmall = 16384;             // what is received at the first look
+constexpr size_t kReplySizeLarge = 16 * 1024 * 1024;  // a larger one is Python's
+
 // One request, from its begin to its answer, on the stack of the thread that waits for it.
 struct Flight {
     const SessionVerb verb;
@@ -48,6 +51,36 @@ struct Flight {
     ~Flight() { Py_XDECREF(ticket); }
     Flight(const Flight &) = delete;
     Flight &operator=(const Flight &) = delete;
+};
+
+// What was received for a flight: one frame, as a rule.
+struct Received {
+    char *data = inline_;
+    size_t size = 0;
+
+    Received() = default;
+    ~Received() {
+        if (data != inline_) free(data);
+    }
+    Received(const Received &) = delete;
+    Received &operator=(const Received &) = delete;
+
+    // How long the frame is, if that is known.
+    size_t whole() const {
+        uint32_t rest = 0;
+        if (size >= sizeof(rest)) memcpy(&rest, data, sizeof(rest));
+        return sizeof(rest) + rest;
+    }
+    size_t missing() const { return whole() > size ? whole() - size : 0; }
+    // Have room for the whole frame; false if it is too large for here.
+    bool make_room() {
+        if (size < sizeof(uint32_t) || whole() > kReplySizeLarge) return false;
+        if (whole() > kReplySizeSmall) data = static_cast<char *>(memcpy(take_memory(whole()), inline_, size));
+        return true;
+    }
+
+  private:
+    char inline_[kReplySizeSmall];
 };
 
 class Lane {
@@ -93,12 +126,17 @@ class Lane {
         return true;
     }
 
-    // Look for the answer; gives how many bytes came.
-    size_t look(char *target, size_t room) const {
+    // Look for the answer. It may be there in part.
+    void look(Received &received) const {
         PyThreadState *state = PyEval_SaveThread();
-        ssize_t count = first_look(fd_, spin_us_, target, room);
+        ssize_t count = first_look(fd_, spin_us_, received.data, kReplySizeSmall);
+        if (count > 0) received.size = size_t(count);
+        for (int looks = received.make_room() ? kLooksMax : 0; looks > 0 && received.missing() > 0; --looks) {
+            count = recv(fd_, received.data + received.size, received.missing(), MSG_WAITALL);
+            if (count <= 0) break;
+            received.size += size_t(count);
+        }
         PyEval_RestoreThread(state);
-        return count > 0 ? size_t(count) : 0;
     }
 
     // The flight has got the usual answer.
