@@ -162,6 +162,34 @@ PyObject *step(PyObject *self, PyObject *arguments) {
     return steps_of(self).step(event, id, {data, static_cast<size_t>(size)}, now);
 }
 
+PyObject *take_changes(PyObject *self, PyObject *) {
+    Changes &changes = steps_of(self).engine.changes();
+    if (changes.empty()) return PyBytes_FromStringAndSize(nullptr, 0);
+    Value *commit = make_value(0);
+    changes.take([&](Bytes head, Bytes rest) { commit = grow(grow(commit, head), rest); });
+    PyObject *taken = PyBytes_FromStringAndSize(commit->data(), static_cast<Py_ssize_t>(commit->size));
+    release(commit);
+    return taken;
+}
+
+PyObject *restore(PyObject *self, PyObject *arguments) {
+    const char *changes;
+    Py_ssize_t size;
+    double now;
+    if (!PyArg_ParseTuple(arguments, "y#d", &changes, &size, &now)) return nullptr;
+    steps_of(self).engine.restore({changes, static_cast<size_t>(size)}, now);
+    return Py_NewRef(Py_None);
+}
+
+PyObject *remember(PyObject *self, PyObject *arguments) {
+    const char *data_id;
+    Py_ssize_t size;
+    long long revision, lease_last;
+    if (!PyArg_ParseTuple(arguments, "y#LL", &data_id, &size, &revision, &lease_last)) return nullptr;
+    steps_of(self).engine.remember({data_id, static_cast<size_t>(size)}, revision, lease_last);
+    return Py_NewRef(Py_None);
+}
+
 PyObject *next_deadline(PyObject *self, PyObject *) {
     const double deadline = steps_of(self).engine.next_deadline();
     if (isinf(deadline)) Py_RETURN_NONE;
@@ -175,6 +203,9 @@ PyObject *statistics(PyObject *self, PyObject *) {
 
 PyMethodDef methods[] = {
     {"step", step, METH_VARARGS, nullptr},
+    {"take_changes", take_changes, METH_NOARGS, nullptr},
+    {"restore", restore, METH_VARARGS, nullptr},
+    {"remember", remember, METH_VARARGS, nullptr},
     {"next_deadline", next_deadline, METH_NOARGS, nullptr},
     {"statistics", statistics, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

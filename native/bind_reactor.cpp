@@ -88,6 +88,41 @@ PyObject *take_notices(PyObject *self, PyObject *) {
     return taken;
 }
 
+PyObject *take_changes(PyObject *self, PyObject *) {
+    Value *commit = rallypoint::make_value(0);
+    Py_BEGIN_ALLOW_THREADS
+    reactor_of(self)->take_changes([&](auto head, auto changes) { commit = grow(grow(commit, head), changes); });
+    Py_END_ALLOW_THREADS
+    PyObject *taken = PyBytes_FromStringAndSize(commit->data(), static_cast<Py_ssize_t>(commit->size));
+    release(commit);
+    return taken;
+}
+
+PyObject *commit_done(PyObject *self, PyObject *) {
+    Py_BEGIN_ALLOW_THREADS
+    reactor_of(self)->commit_done();
+    Py_END_ALLOW_THREADS
+    return Py_NewRef(Py_None);
+}
+
+PyObject *restore(PyObject *self, PyObject *arguments) {
+    const char *changes;
+    Py_ssize_t size;
+    double now;
+    if (!PyArg_ParseTuple(arguments, "y#d", &changes, &size, &now)) return nullptr;
+    visit(self, [&](auto &engine, auto &, auto &) { engine.restore({changes, static_cast<size_t>(size)}, now); });
+    return Py_NewRef(Py_None);
+}
+
+PyObject *remember(PyObject *self, PyObject *arguments) {
+    const char *data_id;
+    Py_ssize_t size;
+    long long revision, lease_last;
+    if (!PyArg_ParseTuple(arguments, "y#LL", &data_id, &size, &revision, &lease_last)) return nullptr;
+    visit(self, [&](auto &engine, auto &, auto &) { engine.remember({data_id, static_cast<size_t>(size)}, revision, lease_last); });
+    return Py_NewRef(Py_None);
+}
+
 PyObject *statistics(PyObject *self, PyObject *) {
     rallypoint::Statistics seen;
     visit(self, [&](auto &engine, auto &, auto &) { seen = engine.statistics(); });
@@ -115,6 +150,10 @@ PyMethodDef methods[] = {
     {"has_ended", has_ended, METH_NOARGS, nullptr},
     {"is_listening", is_listening, METH_NOARGS, nullptr},
     {"take_notices", take_notices, METH_NOARGS, nullptr},
+    {"take_changes", take_changes, METH_NOARGS, nullptr},
+    {"commit_done", commit_done, METH_NOARGS, nullptr},
+    {"restore", restore, METH_VARARGS, nullptr},
+    {"remember", remember, METH_VARARGS, nullptr},
     {"statistics", statistics, METH_NOARGS, nullptr},
     {"connections", connections, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

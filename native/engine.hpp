@@ -21,12 +21,28 @@ class Engine : StatusVerb {
     Engine(const Limits &limits, Driver &driver, const Secrets &secrets) : StatusVerb(limits, driver, secrets) {}
 
     ~Engine() {
+        changes_.is_on = false;
         // Nobody is left to be called to a queue, so the newest goes first and nobody is told anything.
         while (Peer *newest = peers_.last) {
             newest->called.drop();
             forget(*newest);
         }
     }
+
+    // Begin with what an earlier life has left, before the first step, by one or more calls and `remember`.
+    void restore(Bytes commit, double now) {
+        now_ = now;
+        changes_.is_on = false;
+        SessionVerbs::restore(commit);
+    }
+    // Note every change from now on. The data are of this id, none for new ones, and had these numbers last.
+    void remember(Bytes data_id, int64_t revision, int64_t lease_last) {
+        if (data_id.size == sizeof(data_id_)) data_id.copy_to(data_id_);
+        keyspace_.restore_revision(revision);
+        leases_.restore_last(lease_last);
+        changes_.is_on = true;
+    }
+    Changes &changes() { return changes_; }
 
     // The steps of `Engine.step`. A peer that is unknown, closed by the engine or disconnected is ignored.
     void connect(Peer &peer, double now) {

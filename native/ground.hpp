@@ -64,7 +64,7 @@ struct Statistics {
 class Ground {
   protected:
     Ground(const Limits &limits, Driver &driver, const HashKey &key)
-        : limits_(limits), driver_(driver), key_(key), keyspace_(limits, key), waiters_(key), readers_(key),
+        : limits_(limits), driver_(driver), key_(key), changes_(key), keyspace_(limits, key, changes_), waiters_(key), readers_(key),
           poppers_(key) {}
     ~Ground() = default;
 
@@ -209,12 +209,12 @@ class Ground {
         }
         fields = {pairs.data};
         int64_t revision = before;
-        for (int64_t left = is_followed_ ? fields.number() : 0; left > 0; --left) {
+        for (int64_t left = is_followed_ || changes_.is_on ? fields.number() : 0; left > 0; --left) {
             const Name name = keyspace_.name(fields.text());
             fields.text();
             if (keyspace_.revision_of(name) != revision + 1) continue;  // named once more
-            ++revision;
-            followed(name, EventKind::SET, false);
+            changes_.key_set(name, keyspace_.get(name)->bytes(), ++revision);
+            if (is_followed_) followed(name, EventKind::SET, false);
         }
         for (size_t at = 0; at < created.count(); ++at) appeared(created[at]);
         return true;
@@ -233,6 +233,7 @@ class Ground {
     const Limits limits_;
     Driver &driver_;
     const HashKey key_;
+    Changes changes_;
     Keyspace keyspace_;
     Waiters waiters_;          // for names that are present, as WAIT does, and for a barrier's count
     Waiters readers_;          // for keys, as a GET that waits

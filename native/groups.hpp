@@ -91,6 +91,9 @@ class Groups {
     class Listener {
       public:
         virtual void settled(Attendee &session, const Answer &answer, size_t sharers) = 0;
+        // A generation is complete, its members by rank; or nothing is known of a group any more.
+        virtual void met(const Group &group, Bytes name, Seat *const *seats) = 0;
+        virtual void forgotten(const Group &group, Bytes name) = 0;
 
       protected:
         ~Listener() = default;
@@ -109,8 +112,24 @@ class Groups {
     template <typename Look>
     void each(Look look) {
         for (auto *entry = groups_.first(); entry != nullptr; entry = entry->order.after) {
-            look(entry->item, Bytes{entry->name().data + 1, entry->name().size - 1});
+            look(entry->item, name_of(entry->item));
         }
+    }
+    // Put back a group of an earlier life, and then its members.
+    Group &restore(uint8_t kind, Bytes name, uint64_t generation) {
+        Group &group = *make(FullName(kind, name).bytes(), kind);
+        group.count = 1;
+        group.generation = generation;
+        rest(group);
+        return group;
+    }
+    void restore_member(Group &group, uint32_t rank, Attendee &session, Bytes label, double now) {
+        Seat &seat = add_seat(group, rank, session);
+        if (rank >= group.count) group.count = rank + 1;
+        seat.label.hold(make_value(label));
+        seat.met = group.generation;
+        seat.since = now;
+        group.others.add(seat);
     }
 
     void arrive(const Arrival &arrival, double now, Refusal &refusal) {
@@ -250,6 +269,10 @@ class Groups {
         Bytes bytes() const { return {text, size}; }
     };
 
+    static Bytes name_of(Group &group) {
+        const Bytes name = Table<Group>::entry_of(&group)->name();
+        return {name.data + 1, name.size - 1};
+    }
     Name rank_name(const uint32_t &rank) const {
         return Name(key_, {reinterpret_cast<const char *>(&rank), sizeof(rank)});
     }
@@ -328,15 +351,7 @@ class Groups {
                 seat = nullptr;
             }
         }
-        if (seat == nullptr) {
-            seat = &group.seats->insert(rank_name(arrival.rank))->item;
-            seat->group = &group;
-            seat->rank = arrival.rank;
-            seat->session = arrival.session;
-            seat->session_number = arrival.session->number;
-            arrival.session->seats.add(*seat);
-            ++members_;
-        }
+        if (seat == nullptr) seat = &add_seat(group, arrival.rank, *arrival.session);
         seat->request = arrival.request;
         if (!seat->label.equals(arrival.label)) seat->label.hold(make_value(arrival.label));
         if (arrival.value.size > 0) seat->value.hold(make_value(arrival.value));
@@ -347,6 +362,17 @@ class Groups {
         group.values_size += arrival.value.size;
         values_size_ += arrival.value.size;
         ++group.fresh;
+    }
+
+    Seat &add_seat(Group &group, uint32_t rank, Attendee &session) {
+        Seat &seat = group.seats->insert(rank_name(rank))->item;
+        seat.group = &group;
+        seat.rank = rank;
+        seat.session = &session;
+        seat.session_number = session.number;
+        session.seats.add(seat);
+        ++members_;
+        return seat;
     }
 
     // Let a member wait no longer; which list it is in is the caller's business.
@@ -402,6 +428,7 @@ class Groups {
         ++group.generation;
         Seat **seats = static_cast<Seat **>(take_memory(group.count * sizeof(Seat *)));
         for (Seat *seat = group.arrived.first; seat != nullptr; seat = seat->in_group.after) seats[seat->rank] = seat;
+        listener_.met(group, name_of(group), seats);
         Value *body = nullptr;
         if (group.kind == static_cast<uint8_t>(SessionVerb::EXCHANGE)) {
             body = make_value(8 + group.values_size + 8 * size_t{group.count});
@@ -464,6 +491,7 @@ class Groups {
         group.has_looked = false;
     }
     void forget(Group &group) {
+        if (group.generation > 0) listener_.forgotten(group, name_of(group));
         while (Seat *seat = group.arrived.take_first()) drop(group, *seat);  // at the very end only
         disband(group);
         unname(group.missing);
@@ -476,6 +504,7 @@ class Groups {
     }
     // Keep of a group whose members are all gone what those need to know who come late.
     void bury(Group &group) {
+        if (group.generation > 0) listener_.forgotten(group, name_of(group));
         group.generation = 0;
         group.has_looked = false;
         while (group.gone_count > kMembersNamedMax) {

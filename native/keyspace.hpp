@@ -6,8 +6,7 @@
 // The keyspace has a revision, which counts the changes of keys; each key has that of its last change.
 #pragma once
 
-#include "codec.hpp"
-#include "containers.hpp"
+#include "changes.hpp"
 
 namespace rallypoint {
 
@@ -15,7 +14,8 @@ class Keyspace {
   public:
     enum Change { REFUSED, REPLACED, CREATED };
 
-    Keyspace(const Limits &limits, const HashKey &key) : limits_(limits), key_(key), values_(key), queues_(key) {}
+    Keyspace(const Limits &limits, const HashKey &key, Changes &changes)
+        : limits_(limits), key_(key), changes_(changes), values_(key), queues_(key) {}
     ~Keyspace() {
         for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) release(entry->item.value);
         for (Queues::Entry *entry = queues_.first(); entry != nullptr; entry = entry->order.after) {
@@ -76,7 +76,7 @@ class Keyspace {
     }
 
     HOT Change set(const Name &name, Bytes value, Refusal &refusal) {
-        return put(values_.find(name), name, value, refusal);
+        return put_and_note(values_.find(name), name, value, refusal);
     }
     // Set one of several pairs that `allows` has seen together; what has been set since a revision keeps its own.
     Change set_one_of(const Name &name, Bytes value, int64_t since, Refusal &refusal) {
@@ -129,6 +129,7 @@ class Keyspace {
         stored_size_ += value.size;
         entry->item.value = grow(entry->item.value, value);
         entry->item.revision = ++revision_;
+        changes_.appended(name, value, revision_);
         return REPLACED;
     }
 
@@ -146,7 +147,7 @@ class Keyspace {
         } while (rest > 0);
         if (*total < 0) *--digit = '-';
         const Bytes value = {digit, static_cast<size_t>(text + sizeof(text) - digit)};
-        return put(entry, name, value, refusal);
+        return put_and_note(entry, name, value, refusal);
     }
 
     // Give the number that a value is in decimal text, 0 for a missing key.
@@ -159,7 +160,7 @@ class Keyspace {
         Values::Entry *entry = values_.find(name);
         if (entry == nullptr) return false;
         stored_size_ -= name.size + entry->item.value->size + kEntrySize;
-        ++revision_;
+        changes_.key_deleted(name, ++revision_);
         release(entry->item.value);
         values_.erase(entry);
         listing_.drop();
@@ -169,10 +170,8 @@ class Keyspace {
     bool push(const Name &name, Bytes item, Refusal &refusal) {
         const uint64_t size = stored_size_ + name.size + item.size + kEntrySize;
         if (!fits(size, refusal)) return false;
-        stored_size_ = size;
-        Queues::Entry *entry = queues_.find(name);
-        if (entry == nullptr) entry = queues_.insert(name);
-        entry->item.push(make_value(item));
+        put_behind(name, item);
+        changes_.pushed(name, item);
         return true;
     }
 
@@ -183,6 +182,7 @@ class Keyspace {
         const size_t length = entry->item.count();
         *item = entry->item.pop();
         stored_size_ -= name.size + (*item)->size + kEntrySize;
+        changes_.popped(name);
         if (length == 1) queues_.erase(entry);
         return length;
     }
@@ -191,6 +191,19 @@ class Keyspace {
         const Queues::Entry *entry = queues_.find(name);
         return entry == nullptr ? 0 : entry->item.count();
     }
+
+    // Put back what an earlier life has left.
+    void restore(const Name &name, Bytes value, int64_t revision) {
+        values_.insert(name)->item = {make_value(value), revision};
+        stored_size_ += name.size + value.size + kEntrySize;
+    }
+    void put_behind(const Name &name, Bytes item) {
+        stored_size_ += name.size + item.size + kEntrySize;
+        Queues::Entry *entry = queues_.find(name);
+        if (entry == nullptr) entry = queues_.insert(name);
+        entry->item.push(make_value(item));
+    }
+    void restore_revision(int64_t revision) { revision_ = revision; }
 
   private:
     struct Stored {
@@ -202,6 +215,12 @@ class Keyspace {
 
     static constexpr ptrdiff_t DIGITS_MAX = 19;  // of a number of 64 bits
     static constexpr size_t TEXT_MAX = 99;       // bytes that are looked at to show a text
+
+    Change put_and_note(Values::Entry *entry, const Name &name, Bytes value, Refusal &refusal) {
+        const Change change = put(entry, name, value, refusal);
+        if (change != REFUSED) changes_.key_set(name, value, revision_);
+        return change;
+    }
 
     // Put other bytes under an entry, or under a new one.
     Change put(Values::Entry *entry, const Name &name, Bytes value, Refusal &refusal, bool is_allowed = false) {
@@ -266,6 +285,7 @@ class Keyspace {
 
     const Limits limits_;
     const HashKey key_;
+    Changes &changes_;
     Values values_;
     Queues queues_;
     Held listing_;

@@ -1,5 +1,5 @@
 // Keys that live while a session lives or a time to live runs, twin of server/leases.py, by the same rules. All sessions
-// have the same identity here, so every lease is everybody's.
+// that come here have the same identity, so every lease is everybody's, but one that an earlier life granted to another.
 #pragma once
 
 #include "sessions.hpp"
@@ -18,8 +18,16 @@ struct Lease : Due {
     int64_t id = 0, ttl_ms = 0;
     uint64_t session_number = 0;
     size_t key_count = 0;
+    bool is_foreign = false;
     List<Leased, &Leased::of_lease> keys;  // as they came
     Link<Lease> of_session;
+};
+
+// What the end of a lease leaves to be done: a key, copied, is to be deleted and released; behind the last one, null,
+// comes the lease's id, to be noted.
+struct Leaving {
+    Value *key;
+    int64_t lease;
 };
 
 class Leases {
@@ -51,24 +59,35 @@ class Leases {
                         limits_.leases_max);
             return nullptr;
         }
-        Lease *lease = new (take_memory(sizeof(Lease))) Lease;
-        lease->id = ++last_;
-        lease->order = static_cast<uint64_t>(lease->id);
-        lease->ttl_ms = ttl_ms;
-        lease->session_number = session_number;
-        leases_.insert(name_of(lease->id))->item = lease;
+        return &add(last_ + 1, session_number, ttl_ms, now);
+    }
+    // Give a lease with an id of its own, also one that an earlier life has left.
+    Lease &add(int64_t id, uint64_t session_number, int64_t ttl_ms, double now) {
+        Lease &lease = *new (take_memory(sizeof(Lease))) Lease;
+        restore_last(lease.id = id);
+        lease.order = static_cast<uint64_t>(id);
+        lease.ttl_ms = ttl_ms;
+        lease.session_number = session_number;
+        leases_.insert(name_of(id))->item = &lease;
         if (ttl_ms == 0) {
             const Name name = name_of(session_number);
             auto *entry = of_sessions_.find(name);
-            (entry != nullptr ? entry : of_sessions_.insert(name))->item.add(*lease);
+            (entry != nullptr ? entry : of_sessions_.insert(name))->item.add(lease);
         }
-        renew(*lease, now);
+        renew(lease, now);
         return lease;
+    }
+    // Never give an id up to this one again.
+    void restore_last(int64_t last) { last_ = last > last_ ? last : last_; }
+    // Null if there is none of this id, whoever it was granted.
+    Lease *with_id(int64_t id) const {
+        auto *entry = leases_.find(name_of(id));
+        return entry == nullptr ? nullptr : entry->item;
     }
     // Null for one that is not there.
     Lease *find(int64_t id, Refusal &refusal) const {
-        auto *entry = leases_.find(name_of(id));
-        if (entry != nullptr) return entry->item;
+        Lease *lease = with_id(id);
+        if (lease != nullptr && !lease->is_foreign) return lease;
         refusal.say(NO_SUCH_LEASE, "there is no lease %" PRId64, id);
         return nullptr;
     }
@@ -92,13 +111,14 @@ class Leases {
         ++lease->key_count;
     }
 
-    // End a lease; its keys, copied, are then to be deleted and released.
-    void end(Lease &lease, Ring<Value *> &keys) {
+    // End a lease, and say what that leaves to be done.
+    void end(Lease &lease, Ring<Leaving> &left) {
         while (Leased *leased = lease.keys.first) {
             auto *entry = Table<Leased>::entry_of(leased);
-            keys.push(make_value(entry->name()));
+            left.push({make_value(entry->name()), lease.id});
             part(entry);
         }
+        left.push({nullptr, lease.id});
         if (lease.ttl_ms == 0) {
             auto *entry = of_sessions_.find(name_of(lease.session_number));
             entry->item.remove(lease);
@@ -109,13 +129,13 @@ class Leases {
         free(&lease);
     }
     // End the leases that end with a session, oldest first.
-    void end_session(uint64_t number, Ring<Value *> &keys) {
+    void end_session(uint64_t number, Ring<Leaving> &left) {
         while (auto *entry = of_sessions_.count() == 0 ? nullptr : of_sessions_.find(name_of(number))) {
-            end(*entry->item.first, keys);
+            end(*entry->item.first, left);
         }
     }
     // End the leases whose time is over, in the order of their ends, unless the server has stood still.
-    void due(double now, Ring<Value *> &keys) {
+    void due(double now, Ring<Leaving> &left) {
         const double at = next_deadline();
         if (at > now) return;
         if (now - at > kStallS) {
@@ -123,7 +143,7 @@ class Leases {
             return;
         }
         while (ends_.first() != nullptr && ends_.first()->due_at <= now) {
-            end(*static_cast<Lease *>(ends_.first()), keys);
+            end(*static_cast<Lease *>(ends_.first()), left);
         }
     }
     double next_deadline() const {

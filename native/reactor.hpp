@@ -6,6 +6,10 @@
 // between two wake-ups. A visitor is let in before the next wake-up, however busy the reactor is. `fork` is a visit to
 // all living reactors at once: the child gets whole state, closes its copies of all descriptors, and has no reactor.
 //
+// Of a durable server nothing leaves before it is on the disk: with its steps done, the reactor stands still, open for
+// visitors, until its owner has taken the changes and says that they are committed, or that there is nobody any more who
+// does that, which ends the reactor.
+//
 // Connections are found by the pointer in the event. One that was closed may still be named by a later event of the
 // same wake-up, so its memory is kept until the end of it.
 #pragma once
@@ -86,8 +90,12 @@ class Reactor final : Driver {
         Notices::wake(wake_);
     }
 
-    // Wait for the end of the thread, if it was started.
+    // Wait for the end of the thread, if it was started; nobody commits any more.
     void wait() {
+        enter();
+        is_forsaken_ = true;
+        pthread_cond_signal(&committed_);
+        leave();
         if (has_thread_) pthread_join(thread_, nullptr);
         has_thread_ = false;
     }
@@ -108,7 +116,21 @@ class Reactor final : Driver {
     bool is_listening() const { return is_listening_; }
     int fd() const { return notices_.fd; }
 
-    // Have a look at the reactor between two wake-ups.
+    // Of a durable server: take the changes that are to be committed, if it waits for that; then say that they are.
+    template <class Take>
+    void take_changes(Take take) {
+        enter();
+        if (is_due_ && !is_forsaken_) engine_.changes().take(take);
+        leave();
+    }
+    void commit_done() {
+        enter();
+        is_due_ = false;
+        pthread_cond_signal(&committed_);
+        leave();
+    }
+
+    // Have a look at the reactor between two wake-ups, or while it waits for a commit.
     template <class Look>
     void visit(Look look) {
         enter();
@@ -145,6 +167,7 @@ class Reactor final : Driver {
         release(notices_.lines);
         pthread_mutex_destroy(&mutex_);
         pthread_mutex_destroy(&door_);
+        pthread_cond_destroy(&committed_);
     }
     static void *operator new(size_t size) { return take_memory(size); }
     static void operator delete(void *memory) { free(memory); }
@@ -156,9 +179,9 @@ class Reactor final : Driver {
         pthread_mutex_lock(&reactor.mutex_);
         reactor.accept_newcomers(true);
         reactor.engine_.tick(reactor.now_ = clock_now());
-        while (reactor.drain_s_ < 0) reactor.wake_up(reactor.timeout_ms());
+        while (reactor.drain_s_ < 0 && !reactor.is_forsaken_) reactor.wake_up(reactor.timeout_ms());
         reactor.drain();
-        reactor.say_last_words();
+        if (!reactor.is_forsaken_) reactor.say_last_words();
         while (Connection *connection = reactor.open_.first) reactor.lose(*connection);
         reactor.bury();
         reactor.has_ended_ = true;
@@ -287,11 +310,22 @@ class Reactor final : Driver {
         return static_cast<size_t>(size);
     }
 
+    // Wait until what the steps have changed is on the disk; false if that will not be, and nothing may leave.
+    bool commit() {
+        if (engine_.changes().empty() && !is_forsaken_) return true;
+        is_due_ = true;
+        Notices::wake(notices_.fd);
+        while (is_due_ && !is_forsaken_) pthread_cond_wait(&committed_, &mutex_);
+        return !is_forsaken_;
+    }
+
     void flush_dirty() {
+        if (!commit()) return;  // also what nobody is told of
         while (Connection *connection = dirty_.take_first()) {
             const bool was_blocked = connection->is_blocked;
             if (!connection->flush()) {
                 lose(*connection);
+                if (!commit()) return;
                 continue;
             }
             if (connection->is_blocked != was_blocked) unread_.note(*connection);
@@ -496,7 +530,7 @@ class Reactor final : Driver {
         const double started = clock_now();
         while (true) {
             const double left_s = started + drain_s_ - clock_now();
-            if (left_s <= 0) return;
+            if (left_s <= 0 || is_forsaken_) return;
             const bool has_turns = !turns_.empty(), is_busy = !unread_.empty() || has_turns;
             due_at_ = 0;
             if (!wake_up(!unread_.empty() && !has_turns ? as_timeout_ms(left_s) : 0) && !is_busy) return;
@@ -506,6 +540,7 @@ class Reactor final : Driver {
     // Let peers know that this is the end, those that take it at once; nothing is served any more, so nothing follows it.
     void say_last_words() {
         engine_.say_last_words(now_);
+        if (!commit()) return;
         while (Connection *connection = dirty_.take_first()) connection->flush();
     }
 
@@ -553,6 +588,8 @@ class Reactor final : Driver {
     double due_at_ = 0;
     bool is_accepting_ = false;
     bool is_abandoned_ = false;
+    bool is_due_ = false;       // it waits for a commit
+    bool is_forsaken_ = false;  // nobody commits any more
     bool has_thread_ = false;
     int epoll_ = epoll_create1(EPOLL_CLOEXEC);
     int wake_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -561,6 +598,7 @@ class Reactor final : Driver {
 
     pthread_t thread_;
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t committed_ = PTHREAD_COND_INITIALIZER;
     pthread_mutex_t door_ = PTHREAD_MUTEX_INITIALIZER;  // held by a visitor; the reactor waits there for its end
     std::atomic<int> visitors_{0};
 

@@ -31,6 +31,7 @@ class SessionDialect : protected SessionVerbs {
         : SessionVerbs(limits, driver, secrets.hash_key, secrets.seed) {
         if (secrets.token.size > 0) token_.hold(make_value(secrets.token));
         ids_.make({"life", 4}, life_id_, sizeof(life_id_));
+        memcpy(data_id_, life_id_, sizeof(data_id_));
     }
 
     // What the dialect has the engine do with connections.
@@ -100,6 +101,7 @@ class SessionDialect : protected SessionVerbs {
     }
 
     char life_id_[kSessionIdSize];
+    char data_id_[kSessionIdSize];  // of what the server holds
 
   private:
     // HELLO's fields.
@@ -178,11 +180,11 @@ class SessionDialect : protected SessionVerbs {
             evict(*session->peer);
         }
         sessions_.attach(*session, peer, hello.label);
-        const int64_t timeout_ms = llrint(session->timeout_s * 1000);
-        const Bytes id = {session->id, kSessionIdSize}, life = {life_id_, sizeof(life_id_)};
+        const int64_t timeout_ms = session->timeout_ms();
+        const Bytes id = session->id_bytes(), life = {life_id_, sizeof(life_id_)}, data = {data_id_, sizeof(data_id_)};
         // With an empty proof, as it is proven; the real one is put in between.
         char fields[3 * (8 + kSessionIdSize) + 1 + 8 + 16];
-        char *to = store_text(store(store_text(fields, id), is_resumed), life);
+        char *to = store_text(store(store_text(fields, id), is_resumed), data);
         char *const proof_at = to = store_text(to, life);
         to = store(store(store_text(to, {nullptr, 0}), timeout_ms), keyspace_.revision());
         const size_t before = static_cast<size_t>(proof_at - fields), after = sizeof(fields) - before - 8;

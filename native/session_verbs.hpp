@@ -13,7 +13,7 @@ namespace rallypoint {
 class SessionVerbs : protected Ground, Groups::Listener {
   protected:
     SessionVerbs(const Limits &limits, Driver &driver, const HashKey &key, const char (&seed)[Hmac::SIZE])
-        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_), groups_(limits_, key, *this),
+        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_, changes_), groups_(limits_, key, *this),
           leases_(limits_, key), watches_(limits_, key) {}
     ~SessionVerbs() {
         // Nobody is left to be told anything.
@@ -39,6 +39,9 @@ class SessionVerbs : protected Ground, Groups::Listener {
         case Meaning::PENDING:
         case Meaning::SETTLED: return;
         case Meaning::ANSWERED: return send(session, *sessions_.find_answer(session, frame.id));
+        case Meaning::COUNTED:
+            if (!await_count(session, frame)) refuse(session, frame.id, frame.verb);
+            return;
         case Meaning::NEW: break;
         }
         if (!sessions_.allows(session, row, refusal_)) {  // not kept: that would be one more
@@ -66,16 +69,16 @@ class SessionVerbs : protected Ground, Groups::Listener {
         while (Pending *pending = session.pending.first) drop(*pending);
         give_back_calls(session);
         groups_.leave(session);
-        Ring<Value *> keys;
-        leases_.end_session(session.number, keys);
-        remove_leased(keys);
+        Ring<Leaving> left;
+        leases_.end_session(session.number, left);
+        remove_leased(left);
         end_watches(session);
         sessions_.end(session);
     }
     void end_leases() {
-        Ring<Value *> keys;
-        leases_.due(now_, keys);
-        remove_leased(keys);
+        Ring<Leaving> left;
+        leases_.due(now_, left);
+        remove_leased(left);
     }
 
     // The connection reads again: send what was kept for the session.
@@ -97,6 +100,21 @@ class SessionVerbs : protected Ground, Groups::Listener {
     // Tell the groups which sessions have ended; whoever ends a step does this.
     void settle() {
         if (groups_.has_left()) groups_.settle(sessions_.newest(), now_);
+    }
+
+    // Put back what an earlier life has left: the bytes of changes that give it, none of which takes anything away.
+    void restore(Bytes commit) {
+        Unpacked from(commit);
+        from.array();
+        Ring<Value *> bodies;
+        for (size_t left = from.array(); left > 0; --left) bodies.push(make_value(from.text()));
+        for (size_t left = from.array(); left > 0; --left) {
+            from.array();
+            const Changes::Kind kind = static_cast<Changes::Kind>(from.number());
+            restore(kind, from.array() > 2, from, bodies);
+        }
+        while (bodies.count() > 0) release(bodies.pop());
+        settle_followed();
     }
 
     // Give a document about the server; null for none of that name.
@@ -285,8 +303,10 @@ class SessionVerbs : protected Ground, Groups::Listener {
         if (lease != 0 && owner == nullptr) return false;
         const bool is_swapped = expected == -1 || expected == keyspace_.revision_of(name);
         lease_ = owner;
+        changes_.lease = lease;
         const bool is_done = !is_swapped || changed(name, keyspace_.set(name, value, refusal_));
         lease_ = nullptr;
+        changes_.lease = 0;
         if (!is_done) return false;
         Answer reply(Status::OK, frame.id);
         return answer(session, reply.put(is_swapped).put(keyspace_.revision_of(name)), frame.verb);
@@ -406,6 +426,17 @@ class SessionVerbs : protected Ground, Groups::Listener {
         waiters_.wait_barrier(sessions_.wait(session, frame, now_), name, world_size);
         return true;
     }
+    // Wait at a barrier at which the request has counted already.
+    bool await_count(Session &session, const Frame &frame) {
+        Fields fields = {frame.body.data};
+        const Name name = keyspace_.name(fields.text());
+        const int64_t world_size = fields.number();
+        int64_t count = 0;
+        if (!keyspace_.count(name, &count, refusal_)) return false;
+        if (count >= world_size) return answer_empty(session, frame.id, frame.verb);
+        waiters_.wait_barrier(sessions_.wait(session, frame, now_), name, world_size);
+        return true;
+    }
 
     bool arrive_at(Session &session, const Frame &frame) {
         settle();
@@ -504,6 +535,7 @@ class SessionVerbs : protected Ground, Groups::Listener {
             const Lease *lease = leases_.grant(session.number, number, now_, refusal_);
             if (lease == nullptr) return false;
             is_followed_ = true;
+            changes_.lease_granted(lease->id, number, session.id_bytes());
             return answer_number(session, frame, lease->id);
         }
         Lease *lease = leases_.find(number, refusal_);
@@ -513,16 +545,20 @@ class SessionVerbs : protected Ground, Groups::Listener {
             return answer_number(session, frame, lease->ttl_ms);
         }
         const uint64_t count = lease->key_count;
-        Ring<Value *> keys;
-        leases_.end(*lease, keys);
-        remove_leased(keys);
+        Ring<Leaving> left;
+        leases_.end(*lease, left);
+        remove_leased(left);
         return answer_number(session, frame, count);
     }
-    void remove_leased(Ring<Value *> &keys) {
-        while (keys.count() > 0) {
-            Value *key = keys.pop();
-            remove(keyspace_.name(key->bytes()));
-            release(key);
+    void remove_leased(Ring<Leaving> &left) {
+        while (left.count() > 0) {
+            const Leaving leaving = left.pop();
+            if (leaving.key == nullptr) {
+                changes_.lease_ended(leaving.lease);
+                continue;
+            }
+            remove(keyspace_.name(leaving.key->bytes()));
+            release(leaving.key);
         }
         settle_followed();
     }
@@ -595,6 +631,67 @@ class SessionVerbs : protected Ground, Groups::Listener {
         const SessionVerb verb = pending->verb;
         sessions_.forget(*pending);
         answer(session, settled, verb, sharers);
+    }
+    void met(const Group &group, Bytes name, Seat *const *seats) override {
+        if (!changes_.group_met(group.kind, name, group.generation, group.count)) return;
+        for (uint32_t rank = 0; rank < group.count; ++rank) {
+            changes_.member(rank, static_cast<Session *>(seats[rank]->session)->id_bytes(), seats[rank]->label->bytes());
+        }
+    }
+    void forgotten(const Group &group, Bytes name) override { changes_.group_forgotten(group.kind, name); }
+
+    // --- an earlier life ----------------------------------------------------------------------------------------
+
+    void restore(Changes::Kind kind, bool is_whole, Unpacked &from, const Ring<Value *> &bodies) {
+        if (kind == Changes::KEY_SET) {
+            const Name key = keyspace_.name(from.text());
+            const Bytes value = from.text();
+            keyspace_.restore(key, value, from.number());
+            if (Lease *lease = leases_.with_id(from.number())) leases_.follow(key, lease);
+        } else if (kind == Changes::PUSHED) {
+            const Name name = keyspace_.name(from.text());
+            keyspace_.put_behind(name, from.text());
+        } else if (kind == Changes::SESSION_MADE) {
+            const Bytes id = from.text(), label = from.text(), identity = from.text();
+            const double timeout_s = static_cast<double>(from.number()) / 1000;
+            sessions_.detach(sessions_.add(id, identity, label, timeout_s, now_), now_);
+        } else if (kind == Changes::LEASE_GRANTED) {
+            const int64_t id = from.number(), ttl_ms = from.number();
+            const Session *session = sessions_.with_id(from.text());
+            leases_.add(id, session == nullptr ? 0 : session->number, ttl_ms, now_).is_foreign = from.text().size > 0;
+        } else if (kind == Changes::ANSWERS_FORGOTTEN) {
+            Session &session = *sessions_.with_id(from.text());
+            session.done = static_cast<uint64_t>(from.number());
+        } else if (kind == Changes::ANSWER_KEPT) {
+            Session &session = *sessions_.with_id(from.text());
+            restore_answer(session, static_cast<uint64_t>(from.number()), is_whole, from, bodies);
+        } else {
+            const uint8_t group_kind = static_cast<uint8_t>(from.number());
+            const Bytes name = from.text();
+            Group &group = groups_.restore(group_kind, name, static_cast<uint64_t>(from.number()));
+            for (size_t left = from.array(); left > 0; --left) {
+                from.array();
+                const uint32_t rank = static_cast<uint32_t>(from.number());
+                Session *session = sessions_.with_id(from.text());
+                const Bytes label = from.text();
+                if (session != nullptr) groups_.restore_member(group, rank, *session, label, now_);
+            }
+        }
+    }
+    void restore_answer(Session &session, uint64_t id, bool is_whole, Unpacked &from, const Ring<Value *> &bodies) {
+        Answer answer;
+        answer.id = id;
+        if (!is_whole) return sessions_.keep(session, answer);
+        const Bytes head = from.text();
+        const int64_t place = from.number();
+        Value *body = place == Changes::NO_BODY ? nullptr : share(bodies[static_cast<size_t>(place)]);
+        answer.size = static_cast<uint8_t>(head.size <= sizeof(answer.head) ? head.size : REPLY_HEAD_SIZE);
+        memcpy(answer.head, head.data, answer.size);
+        answer.body = head.size <= sizeof(answer.head)
+                          ? body
+                          : make_value(Bytes{head.data + REPLY_HEAD_SIZE, head.size - REPLY_HEAD_SIZE});
+        sessions_.keep(session, answer);
+        release(answer.body);
     }
 
     Lease *lease_ = nullptr;  // that the key which is being written is to belong to

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "changes.hpp"
 #include "groups.hpp"
 #include "sha256.hpp"
 #include "waiters.hpp"
@@ -60,6 +61,9 @@ struct Session : Due, Attendee {
 
     char id[kSessionIdSize];
     Held identity, label;
+    Bytes id_bytes() const { return {id, sizeof(id)}; }
+    int64_t timeout_ms() const { return llrint(timeout_s * 1000); }
+
     Peer *peer = nullptr;
     Watcher *watcher = nullptr;  // while it has a connection and has watched something
     double timeout_s = 0, since = 0;
@@ -71,13 +75,13 @@ struct Session : Due, Attendee {
     List<Pending, &Pending::of_session> pending;
 };
 
-// What a request is to its session. One that has counted and is not answered waits, here where nothing is restored.
-enum class Meaning { NEW, SETTLED, ANSWERED, PENDING };
+// What a request is to its session.
+enum class Meaning { NEW, SETTLED, ANSWERED, PENDING, COUNTED };
 
 class Sessions {
   public:
-    Sessions(const Limits &limits, const HashKey &key, Ids &ids)
-        : limits_(limits), key_(key), ids_(ids), sessions_(key), pending_(key) {}
+    Sessions(const Limits &limits, const HashKey &key, Ids &ids, Changes &changes)
+        : limits_(limits), key_(key), ids_(ids), changes_(changes), sessions_(key), pending_(key) {}
     ~Sessions() {
         while (Session *session = first()) end(*session);
     }
@@ -91,8 +95,8 @@ class Sessions {
 
     // Give the session with this id, if it belongs to this identity.
     Session *find(Bytes id, Bytes identity) {
-        auto *entry = sessions_.find(Name(key_, id));
-        return entry != nullptr && entry->item->identity->bytes() == identity ? entry->item : nullptr;
+        Session *session = with_id(id);
+        return session != nullptr && session->identity->bytes() == identity ? session : nullptr;
     }
 
     // Give a new session, without a connection yet; null if there are too many.
@@ -104,15 +108,27 @@ class Sessions {
         }
         char id[kSessionIdSize];
         ids_.make({"session", 7}, id, sizeof(id));
-        Session *session = new (take_memory(sizeof(Session))) Session(key_);
-        sessions_.insert(Name(key_, {id, sizeof(id)}))->item = session;
-        memcpy(session->id, id, sizeof(id));
-        session->number = ++newest_;
-        session->identity.hold(make_value(identity));
-        session->label.hold(make_value(label));
-        session->timeout_s = fmin(static_cast<double>(timeout_ms) / 1000, limits_.session_timeout_s_max);
-        session->since = now;
+        const double timeout_s = fmin(static_cast<double>(timeout_ms) / 1000, limits_.session_timeout_s_max);
+        Session &session = add({id, sizeof(id)}, identity, label, timeout_s, now);
+        changes_.session_made(session.id_bytes(), label, identity, session.timeout_ms());
+        return &session;
+    }
+    // Give a session with an id of its own, also one that an earlier life has left.
+    Session &add(Bytes id, Bytes identity, Bytes label, double timeout_s, double now) {
+        Session &session = *new (take_memory(sizeof(Session))) Session(key_);
+        sessions_.insert(Name(key_, id))->item = &session;
+        id.copy_to(session.id);
+        session.number = ++newest_;
+        session.identity.hold(make_value(identity));
+        session.label.hold(make_value(label));
+        session.timeout_s = timeout_s;
+        session.since = now;
         return session;
+    }
+    // Null if there is none of this id, whoever it belongs to.
+    Session *with_id(Bytes id) const {
+        auto *entry = sessions_.find(Name(key_, id));
+        return entry == nullptr ? nullptr : entry->item;
     }
 
     void attach(Session &session, Peer &peer, Bytes label) {
@@ -135,7 +151,8 @@ class Sessions {
         }
         while (session.calls.count() > 0) release(session.calls.pop());
         answers_size_ -= session.answers_size;
-        sessions_.erase(sessions_.find(Name(key_, {session.id, sizeof(session.id)})));
+        changes_.session_ended(session.id_bytes());
+        sessions_.erase(sessions_.find(Name(key_, session.id_bytes())));
         session.~Session();
         free(&session);
     }
@@ -161,7 +178,8 @@ class Sessions {
         if (!is_write) return Meaning::NEW;
         if (id < session.done) return Meaning::SETTLED;
         if (session.answers.count() == 0) return Meaning::NEW;
-        return find_answer(session, id) == nullptr ? Meaning::NEW : Meaning::ANSWERED;
+        const Answer *kept = find_answer(session, id);
+        return kept == nullptr ? Meaning::NEW : kept->size == 0 ? Meaning::COUNTED : Meaning::ANSWERED;
     }
 
     // Whether a new request can be taken.
@@ -198,6 +216,7 @@ class Sessions {
         answers_size_ += size - entry->item.size;
         entry->item = {answer, size};
         if (answer.body != nullptr) share(answer.body);
+        changes_.answer_kept(session.id_bytes(), answer);
     }
 
     // Null if there is none.
@@ -253,18 +272,21 @@ class Sessions {
 
     void forget(Session &session, uint64_t done) {
         session.done = done;
+        const size_t before = session.answers.count();
         while (auto *oldest = session.answers.first()) {
-            if (oldest->item.answer.id >= done) return;
+            if (oldest->item.answer.id >= done) break;
             session.answers_size -= oldest->item.size;
             answers_size_ -= oldest->item.size;
             release(oldest->item.answer.body);
             session.answers.erase(oldest);
         }
+        if (session.answers.count() < before) changes_.answers_forgotten(session.id_bytes(), done);
     }
 
     const Limits &limits_;
     const HashKey key_;
     Ids &ids_;
+    Changes &changes_;
     Table<Session *> sessions_;
     Table<Pending *> pending_;
     Deadlines ends_;

@@ -107,10 +107,13 @@ class StatusVerb : protected SessionDialect {
         json.text(nullptr, "c10d");
         json.text(nullptr, "session");
         json.end(']');
-        char life[2 * kSessionIdSize + 1];
-        for (size_t i = 0; i < kSessionIdSize; ++i) sprintf(life + 2 * i, "%02x", life_id_[i] & 0xff);
+        char life[2 * kSessionIdSize + 1], data[sizeof(life)];
+        for (size_t i = 0; i < kSessionIdSize; ++i) {
+            sprintf(life + 2 * i, "%02x", life_id_[i] & 0xff);
+            sprintf(data + 2 * i, "%02x", data_id_[i] & 0xff);
+        }
         json.text("life", life);
-        json.text("data", life);
+        json.text("data", data);
         json.real("uptime_s", now_ - began);
         json.begin('{', "now");
         const struct {

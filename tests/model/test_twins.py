@@ -12,19 +12,24 @@ from tests.support.session_script import SessionScript, read_session_limits
 from tests.support.twin_script import Script, play, read_limits
 from tests.support.twins import TWINS
 
+from rallypoint.server.changes import Change, State, apply
+from rallypoint.server.engine import Engine
+from rallypoint.server.journal_log import decode_changes
+from rallypoint.server.limits import Limits
+
 CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").iterdir())
 
 
 def play_over_all(data: bytes) -> int:
     script = Script(data)
     limits = read_limits(script)
-    return play(script, [make(limits) for make in TWINS.values()])
+    return play(script, [make(limits, journal=True) for make in TWINS.values()])
 
 
 def play_sessions_over_all(data: bytes) -> int:
     script = SessionScript(data)
     limits = read_session_limits(script)
-    return play(script, [make(limits) for make in TWINS.values()])
+    return play(script, [make(limits, journal=True) for make in TWINS.values()])
 
 
 @settings(max_examples=200, deadline=None)
@@ -47,6 +52,22 @@ def test_any_script_of_sessions_is_played_alike(data: bytes) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_long_script_of_sessions_is_played_alike(seed: int) -> None:
     assert play_sessions_over_all(bytes([seed % 2]) + random.Random(seed).randbytes(8000)) > 300
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_life_after_another_is_played_alike(seed: int) -> None:
+    chance = random.Random(seed)
+    state = State()
+    first = SessionScript(bytes([0]) + chance.randbytes(4000))
+    play(first, [Engine(Limits(), journal=True)], lambda seen: apply(state, changes_in(seen.commit)))
+    lives = [make(Limits(), seed=b"another life".ljust(32), journal=True) for make in TWINS.values()]
+    for engine in lives:
+        engine.restore(state, 0.0)
+    assert play(SessionScript(bytes([1]) + chance.randbytes(4000)), lives) > 150
+
+
+def changes_in(commit: bytes) -> list[Change]:
+    return decode_changes(commit) if commit else []
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)

@@ -14,7 +14,6 @@ from rallypoint.protocol.session.spec import (
     SessionVerb,
     Status,
 )
-from rallypoint.server.engine import Engine
 from rallypoint.server.limits import Limits
 from rallypoint.server.vocabulary import Close, Connected, Disconnected, Pause, Received, Reply, Resumed, Ticked
 
@@ -27,13 +26,13 @@ class Bench:
     """An engine, of the twin that the test runs over, a clock that is moved by hand, and its clients.
 
     Args:
-        journal: with one; only the Python twin has it.
+        journal: with one.
         bounds: limits that are not the defaults.
     """
 
     def __init__(self, *, journal=False, **bounds):
         limits = Limits(**bounds)
-        self.engine = Engine(limits, journal=True) if journal else make_engine(limits)
+        self.engine = make_engine(limits, journal=journal)
         self.now = 100.0
         self.clients = {}
         self._last_peer = 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from struct import pack
 from typing import Any, Final, NamedTuple
 
-from tests.support.twins import AnyEngine
+from tests.support.twins import AnyEngine, take_commit
 
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import MAGIC, VERBS, Kind, Verb
@@ -65,6 +65,7 @@ class Observed(NamedTuple):
     others: list[Pause | Close]
     next_deadline: float | None
     statistics: Statistics
+    commit: bytes  # what a journal would write
 
 
 class Script:
@@ -211,4 +212,4 @@ def observe(engine: AnyEngine, effects: list[Effect]) -> Observed:
         if isinstance(effect, Reply):
             replies[effect.peer] = replies.get(effect.peer, b"") + effect.data
     others: list[Pause | Close] = [effect for effect in effects if isinstance(effect, Pause | Close)]
-    return Observed(replies, others, engine.next_deadline(), engine.statistics())
+    return Observed(replies, others, engine.next_deadline(), engine.statistics(), take_commit(engine))

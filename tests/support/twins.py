@@ -9,20 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import pytest
 
 from rallypoint import twin
 from rallypoint.server.engine import Engine
+from rallypoint.server.journal_log import encode_changes
 from rallypoint.server.limits import Limits
 from rallypoint.server.native_engine import NativeEngine
 
-__all__ = ["TWINS", "AnyEngine", "each_twin", "make_engine", "over_each_twin", "python_twin_only", "running_over"]
+__all__ = [
+    "TWINS",
+    "AnyEngine",
+    "each_twin",
+    "make_engine",
+    "over_each_twin",
+    "python_twin_only",
+    "running_over",
+    "take_commit",
+]
 
 AnyEngine: TypeAlias = Engine | NativeEngine
 
-TWINS: Final[Mapping[str, Callable[[Limits], AnyEngine]]] = MappingProxyType(
+TWINS: Final[Mapping[str, Callable[..., AnyEngine]]] = MappingProxyType(
     {"python": Engine} | ({"native": NativeEngine} if twin.native() is not None else {})
 )
 
@@ -52,6 +62,14 @@ def each_twin(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-def make_engine(limits: Limits | None = None) -> AnyEngine:
+def make_engine(limits: Limits | None = None, **options: Any) -> AnyEngine:
     """Give an engine of the twin that the test runs over."""
-    return TWINS[_running_over[-1]](limits or Limits())
+    return TWINS[_running_over[-1]](limits or Limits(), **options)
+
+
+def take_commit(engine: AnyEngine) -> bytes:
+    """Give what has changed as a journal writes it; nothing if nothing has, or without a journal."""
+    if isinstance(engine, NativeEngine):
+        return engine.take_commit()
+    changes = engine.take_changes()
+    return encode_changes(changes) if changes else b""

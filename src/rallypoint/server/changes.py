@@ -22,7 +22,7 @@ What this file does not know: disks, the wire, what time it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -49,6 +49,7 @@ __all__ = [
     "SessionState",
     "State",
     "apply",
+    "changes_of",
 ]
 
 
@@ -276,6 +277,29 @@ def apply(state: State, changes: Iterable[Change]) -> None:
             state.groups[change.kind, change.name] = GroupState(change.generation, change.members)
         else:
             del state.groups[change.kind, change.name]
+
+
+def changes_of(state: State) -> Iterator[Change]:
+    """Give changes that make a state out of nothing, but for the last revision and lease id.
+
+    None takes anything away, and nothing comes before what it belongs to.
+    """
+    for session_id, session in state.sessions.items():
+        yield SessionMade(session_id, session.label, session.identity, session.timeout_ms)
+        if session.done:
+            yield AnswersForgotten(session_id, session.done)
+    for lease, was in state.leases.items():
+        yield LeaseGranted(lease, *was)
+    for key, entry in state.keys.items():
+        yield KeySet(key, *entry)
+    for name, items in state.queues.items():
+        for item in items:
+            yield Pushed(name, item)
+    for session_id, session in state.sessions.items():
+        for request, answer in session.answers.items():
+            yield AnswerKept(session_id, request, answer)
+    for (kind, name), group in state.groups.items():
+        yield GroupMet(kind, name, *group)
 
 
 def _apply_to_keys(state: State, change: KeySet | Appended | KeyDeleted) -> None:

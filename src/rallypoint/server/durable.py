@@ -26,6 +26,7 @@ from rallypoint.server.engine import Engine
 from rallypoint.server.journal import Journal
 from rallypoint.server.limits import Limits
 from rallypoint.server.loop import ServerLoop
+from rallypoint.server.native import Loop, NativeLoop, is_native
 from rallypoint.server.refusals import log_line
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def make_durable_loop(
     spin_us: int = 0,
     log: Callable[[str], None] = log_line,
     security: Security | None = None,
-) -> ServerLoop:
+) -> Loop:
     """Give a server with what the journal remembers; ``run`` raises ``DataDirError`` when a commit fails.
 
     Args:
@@ -70,8 +71,11 @@ def make_durable_loop(
 
     Cost: all that is stored is read.
     """
-    gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
     limits = fitting(limits)
+    if is_native(security):
+        token = None if security is None else security.job_token
+        return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token, journal=journal)
+    gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
     state = journal.load()
     engine = Engine(limits, seed=os.urandom(_SEED_SIZE), gate=gate, journal=True, data_id=journal.data_id)
     engine.restore(state, SYSTEM_CLOCK.now())

@@ -88,6 +88,7 @@ class Journal:
         self._path = self._dir.store
         self._batch = Batch()  # the log
         self._log_size = 0
+        self._unread: list[bytes] = []  # of the log, not in the batch yet
         self._has_failed = False
         try:
             self._find_store(data_id)
@@ -204,23 +205,48 @@ class Journal:
         Cost: one wait for the disk, about 0.1 ms on a fast one; linear in the size of the changes. Now and then the log
         is folded.
         """
-        if not changes:
-            return
+        if changes:
+            self._commit(encode_changes(changes))
+            self._take_in(changes)
+
+    def write_encoded(self, commit: bytes) -> None:
+        """As ``write``, changes that ``encode_changes`` or the compiled engine has made bytes of; see ``digest``."""
+        self._commit(commit)
+        self._unread.append(commit)
+
+    def _commit(self, commit: bytes) -> None:
         if self._has_failed:
             raise AssertionError("a journal that has failed was written to")
-        data = encode_changes(changes)
-        try:
-            self._database.execute("INSERT INTO log VALUES (?, ?, ?)", summed((self.commits + 1, data)))
+        with self._failing(f"{len(commit)} bytes of changes"):
+            self._database.execute("INSERT INTO log VALUES (?, ?, ?)", summed((self.commits + 1, commit)))
             self.commits += 1
             self._dir.acknowledge(self.commits)
-            self._batch.add(changes)
-            self._log_size += len(data)
-            if self._batch.count > FOLD_COUNT or self._log_size > FOLD_SIZE:
+        self._log_size += len(commit)
+
+    def digest(self) -> None:
+        """Read again what was written encoded, and fold the log now and then: what need not keep a reply waiting.
+
+        Raises:
+            DataDirError: folding has failed. The journal takes nothing any more.
+        """
+        unread, self._unread = self._unread, []
+        for commit in unread:
+            self._take_in(decode_changes(commit))
+
+    def _take_in(self, changes: Sequence[Change]) -> None:
+        self._batch.add(changes)
+        if self._batch.count > FOLD_COUNT or self._log_size > FOLD_SIZE:
+            with self._failing("the log's changes, folded,"):
                 self._fold()
+
+    @contextlib.contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             self._has_failed = True
             raise DataDirError(
-                f"{len(changes)} changes could not be committed to {self._path} ({error}), and have not been answered:"
+                f"{what} could not be committed to {self._path} ({error}), and nothing was answered that is not on it:"
                 " the server ends; make sure that the disk has room and is sound, and start it again",
                 path=str(self._path),
             ) from error
@@ -333,9 +359,11 @@ class Journal:
 
     def close(self) -> None:
         """End: the log is folded, commits are moved into the database; a second call does nothing."""
-        if not self._has_failed and self._batch.count:
-            with contextlib.suppress(sqlite3.Error):  # all that counts is on the disk
-                self._fold()
+        if not self._has_failed:
+            with contextlib.suppress(sqlite3.Error, DataDirError):  # all that counts is on the disk
+                self.digest()
+                if self._batch.count:
+                    self._fold()
         self._has_failed = True
         self._abandon()
 

@@ -8,7 +8,7 @@ What this file does not know: where the bytes are kept, what the changes add up 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -30,10 +30,12 @@ from rallypoint.server.changes import (
     Pushed,
     SessionEnded,
     SessionMade,
+    State,
+    changes_of,
 )
 from rallypoint.server.journal_tables import DamagedError
 
-__all__ = ["decode_changes", "encode_changes"]
+__all__ = ["decode_changes", "encode_changes", "encode_state"]
 
 # The number of a kind is its place here: part of the format.
 _KINDS: tuple[type[Change], ...] = (
@@ -54,6 +56,8 @@ _KINDS: tuple[type[Change], ...] = (
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _ANSWER_KEPT = _NUMBERS[AnswerKept]
 _NO_BODY = -1
+_COMMIT_SIZE = 1 << 20  # of those that make a state, about
+_CHANGE_SIZE = 64  # a change is taken to need so much besides its value
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[bytes], list[tuple[int, list[Any]]]]).decode
@@ -61,8 +65,7 @@ _decode = msgspec.msgpack.Decoder(tuple[list[bytes], list[tuple[int, list[Any]]]
 
 def encode_changes(changes: Sequence[Change]) -> bytes:
     """Give changes as bytes."""
-    bodies: list[bytes] = []
-    places: dict[int, int] = {}  # by the identity of the object
+    places: dict[bytes, int] = {}  # of bodies
     entries: list[tuple[int, tuple[object, ...]]] = []
     for change in changes:
         if type(change) is AnswerKept:
@@ -73,13 +76,28 @@ def encode_changes(changes: Sequence[Change]) -> bytes:
             head, body = answer
             place = _NO_BODY
             if body:
-                place = places.setdefault(id(body), len(bodies))
-                if place == len(bodies):
-                    bodies.append(body)
+                place = places.setdefault(body, len(places))
             entries.append((_ANSWER_KEPT, (session, request, head, place)))
         else:
             entries.append((_NUMBERS[type(change)], change))
-    return _encode((bodies, entries))
+    return _encode((list(places), entries))
+
+
+def encode_state(state: State) -> Iterator[bytes]:
+    """Give a state as commits that make it out of nothing, each of moderate size, but all answers in one."""
+    changes: list[Change] = []
+    size = 0
+    for change in changes_of(state):
+        if size > _COMMIT_SIZE and type(change) is not AnswerKept:
+            yield encode_changes(changes)
+            changes, size = [], 0
+        changes.append(change)
+        if type(change) is KeySet:
+            size += len(change.value)
+        elif type(change) is Pushed:
+            size += len(change.item)
+        size += _CHANGE_SIZE
+    yield encode_changes(changes)
 
 
 def decode_changes(data: bytes) -> list[Change]:

@@ -26,15 +26,21 @@ from rallypoint.twin import native
 
 if TYPE_CHECKING:
     from rallypoint.protocol.session.auth import Token
+    from rallypoint.server.journal import Journal
     from rallypoint.server.loop import ServerLoop
     from rallypoint.server.security import Security
     from rallypoint.server.vocabulary import Statistics
 
-__all__ = ["Loop", "NativeLoop", "make_loop"]
+__all__ = ["Loop", "NativeLoop", "is_native", "make_loop"]
 
 Loop: TypeAlias = "NativeLoop | ServerLoop"
 
 _REASON_NAMES = tuple(reason.name for reason in CloseReason)
+
+
+def is_native(security: Security | None) -> bool:
+    """Tell whether the compiled twin serves, if this is what those who connect must prove, and may do."""
+    return native() is not None and (security is None or security.job_token is not None)
 
 
 def make_loop(
@@ -58,8 +64,8 @@ def make_loop(
         ValueError: a file that ``security`` names is missing or is not what it should be.
     """
     limits = fitting(limits)
-    token = None if security is None else security.job_token
-    if native() is not None and (security is None or token is not None):
+    if is_native(security):
+        token = None if security is None else security.job_token
         return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token)
     from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
     from rallypoint.server.loop import ServerLoop
@@ -78,8 +84,11 @@ class NativeLoop:
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal (within the bounds of ``refusals``).
         token: what sessions must prove to hold; ``None`` lets in everybody.
+        journal: where all that is stored is kept, opened and not written to yet; the caller's, to be closed after the
+            loop has ended. ``run`` raises ``DataDirError`` when a commit fails.
 
     Raises:
+        DataDirError: what the journal remembers is damaged; the listeners are still the caller's.
         OSError: if there are no descriptors left; the listeners are still the caller's.
 
     Threads: ``stop`` may be called from any thread and from a signal handler; everything else belongs to the thread
@@ -94,10 +103,13 @@ class NativeLoop:
         spin_us: int = 0,
         log: Callable[[str], None] = log_line,
         token: Token | None = None,
+        journal: Journal | None = None,
     ) -> None:
         module = native()
         if module is None:
             raise AssertionError("the compiled twin is not there")
+        self._journal = journal
+        state = None if journal is None else journal.load()
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
         secrets = (os.urandom(32), b"" if token is None else token.reveal())
         self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6, secrets)
@@ -105,6 +117,10 @@ class NativeLoop:
         self._paths = [name for name in names if isinstance(name, str)]
         for listener in listeners:
             listener.detach()
+        if journal is not None and state is not None:
+            from rallypoint.server.native_engine import restore
+
+            restore(self._reactor, state, journal.data_id, monotonic())
         self._refusals = RefusalLog(log, monotonic())
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {self._reactor.fileno(): self._heed}
@@ -195,7 +211,17 @@ class NativeLoop:
             self._refusals.note(message, monotonic())
             if int(reason) >= 0:
                 emit("server.refused", message, reason=_REASON_NAMES[int(reason)])
+        if self._journal is not None:
+            self._commit(self._journal)
         if self._paths and not self._reactor.is_listening():
             for path in self._paths:
                 remove_stale_file(path)
             self._paths = []
+
+    def _commit(self, journal: Journal) -> None:
+        """Have on the disk what the reactor waits for."""
+        commit = self._reactor.take_changes()
+        if commit:
+            journal.write_encoded(commit)
+            self._reactor.commit_done()
+            journal.digest()

@@ -27,10 +27,12 @@ from rallypoint.server.vocabulary import (
 from rallypoint.twin import choice
 
 if TYPE_CHECKING:
-    from rallypoint._native import RawEffect
+    from rallypoint._native import Engine as RawEngine
+    from rallypoint._native import RawEffect, Reactor
     from rallypoint.protocol.session.auth import Token
+    from rallypoint.server.changes import Change, State
 
-__all__ = ["NativeEngine", "statistics_of"]
+__all__ = ["NativeEngine", "restore", "statistics_of"]
 
 _EVENTS = (Connected, Received, Resumed, Disconnected, Ticked, Stopping)  # in the order of their numbers
 _REASONS = tuple(CloseReason)
@@ -43,6 +45,8 @@ class NativeEngine:
         limits: what peers are granted.
         seed: 32 bytes, where ids and nonces come from; see ``Engine``.
         token: what sessions must prove to hold; ``None`` lets in everybody.
+        journal: note every change of state for ``take_commit``.
+        data_id: with a journal: of what the server holds; see ``Engine``.
 
     Raises:
         ImportError: the native twin does not run here; the message says why.
@@ -50,11 +54,22 @@ class NativeEngine:
     Threads: none but the caller's.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, seed: bytes = bytes(32), token: Token | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        seed: bytes = bytes(32),
+        token: Token | None = None,
+        journal: bool = False,
+        data_id: bytes = b"",
+    ) -> None:
         module, why = choice()
         if module is None:
             raise ImportError(why)
         self._engine = module.Engine(limits.compiled(), (seed, b"" if token is None else token.reveal()))
+        self._data_id = data_id
+        if journal:
+            self._engine.remember(data_id, 0, 0)
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event; give what must be done. Replies of one peer come as one, pauses and closes after replies."""
@@ -71,9 +86,34 @@ class NativeEngine:
         deadline: float | None = self._engine.next_deadline()
         return deadline
 
+    def restore(self, state: State, now: float) -> None:
+        """Begin with what an earlier life has left, before the first step; see ``Engine``. It has a journal then."""
+        restore(self._engine, state, self._data_id, now)
+
+    def take_commit(self) -> bytes:
+        """Give what has changed since the last call as ``encode_changes`` does; nothing if nothing has."""
+        commit: bytes = self._engine.take_changes()
+        return commit
+
+    def take_changes(self) -> list[Change]:
+        """Give what has changed since the last call, in order; nothing without ``journal``."""
+        from rallypoint.server.journal_log import decode_changes
+
+        commit = self.take_commit()
+        return decode_changes(commit) if commit else []
+
     def statistics(self) -> Statistics:
         """Give the numbers. Cost: the number of peers."""
         return statistics_of(self._engine.statistics())
+
+
+def restore(engine: RawEngine | Reactor, state: State, data_id: bytes, now: float) -> None:
+    """Let a compiled engine, or a reactor that has not started, begin with a state and note its changes."""
+    from rallypoint.server.journal_log import encode_state
+
+    for commit in encode_state(state):
+        engine.restore(commit, now)
+    engine.remember(data_id, state.revision, state.lease_last)
 
 
 def statistics_of(numbers: list[int]) -> Statistics:

@@ -20,8 +20,8 @@ Theory of operation. ``take`` says what a request means to a session::
     else                        NEW       apply it
 
 Ends are in a heap of ``(time, serial, session)`` whose entries may be stale: one counts only while its session has no
-connection and ends at that very time. Answers are forgotten from the oldest on, up to the first that is not settled; a
-settled one behind that stays a while, which nobody notices.
+connection and it is the session's last one. Answers are forgotten from the oldest on, up to the first that is not
+settled; a settled one behind that stays a while, which nobody notices.
 
 What this file does not know: verbs, replies, connections but by their number, how a client proves who it is.
 """
@@ -89,6 +89,7 @@ class Session:
         since: when it was made.
         peer: its connection, ``None`` without one.
         ends_at: when it ends without a connection.
+        end_serial: which entry among the ends is its own.
         done: writes below this are settled.
         answers: request id -> answer, see the rules, and the bytes that it is taken to need.
         answers_size: bytes that they are taken to need.
@@ -101,6 +102,7 @@ class Session:
         "answers_size",
         "calls",
         "done",
+        "end_serial",
         "ends_at",
         "identity",
         "label",
@@ -123,6 +125,7 @@ class Session:
         self.since = now
         self.peer: int | None = None
         self.ends_at = now + timeout_s
+        self.end_serial = 0
         self.done = 0
         self.answers: dict[int, tuple[Answer | None, int]] = {}
         self.answers_size = 0
@@ -222,7 +225,7 @@ class Sessions:
         del self._by_number[session.number]
         self.answers_size -= session.answers_size
         session.peer = None
-        session.ends_at = -1.0
+        session.end_serial = 0
         if self._note is not None:
             self._note(SessionEnded(session.session_id))
 
@@ -320,9 +323,10 @@ class Sessions:
             ends[:] = filter(_counts, ends)
             heapify(ends)
         self._serial += 1
+        session.end_serial = self._serial
         heappush(ends, (session.ends_at, self._serial, session))
 
 
 def _counts(entry: tuple[float, int, Session]) -> bool:
-    at, _, session = entry
-    return session.peer is None and session.ends_at == at
+    _, serial, session = entry
+    return session.peer is None and session.end_serial == serial

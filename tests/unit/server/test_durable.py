@@ -5,7 +5,7 @@ import socket
 import threading
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 from tests.support.raw_session import RawSession
 
 from rallypoint.net.address import listen
@@ -44,7 +44,8 @@ class Running:
 @contextlib.contextmanager
 def running(make):
     (listener,) = listen("127.0.0.1", 0)
-    server = Running(make([listener]), listener.getsockname())
+    address = listener.getsockname()
+    server = Running(make([listener]), address)
     try:
         yield server
     finally:
@@ -62,8 +63,18 @@ def durable(path):
         journal.close()
 
 
+@pytest.fixture(params=LOOP_TWINS)
+def each_loop(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
+
+
 @pytest.fixture
-def trace(monkeypatch):
+def python_loop(monkeypatch):
+    use_twin("python", monkeypatch)
+
+
+@pytest.fixture
+def trace(python_loop, monkeypatch):
     """Give what was sent and committed, in its order."""
     seen = []
     flush = Connection.flush
@@ -104,7 +115,7 @@ def test_nothing_is_sent_before_its_commit_in_either_dialect(tmp_path, trace):
         plain.close()
 
 
-def test_what_is_stored_comes_back_under_the_same_data_id_in_another_life(tmp_path):
+def test_what_is_stored_comes_back_under_the_same_data_id_in_another_life(each_loop, tmp_path):
     with durable(tmp_path) as server:
         session = RawSession(server.address)
         session.call(SessionVerb.ADD, b"/n", 5)
@@ -117,11 +128,10 @@ def test_what_is_stored_comes_back_under_the_same_data_id_in_another_life(tmp_pa
         session.close()
 
 
-def test_a_commit_that_fails_ends_the_loop_and_what_waited_for_it_is_never_sent(tmp_path, trace):
+def test_a_commit_that_fails_ends_the_loop_and_what_waited_for_it_is_never_sent(each_loop, tmp_path):
     with durable(tmp_path) as server:
         client = RawClient(server.address)
         assert client.ping()
-        trace.clear()
         server.journal._database.execute("PRAGMA max_page_count = 1")
         client.ask(Verb.ADD, b"/big", 1)
         client.ask(Verb.SET, b"/k", bytes(1 << 20))

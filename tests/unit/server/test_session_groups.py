@@ -208,7 +208,6 @@ def test_sessions_that_end_leave_nothing(bench) -> None:
     assert len(bench.engine.parts.sessions) == 0
 
 
-@python_twin_only
 def test_generations_are_remembered_over_a_restart() -> None:
     bench = Bench(journal=True)
     first, second = bench.client(), bench.client()

@@ -171,7 +171,6 @@ def test_after_a_stall_a_lease_waits_for_its_renewal(bench) -> None:
     assert not is_there(client, b"k")
 
 
-@python_twin_only
 def test_leases_are_remembered_over_a_restart() -> None:
     bench = Bench(journal=True)
     client = bench.client()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 from tests.support.engine_sessions import Bench
+from tests.support.twins import make_engine, over_each_twin
 
 from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb, Status
 from rallypoint.server.changes import State, apply
 from rallypoint.server.engine import Engine
-from rallypoint.server.limits import Limits
 
 V = SessionVerb
 OF_CONNECTIONS = {V.HELLO, V.PROVE, V.BYE, V.CANCEL, V.UNWATCH}
@@ -27,7 +29,7 @@ def restarted(bench: Bench) -> Bench:
     state = State()
     apply(state, bench.engine.take_changes())
     later = Bench()
-    later.engine = Engine(Limits(), seed=b"another life".ljust(32), journal=True)
+    later.engine = make_engine(seed=b"another life".ljust(32), journal=True)
     later.engine.restore(state, later.now)
     assert later.engine.take_changes() == []
     return later
@@ -39,6 +41,7 @@ def moved(client, bench):
     return client
 
 
+@over_each_twin
 def test_another_life_goes_on_where_the_one_before_ended() -> None:
     bench = Bench(journal=True)
     client = bench.client(label=b"me")
@@ -69,6 +72,7 @@ def test_another_life_goes_on_where_the_one_before_ended() -> None:
     assert other.ask(V.READ, b"/leased") == (Status.OK, 0, b"")
 
 
+@over_each_twin
 def test_a_session_that_does_not_come_back_to_another_life_ends() -> None:
     bench = Bench(journal=True)
     bench.client(timeout_ms=3000)
@@ -78,13 +82,15 @@ def test_a_session_that_does_not_come_back_to_another_life_ends() -> None:
     assert later.engine.statistics().sessions == 0
 
 
+@over_each_twin
 def test_two_lives_have_two_ids_and_one_of_what_they_hold() -> None:
     ids = []
     for seed in (b"1" * 32, b"2" * 32):
         bench = Bench()
-        bench.engine = Engine(seed=seed, data_id=b"d" * 16)
+        bench.engine = make_engine(seed=seed, data_id=b"d" * 16, journal=True)
         client = bench.client()
-        dialect = bench.engine.parts.dialect
-        ids.append((client.session, dialect._data_id, dialect._life_id))
+        server = json.loads(client.ask(V.STATUS, b"")[1])
+        ids.append((client.session, server["data"], server["life"]))
+    assert ids[0][1] == (b"d" * 16).hex()
     (session, data, life), (other_session, other_data, other_life) = ids
     assert (session != other_session, data == other_data, life != other_life) == (True, True, True)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 from tests.support.engine_sessions import Bench
-from tests.support.twins import over_each_twin, python_twin_only
+from tests.support.twins import make_engine, over_each_twin, python_twin_only
 
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import AnswerKept, State, apply
-from rallypoint.server.engine import Engine
 
 pytestmark = over_each_twin
 
@@ -177,7 +176,6 @@ def test_a_barrier_that_was_completed_meanwhile_is_answered(bench) -> None:
     assert client.ask(V.BARRIER, b"/b", 2, request_id=request_id) == (OK,)
 
 
-@python_twin_only
 @pytest.mark.parametrize("is_complete", [False, True])
 def test_a_barrier_that_has_counted_waits_again_after_a_restart(is_complete) -> None:
     bench = Bench(journal=True)
@@ -191,7 +189,7 @@ def test_a_barrier_that_has_counted_waits_again_after_a_restart(is_complete) -> 
         changes = bench.engine.take_changes()
         # The disk has the arrival, and not the answer that it causes.
         apply(state, [change for change in changes if not isinstance(change, AnswerKept)])
-    bench.engine = Engine(bench.engine._limits, journal=True)
+    bench.engine = make_engine(seed=b"another life".ljust(32), journal=True)
     bench.engine.restore(state, bench.now)
     bench.clients.clear()
     assert client.connect()
@@ -203,7 +201,6 @@ def test_a_barrier_that_has_counted_waits_again_after_a_restart(is_complete) -> 
     assert client.read() == [(OK, request_id, ())]
 
 
-@python_twin_only
 def test_a_barrier_whose_count_is_lost_is_refused_after_a_restart() -> None:
     bench = Bench(journal=True)
     client = bench.client()
@@ -211,7 +208,7 @@ def test_a_barrier_whose_count_is_lost_is_refused_after_a_restart() -> None:
     bench.client().ask(V.SET, b"/b", b"no number")
     state = State()
     apply(state, bench.engine.take_changes())
-    bench.engine = Engine(bench.engine._limits, journal=True)
+    bench.engine = make_engine(seed=b"another life".ljust(32), journal=True)
     bench.engine.restore(state, bench.now)
     bench.clients.clear()
     assert client.connect()
