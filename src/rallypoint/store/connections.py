@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from rallypoint.clock import Deadline
@@ -195,6 +196,7 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
+        AuthenticationError: the server wants a token, which c10d cannot prove.
     """
 
     def attempt(target: Endpoint, deadline: Deadline) -> Stream:
@@ -209,7 +211,16 @@ def connect(endpoint: Endpoint, timeout_s: float, *, via: Endpoint | None = None
 
         return secure(stream, tls, deadline, target.host)
 
-    return Connection(connect_with_retries(endpoint, timeout_s, shake_hands, attempt=attempt))
+    def greet(stream: Stream, deadline: Deadline) -> None:
+        try:
+            shake_hands(stream, deadline)
+        except ConnectionLostError:
+            from rallypoint.store.refusal import check_whether_welcome  # loads the session dialect
+
+            check_whether_welcome(partial(attempt, endpoint), endpoint, deadline.remaining_s())
+            raise
+
+    return Connection(connect_with_retries(endpoint, timeout_s, greet, attempt=attempt))
 
 
 def shake_hands(stream: Stream, deadline: Deadline) -> None:
