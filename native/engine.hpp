@@ -13,9 +13,6 @@
 
 namespace rallypoint {
 
-// Requests of one session that are served before others have their turn.
-inline constexpr unsigned kStepRequestsMax = 256;
-
 class Engine : StatusVerb {
   public:
     Engine(const Limits &limits, Driver &driver, const Secrets &secrets) : StatusVerb(limits, driver, secrets) {}
@@ -225,7 +222,7 @@ class Engine : StatusVerb {
     }
     // Not inlined, so that the other dialect does not pay for it.
     [[gnu::noinline]] void serve_session(Peer &peer) {
-        for (unsigned requests = 1; !peer.is_paused; ++requests) {
+        for (uint64_t requests = 1; !peer.is_paused; ++requests) {
             const Reader::Step step = next(peer);
             if (step == Reader::MORE) break;
             if (step == Reader::REFUSED) {

@@ -260,8 +260,9 @@ class Reactor final : Driver {
     // Serve a slice of those that wait for their turn.
     void serve_turns() {
         measured_at_ = clock_now();
-        const double until = measured_at_ + kSliceS;
+        double until = measured_at_ + kSliceS;
         while (measured_at_ < until && turns_.light.first != nullptr) serve_turn(*turns_.light.take_first());
+        until = fmin(until, measured_at_ + kHeavySliceS);
         while (Connection *connection = turns_.heavy.take_first()) {  // one in any case
             serve_turn(*connection);
             if (measured_at_ >= until) return;

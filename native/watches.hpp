@@ -5,9 +5,6 @@
 
 namespace rallypoint {
 
-// Different lengths of watched prefixes: each change of a longer key is looked up in so many.
-inline constexpr size_t kLengthsMax = 256;
-
 // What happened to a key, its fields parted where the value is, which is shared.
 struct Event {
     Value *before;  // kind, key and the value's size
@@ -71,7 +68,7 @@ class Watches {
             return nullptr;
         }
         if (is_prefix && lengths_.count() >= kLengthsMax && !has_length(key.size)) {
-            refusal.say(TOO_MANY_WATCHES, "prefixes of %zu different lengths are watched, the limit is %zu",
+            refusal.say(TOO_MANY_WATCHES, "prefixes of %zu different lengths are watched, the limit is %" PRIu64,
                         lengths_.count(), kLengthsMax);
             return nullptr;
         }

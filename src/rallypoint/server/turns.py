@@ -2,10 +2,10 @@
 
 Theory of operation. The loop serves light connections as they become ready. A connection whose last two steps took
 longer than ``HEAVY_S`` each is heavy, and so is a newcomer: when it is ready again it goes to the end of the line. A
-wake-up serves the line for ``SLICE_S``, at least one connection, and then looks at the sockets again::
+wake-up serves the line for ``HEAVY_SLICE_S``, at least one connection, and then looks at the sockets again::
 
     ready --light--> served at once, for SLICE_S; those that are left first in the next wake-up
-      '-----heavy--> [ 9 | 4 | 7 | ... ] --at least one, for SLICE_S--> served
+      '-----heavy--> [ 9 | 4 | 7 | ... ] --at least one, for HEAVY_SLICE_S--> served
 
 So what a light connection waits for does not grow with the number of heavy ones.
 
@@ -20,13 +20,16 @@ from collections.abc import Iterator
 from rallypoint.clock import Clock
 from rallypoint.server.connection import Connection
 
-__all__ = ["HEAVY_S", "SLICE_S", "Turns"]
+__all__ = ["HEAVY_S", "HEAVY_SLICE_S", "SLICE_S", "Turns"]
 
 HEAVY_S = 0.0005
 """Seconds above which a step is slow."""
 
 SLICE_S = 0.005
-"""Seconds that one wake-up spends on what is in line, and on light connections before the rest has to stand in line."""
+"""Seconds that one wake-up spends on light connections before the rest has to stand in line, and on those in line."""
+
+HEAVY_SLICE_S = 0.001
+"""Seconds that one wake-up spends on heavy connections: light ones that have become ready wait for so long."""
 
 
 class Turns:
@@ -63,6 +66,7 @@ class Turns:
         until = self._clock.now() + SLICE_S
         while self._light and self._clock.now() < until:
             yield self._light.popitem(last=False)[1]
+        until = min(until, self._clock.now() + HEAVY_SLICE_S)
         while self._heavy:
             yield self._heavy.popitem(last=False)[1]
             if self._clock.now() >= until:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from rallypoint.server.connection import Connection
-from rallypoint.server.turns import SLICE_S, Turns
+from rallypoint.server.turns import HEAVY_SLICE_S, SLICE_S, Turns
 from rallypoint.testing.clock import ManualClock
 
 
@@ -53,8 +53,8 @@ def test_a_slice_ends_in_time_but_serves_one_at_least(
 ) -> None:
     for connection in connections:
         turns.add(connection)
-    assert served(turns, clock, SLICE_S / 2) == connections[:2]
-    assert served(turns, clock, SLICE_S * 9) == connections[2:3]
+    assert served(turns, clock, HEAVY_SLICE_S / 2) == connections[:2]
+    assert served(turns, clock, HEAVY_SLICE_S * 9) == connections[2:3]
     assert len(turns) == 3
 
 
