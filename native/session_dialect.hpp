@@ -47,8 +47,14 @@ class SessionDialect : protected SessionVerbs {
         const size_t left = OPENING_SIZE - talk.opened, size = segment.size < left ? segment.size : left;
         const Bytes came = {segment.data, size};
         if (!(came == Bytes{awaited, size})) {
-            return refusal_.say(BAD_HANDSHAKE, "the connection opened with %s where %s was to come", Shown(came).text,
-                                Shown({awaited, left}).text);
+            // As far as the first wrong byte, however the stream is cut.
+            char opened[OPENING_SIZE];
+            size_t right = 0;
+            while (segment.data[right] == awaited[right]) ++right;
+            memcpy(opened, kOpening, OPENING_SIZE);
+            opened[talk.opened + right] = segment.data[right];
+            return refusal_.say(BAD_HANDSHAKE, "the connection opened with %s where %s was to come",
+                                Shown({opened, talk.opened + right + 1}).text, Shown({kOpening, OPENING_SIZE}).text);
         }
         talk.opened += size;
         segment = {segment.data + size, segment.size - size};

@@ -784,6 +784,17 @@ def test_members_that_disagree_on_the_world_are_released_each_at_its_own_count(w
     assert (three.read(), last.read()) == (GO_ON, GO_ON)
 
 
+@pytest.mark.parametrize("data", [b"RPS2 and more", b"RQ", b"RP\x00S1"])
+def test_what_is_said_of_an_opening_does_not_depend_on_its_cuts(data: bytes) -> None:
+    right = next(at for at, byte in enumerate(OPENING) if data[at] != byte)
+    detail = f"the connection opened with {data[: right + 1]!r} where {OPENING!r} was to come"
+    for cut in range(len(data)):
+        connection = Wire().connect(validates=False)
+        for part in filter(None, (data[:cut], data[cut:])):
+            connection.send(part)
+        assert connection.closed == Close(connection.peer, CloseReason.BAD_HANDSHAKE, detail)
+
+
 # --- the end ---------------------------------------------------------------------------------------------
 
 

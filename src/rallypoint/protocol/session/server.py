@@ -74,11 +74,17 @@ class FrameReader:
         if self._opening:
             size = min(len(self._opening), len(data))
             if data[:size] != self._opening[:size]:
-                message = f"the connection opened with {data[:size]!r} where {self._opening!r} was to come"
-                raise RequestError(CloseReason.BAD_HANDSHAKE, message)
+                raise self._not_opened(data)
             self._opening = self._opening[size:]
             data = data[size:]
         self._cutter.feed(data)
+
+    def _not_opened(self, data: bytes) -> RequestError:
+        """Make the refusal of an opening, which shows it as far as its first wrong byte."""
+        right = next(at for at, (due, byte) in enumerate(zip(self._opening, data, strict=False)) if byte != due)
+        opened = OPENING[: len(OPENING) - len(self._opening)] + data[: right + 1]
+        message = f"the connection opened with {opened!r} where {OPENING!r} was to come"
+        return RequestError(CloseReason.BAD_HANDSHAKE, message)
 
     def next(self) -> SessionRequest | None:
         """Give the next whole request, ``None`` if the bytes fed so far hold no more.
