@@ -118,6 +118,9 @@ class C10dRendezvousBackend(RendezvousBackend):
 
     def get_state(self) -> tuple[bytes, Token] | None:
         """See the base class."""
+        if has_sessions(self._store):  # a swap would be kept for resuming, by a durable server on its disk
+            entry = self._call(lambda: self._store.read(self._key))
+            return None if entry is None else (self._decode(entry.value).state, entry.value)
         found = self._swap(_NOBODYS, _NOBODYS)  # gives the present value, or what was expected if there is none
         return None if found == _NOBODYS.encode() else (self._decode(found).state, found)
 

@@ -41,6 +41,7 @@ from rallypoint.errors import (
     StoreTimeoutError,
 )
 from rallypoint.events import emit
+from rallypoint.primitives.kind import has_sessions
 from rallypoint.store.base import Store
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.types import as_bytes
@@ -321,7 +322,10 @@ class FixedRounds:
         return as_bytes(self._call(lambda: self.store.compare_set(self._prefix + key, b"", value)))
 
     def _look(self, key: str) -> bytes | None:
-        """Give a value without waiting: a swap of what is not there leaves the store alone and says what is."""
+        """Give a value without waiting: without sessions, a swap of what is not there says what is."""
+        if has_sessions(self.store):
+            entry = self._call(lambda: self.store.read(self._prefix + key))
+            return None if entry is None else entry.value
         found = as_bytes(self._call(lambda: self.store.compare_set(self._prefix + key, _NOBODYS, _NOBODYS)))
         return None if found == _NOBODYS else found
 

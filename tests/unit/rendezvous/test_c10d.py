@@ -275,6 +275,18 @@ def test_over_a_session_a_swap_and_its_announcement_are_one_step(session: TCPSto
     assert must(backend.get_state()) == (b"two", second)
 
 
+def test_over_a_session_a_look_writes_nothing(session: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = C10dRendezvousBackend(session, "run")
+    before = session.watch("torch.rendezvous.run")
+    monkeypatch.delattr(TCPStore, "compare_set")
+    assert backend.get_state() is None
+    session.set("torch.rendezvous.run", b"nonsense")
+    with pytest.raises(RendezvousStateError):
+        backend.get_state()
+    assert before.next(PATIENCE_S).revision == must(session.read("torch.rendezvous.run")).revision
+    before.close()
+
+
 def test_over_a_session_the_keys_of_changes_do_not_pile_up(session: TCPStore) -> None:
     backend = C10dRendezvousBackend(session, "run")
     _, first, _ = must(backend.set_state(b"0"))

@@ -23,6 +23,7 @@ from rallypoint.rendezvous import rounds as module
 from rallypoint.rendezvous.rounds import FixedRounds, Verdict
 from rallypoint.store.base import Store
 from rallypoint.store.hash import HashStore
+from rallypoint.store.tcp import TCPStore
 
 PATIENCE_S = 30.0
 PREFIX = "rallypoint.static/run/"
@@ -370,3 +371,16 @@ def test_a_store_that_fails_is_a_connection_error() -> None:
 
     with pytest.raises(RendezvousConnectionError, match=r"store of run 'run' at h:1 cannot be used: the peer is gone"):
         node(Gone(), 0).await_verdict(0, 1.0)
+
+
+def test_over_a_session_rounds_open_and_close_as_elsewhere() -> None:
+    with TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, dialect="session", server="thread") as store:
+        nodes = [node(store, 0), node(store, 1)]
+        joining = [join(one) for one in nodes]
+        assert [outcome.get() for outcome in joining] == [0, 0]
+        assert nodes[1].verdict(0) is None
+        nodes[0].end(0, "enough")
+        assert nodes[1].verdict(0) == Verdict("enough")
+        assert nodes[1].closing() is None
+        nodes[1].close("succeeded", "all done")
+        assert nodes[0].closing() == Verdict("all done", "succeeded")
