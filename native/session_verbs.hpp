@@ -412,6 +412,10 @@ class SessionVerbs : protected Ground, Groups::Listener {
         Value *item = nullptr;
         pop(name, &item);
         if (item != nullptr) return answer_stored(session, frame.id, frame.verb, item);
+        if (waiting() >= limits_.waited_names_max) {
+            return refusal_.say(TOO_MANY_WAITED, "%zu requests wait, the limit is %" PRIu64, waiting(),
+                                limits_.waited_names_max);
+        }
         wait_for_item(sessions_.wait(session, frame, now_), name);
         return true;
     }

@@ -63,6 +63,7 @@ class Ground:
         "_listing",
         "_on_change",
         "_poppers",
+        "_popping",
         "changes",
         "effects",
         "keyspace",
@@ -84,6 +85,7 @@ class Ground:
         self.on_release: Callable[[int], None] = _nobody
         self._on_change: Callable[[Change], None] | None = None
         self._poppers: dict[bytes, dict[int, None]] = {}
+        self._popping = 0  # how many they are
         self._listing: bytes | None = None  # keys as LISTED, kept until one comes or goes
         self.on_change = None
 
@@ -103,7 +105,7 @@ class Ground:
     @property
     def waiting(self) -> int:
         """How many peers and requests wait."""
-        return len(self.waiters) + len(self.readers) + sum(map(len, self._poppers.values()))
+        return len(self.waiters) + len(self.readers) + self._popping
 
     @property
     def names_held(self) -> int:
@@ -192,11 +194,13 @@ class Ground:
     def wait_for_item(self, waiter: int, name: bytes) -> None:
         """Register a waiter for an item of a queue that is empty; ``keyspace.pop`` takes it in ``on_release``."""
         self._poppers.setdefault(name, {})[waiter] = None
+        self._popping += 1
 
     def leave_queue(self, waiter: int, name: bytes) -> None:
         """Drop a waiter for an item."""
         poppers = self._poppers[name]
         del poppers[waiter]
+        self._popping -= 1
         if not poppers:
             del self._poppers[name]
 

@@ -84,7 +84,7 @@ class Limits:
             closed, and its replies are dropped. A value above 4 KiB counts once, however many it is owed to, and each
             of those holds an equal share of it. Counted each ``OUTPUT_LOOK_S``.
         waited_names_max: names that all peers in WAIT wait for, a name counted for each of them; about 250 bytes each
-            if no two are alike.
+            if no two are alike. At so many waits of any kind a QUEUE_POP does not wait either.
         value_stored_size_max: bytes of one stored value; only APPEND can come near.
         stored_size_max: bytes of all keys, values and queue items together, ``keyspace.ENTRY_SIZE`` added for each.
         keys_max: keys at one time; queues and their items are not keys.

@@ -109,6 +109,9 @@ class WaitVerbs:
                 break
         item = self._ground.pop(name)[1]
         if item is None:
+            waiting, limit = self._ground.waiting, self._ground.limits.waited_names_max
+            if waiting >= limit:
+                raise RequestError(CloseReason.TOO_MANY_WAITED, f"{waiting} requests wait, the limit is {limit}")
             self._ground.wait_for_item(self._verbs.pend(session, request_id, request), name)
         else:
             self._verbs.answer_stored(session, request_id, request, item)

@@ -259,6 +259,19 @@ def test_names_that_are_waited_for_are_bounded() -> None:
     assert client.read() == []
 
 
+def test_waits_for_items_are_bounded() -> None:
+    client = Bench(waited_names_max=2).client()
+    first = client.send(V.QUEUE_POP, b"a")
+    client.send(V.QUEUE_POP, b"b")
+    status, code, sentence = client.ask(V.QUEUE_POP, b"c")
+    assert (status, code) == (REFUSED, CloseReason.TOO_MANY_WAITED.value.encode())
+    assert sentence == b"2 requests wait, the limit is 2"
+    client.send(V.CANCEL, first)
+    client.read()
+    client.send(V.QUEUE_POP, b"c")
+    assert client.read() == []
+
+
 def test_waits_of_a_session_are_bounded() -> None:
     bench = Bench(session_waits_max=1)
     client, other = bench.client(), bench.client()
