@@ -206,8 +206,9 @@ class Trunk:
     def begin(self, requests: Sequence[tuple[SessionVerb, tuple[Any, ...]]]) -> list[Ticket]:
         """Send requests; ``wait`` for each, and ``leave`` it, or ``forget`` it."""
         tickets = [Ticket(verb) for verb, _ in requests]
+        me = threading.get_ident()  # under the lock, a handler could strike between the call and the mark
         with self._turn:
-            self._holder = threading.get_ident()
+            self._holder = me
             try:
                 self._look_after()
                 frames = []
@@ -225,8 +226,9 @@ class Trunk:
 
     def tell(self, make: Callable[[Ticket], bytes], ticket: Ticket) -> None:
         """Send the frame that ``make``, a method of ``session``, makes of a request, if any."""
+        me = threading.get_ident()  # see begin
         with self._turn:
-            self._holder = threading.get_ident()
+            self._holder = me
             try:
                 self.land()
                 frame = make(ticket)
@@ -357,8 +359,9 @@ class Trunk:
                 raise
 
     def _flush(self) -> None:
+        me = threading.get_ident()  # see begin
         with self._turn:
-            self._holder = threading.get_ident()
+            self._holder = me
             try:
                 self._uplink.flush()
             finally:
