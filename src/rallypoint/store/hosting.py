@@ -27,7 +27,7 @@ __all__ = ["HostedServer", "check_arguments", "host_server", "is_agent_store", "
 
 SERVER_MODES: tuple[ServerMode, ...] = ("process", "thread")
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # the collector may drop a store, and release its server, in the thread that holds it
 _shared: dict[tuple[int, int], HostedServer] = {}  # servers for several tenants, by process and port
 
 

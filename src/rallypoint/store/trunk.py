@@ -268,8 +268,11 @@ class Trunk:
     def _take_lead(self, ticket: Ticket) -> bool:
         """Let a ticket lead if nobody does, or if its own thread does, further out; tell whether it leads."""
         leader = self._leader
-        if leader is None or not leader.leads or not (leader.is_open() or self._busy == leader.thread):
-            # Whoever has its answer and nothing in hand reads no more, even if it was interrupted before it said so.
+        while leader is not None and leader.leads and not leader.is_open() and self._busy != leader.thread:
+            # Whoever has its answer and nothing in hand reads no more, even if it was interrupted before it said so;
+            # whom it has interrupted does.
+            leader = leader.former
+        if leader is None or not leader.leads:
             self._leader = ticket
             ticket.leads = True
         elif leader is not ticket and leader.thread == ticket.thread:
@@ -323,6 +326,9 @@ class Trunk:
         stream, session = link.stream, self._session
         try:
             self._busy = ticket.thread
+            if self._leader is not ticket and not data:  # it had its answer from elsewhere, and another was quicker
+                self._busy, ticket.leads = None, False
+                return
             # Whoever has something to hand on does not look for long.
             is_patient = not self._uplink.outbox and monotonic() + WAIT_SLICE_S < until
             data = data or stream.take(session.missing, is_patient=is_patient)

@@ -201,3 +201,16 @@ def test_a_spin_that_is_no_number_or_too_long_is_refused_before_anything_listens
     monkeypatch.setenv("RALLYPOINT_SPIN_US", word)
     with pytest.raises(ValueError, match=rf"^RALLYPOINT_SPIN_US must be .* from 0 to 1000, not '{word}'$"):
         host()
+
+
+def test_a_server_may_be_released_by_the_collector_while_another_is_begun(host, monkeypatch):
+    dropped = host()
+    start = hosting._start
+
+    def collect_and_start(*arguments):
+        dropped.release()
+        return start(*arguments)
+
+    port = dropped.port
+    monkeypatch.setattr(hosting, "_start", collect_and_start)
+    assert host(port=port, multi_tenant=True).port == port
