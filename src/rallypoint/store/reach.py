@@ -52,6 +52,9 @@ DEFAULT_DIALECT = "auto"
 SILENCE_S = 0.1
 """How long a server may be silent, in seconds, before it is asked whether it speaks c10d only, and after it said so."""
 
+SILENCE_SHARE = 0.25
+"""... and at most this part of the time that is left: a store in a hurry finds torch's server, too."""
+
 TOKEN_SILENCE_S = 1.0
 """The same for who has a token, and can do nothing but fail if it does: a server that wants one logs the question."""
 
@@ -235,14 +238,14 @@ class Reacher:
             ConnectionLostError: so it is.
         """
         silence_s = SILENCE_S if self._credentials.token is None else TOKEN_SILENCE_S
-        if _hears(stream, min(silence_s, deadline.remaining_s())):
+        if _hears(stream, min(silence_s, deadline.remaining_s() * SILENCE_SHARE)):
             return
         other = self._connect(endpoint, deadline)
         try:
             connections.shake_hands(other, deadline)
         finally:
             other.close()
-        if not _hears(stream, SILENCE_S):
+        if not _hears(stream, min(SILENCE_S, deadline.remaining_s() * SILENCE_SHARE)):
             raise lost(endpoint)
 
     def _refuse_plain(self, endpoint: Endpoint) -> None:
