@@ -67,5 +67,8 @@ def _session_bars(ours: str) -> Iterator[Bar]:
         workload, who = f"one client, same core, {op}", collectives.session(ours)
         text = f"{who}, {workload}: at most 1.1x our own c10d dialect"
         yield Bar(text, collectives.QUESTION, workload, who, 1.1, ours)
+    pair, base = Pair(ours, ours, dialect="session"), Pair(ours, ours)
+    text = f"Python caller, {pair}, get, {SAME_CORE}: at most 1.1x our own c10d dialect"
+    yield Bar(text, calls.QUESTION, f"get, {SAME_CORE}", str(pair), 1.1, str(base))
     text = f"durable {durable.WORKLOAD}: at least 3x etcd"
     yield Bar(text, durable.QUESTION, durable.WORKLOAD, ours, 3, durable.ETCD, is_floor=True)

@@ -63,19 +63,22 @@ class Pair:
     Attributes:
         client: the client's make.
         server: the server's make.
-        via: ``tcp``, ``unix`` for the socket file, ``own`` for what our client chooses by itself.
+        via: ``tcp``, ``unix`` for the socket file, ``own`` for what our client chooses by itself, the dialect too.
         spin_us: how long both sides spin.
+        dialect: what our client speaks.
     """
 
     client: str
     server: str
     via: str = "tcp"
     spin_us: int = 0
+    dialect: str = "c10d"
 
     def __str__(self) -> str:
-        way = {"tcp": "", "unix": ", unix socket", "own": ", its own choice of way"}[self.via]
+        way = {"tcp": "", "unix": ", unix socket", "own": ", its own choice of way and dialect"}[self.via]
         spin = f", {self.spin_us} us spin" if self.spin_us else ""
-        return f"{self.client} on {self.server}{way}{spin}"
+        dialect = ", session" if self.dialect == "session" else ""
+        return f"{self.client} on {self.server}{dialect}{way}{spin}"
 
     def can_run(self) -> bool:
         if NATIVE in (self.client, self.server) and not (has_native() and has_native("Client")):
@@ -88,15 +91,17 @@ PAIRS = (
     Pair(NATIVE, NATIVE),
     Pair(NATIVE, NATIVE, "unix"),
     Pair(NATIVE, NATIVE, "own"),
+    Pair(NATIVE, NATIVE, dialect="session"),
     Pair(PURE, PURE),
     Pair(PURE, PURE, "unix"),
+    Pair(PURE, PURE, dialect="session"),
     Pair(TORCH, NATIVE),
     Pair(NATIVE, TORCH),
     Pair(NATIVE, NATIVE, "tcp", SPIN_US),
     Pair(NATIVE, NATIVE, "unix", SPIN_US),
     Pair(PURE, PURE, "tcp", SPIN_US),
 )
-QUICK_PAIRS = frozenset({*PAIRS[:5], *PAIRS[8:10]})
+QUICK_PAIRS = frozenset(pair for pair in PAIRS if pair.client == pair.server and pair.via != "unix")
 
 FLOORS = (
     (SAME_CORE, Contender(FLOOR_PEER)),
@@ -173,7 +178,7 @@ class Caller:
 
     def __init__(self, pair: Pair, server: Server) -> None:
         host, port = (f"unix:{server.path}", 0) if pair.via == "unix" else (HOST, server.port)
-        more = {} if pair.via == "own" else {"RALLYPOINT_UNIX": "0"}
+        more = {} if pair.via == "own" else {"RALLYPOINT_UNIX": "0", "RALLYPOINT_DIALECT": pair.dialect}
         command = [sys.executable, "-m", "benchmarks.calls", "caller", pair.client, host, str(port), str(pair.spin_us)]
         self._process = subprocess.Popen(
             command,
