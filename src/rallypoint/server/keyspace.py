@@ -133,6 +133,10 @@ class Keyspace:
             value = self._values[key] = bytes(value)
         return value
 
+    def size_of(self, key: bytes) -> int:
+        """Give the bytes of a value, 0 for a missing key. Cost: O(1), also while the value grows."""
+        return len(self._values.get(key, b""))
+
     def revision_of(self, key: bytes) -> int:
         """Give the revision of a key's last change, ``NO_REVISION`` if there is no such key."""
         return self._revisions.get(key, NO_REVISION)

@@ -123,18 +123,31 @@ class SessionWatches:
         elif isinstance(change, Appended):
             concerned = self.watches.concerned(change.key)
             if concerned:
-                value = self._ground.keyspace.get(change.key) or b""
-                self._tell(concerned, Event(EventKind.SET, change.key, value, change.revision))
+                self._tell_appended(concerned, change)
+
+    def _tell_appended(self, watches: list[Watch], change: Appended) -> None:
+        """Tell the whole value, which is put together for that only if somebody can have it."""
+        keyspace = self._ground.keyspace
+        is_large = keyspace.size_of(change.key) > self._ground.limits.watch_events_size_max
+        if is_large and all(self._is_paused(watch) for watch in watches):
+            for watch in watches:
+                self.watches.miss(watch, change.revision)
+        else:
+            value = keyspace.get(change.key) or b""
+            self._tell(watches, Event(EventKind.SET, change.key, value, change.revision))
+
+    def _is_paused(self, watch: Watch) -> bool:
+        peer = self._watchers[watch.session].peer
+        assert peer is not None  # its watches would have ended
+        return self._pauses.is_paused(peer)
 
     def _tell(self, watches: tuple[Watch, ...] | list[Watch], event: Event) -> None:
         fields = _fields(event)
         for watch in watches:
-            session = self._watchers[watch.session]
-            assert session.peer is not None  # its watches would have ended
-            if self._pauses.is_paused(session.peer):
+            if self._is_paused(watch):
                 self.watches.keep(watch, event)
             else:
-                self._send(session, watch, fields)
+                self._send(self._watchers[watch.session], watch, fields)
 
     def _send(self, session: Session, watch: Watch, fields: tuple[bytes, ...]) -> None:
         peer = session.peer

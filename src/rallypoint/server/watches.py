@@ -218,12 +218,16 @@ class Watches:
             or watch.kept_size + size > self._events_size_max
             or self.kept_size + size > self._events_total_max
         ):
-            self._drop(watch)
-            watch.missed = event.revision
+            self.miss(watch, event.revision)
             return
         watch.kept.append(event)
         watch.kept_size += size
         self.kept_size += size
+
+    def miss(self, watch: Watch, revision: int) -> None:
+        """Drop what a watch has kept, and a change of this revision with it."""
+        self._drop(watch)
+        watch.missed = revision
 
     def take(self, session: int, size_max: int) -> list[tuple[Watch, Event]]:
         """Give what was kept for a session that reads again, watch by watch.

@@ -149,6 +149,20 @@ def test_events_are_kept_for_whom_that_does_not_read() -> None:
 
 
 @python_twin_only
+def test_a_growing_value_is_not_put_together_for_who_does_not_read() -> None:
+    bench = Bench(output_size_max=1000, watch_events_size_max=1500)
+    writer, watcher = bench.client(), bench.client()
+    one, _ = watch(watcher, b"k")
+    for _ in range(30):
+        writer.ask(SessionVerb.APPEND, b"k", b"v" * 100)
+    assert watcher.is_paused
+    assert isinstance(bench.engine.ground.keyspace._values[b"k"], bytearray)
+    watcher.read()
+    watcher.resumed()
+    assert events(watcher) == [(one, EventKind.MISSED, b"", b"", 30)]
+
+
+@python_twin_only
 def test_too_many_kept_events_become_one_missed() -> None:
     bench = Bench(output_size_max=1000, watch_events_max=3)
     writer, watcher = bench.client(), bench.client()
