@@ -10,7 +10,7 @@ from dataclasses import replace
 import click
 
 from rallypoint.cli.ready import ready_line
-from rallypoint.errors import DistNetworkError
+from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.relay import serve as serve_forever
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
 from rallypoint.net.address import (
@@ -103,7 +103,11 @@ def relay(
 
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
-    ctx.exit(serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, on_ready=announce))
+    try:
+        code = serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, on_ready=announce)
+    except AuthenticationError as error:
+        raise click.ClickException(str(error)) from error
+    ctx.exit(code)
 
 
 def _ready_text(local: Sequence[Endpoint], upstream: Sequence[Endpoint]) -> str:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
+from rallypoint.errors import AuthenticationError
 from rallypoint.gateway.translator import Translator
 from rallypoint.gateway.upstream import Reach, Upstream
 from rallypoint.gateway.vocabulary import (
@@ -60,17 +61,28 @@ class Relay:
         backoff: Backoff = DEFAULT_BACKOFF,
     ) -> None:
         self._clock = clock
+        self._refusal: AuthenticationError | None = None
         self._translator = Translator(limits, relay_limits)
         self._loop = ServerLoop(self, listeners, clock, log=log)
-        self._upstream = Upstream(self._loop, reach, self._tell, log, backoff)
+        self._upstream = Upstream(self._loop, reach, self._tell, log, backoff, give_up=self._give_up)
 
     def run(self) -> None:
-        """Relay until ``stop``; all sockets are closed at the end, however it comes."""
+        """Relay until ``stop``; all sockets are closed at the end, however it comes.
+
+        Raises:
+            AuthenticationError: the server has refused who we are from the beginning.
+        """
         self._upstream.begin()
         try:
             self._loop.run()
         finally:
             self._upstream.end()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _give_up(self, refusal: AuthenticationError) -> None:
+        self._refusal = refusal
+        self.stop(0.0)
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """End the relay; what local peers are owed already still goes out, for ``drain_s`` seconds at most."""
@@ -134,6 +146,9 @@ def serve(
 
     Returns:
         The exit code: 0, or 128 + the number of the second signal.
+
+    Raises:
+        AuthenticationError: the server refuses who we are; trying again would not help.
     """
     relay = Relay(reach, listeners, limits=limits, relay_limits=relay_limits, log=log_to_stderr)
     return run_until_signalled(relay, on_ready=on_ready)

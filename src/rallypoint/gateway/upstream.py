@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import DistNetworkError, DistStoreError, LocalProtocolError
+from rallypoint.errors import AuthenticationError, DistNetworkError, DistStoreError, LocalProtocolError
 from rallypoint.gateway.vocabulary import Answered, Failed, RelayEvent, UpstreamGone, UpstreamThere
 from rallypoint.net.retry import ATTEMPT_S_MAX, DEFAULT_BACKOFF, Backoff
 from rallypoint.protocol.session.client import Request, Session
@@ -66,6 +66,7 @@ class Upstream:
         tell: takes what happens, in the loop's thread.
         log: takes one line when the server is lost, cannot be reached, or is there again.
         backoff: the pauses between attempts.
+        give_up: takes the error, in the loop's thread, if the server refuses who we are before it was ever there.
 
     Threads: everything belongs to the loop's thread, but ``begin``, which comes before it, and ``end``, after it.
     """
@@ -77,8 +78,11 @@ class Upstream:
         tell: Callable[[RelayEvent], None],
         log: Callable[[str], None],
         backoff: Backoff = DEFAULT_BACKOFF,
+        *,
+        give_up: Callable[[AuthenticationError], None] = lambda _: None,
     ) -> None:
         self._loop = loop
+        self._give_up = give_up
         self._reach = reach
         self._tell = tell
         self._log = log
@@ -151,6 +155,9 @@ class Upstream:
             except (DistNetworkError, ValueError) as error:
                 attempts += 1
                 with contextlib.suppress(DistStoreError):  # the loop has ended
+                    if isinstance(error, AuthenticationError) and self._data_id is None:
+                        self._loop.door.post(partial(self._give_up, error))
+                        return
                     self._loop.door.post(partial(self._not_reached, str(error)))
                 self._has_ended.wait(self._backoff.pause_s(attempts, random.random()))  # noqa: S311 - it spreads
                 continue

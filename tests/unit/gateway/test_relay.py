@@ -9,7 +9,7 @@ import pytest
 from tests.support.raw_server import PATIENCE_S, RawClient, running_loop
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import DistNetworkError
+from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.relay import Relay
 from rallypoint.gateway.vocabulary import RelayLimits
 from rallypoint.net.address import listen
@@ -202,3 +202,12 @@ def test_local_peers_are_bounded(server):
     thread.join(PATIENCE_S)
     first.close()
     second.close()
+
+
+def test_a_relay_that_the_server_never_lets_in_ends_and_says_why():
+    def refuse(session_id, deadline):
+        raise AuthenticationError("the server wants to see a token")
+
+    relay = Relay(refuse, listen("127.0.0.1", 0), log=lambda _: None, backoff=QUICK)
+    with pytest.raises(AuthenticationError, match=r"^the server wants to see a token$"):
+        relay.run()
