@@ -72,11 +72,12 @@ class Waiters:
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_barriers", "_calls", "_names", "_pending", "names_held")
+    __slots__ = ("_barriers", "_calls", "_least", "_names", "_pending", "names_held")
 
     def __init__(self) -> None:
         self._names: dict[bytes, dict[int, _Waiter]] = {}
         self._barriers: dict[bytes, dict[int, int]] = {}
+        self._least: dict[bytes, int] = {}  # of each barrier: no lower count releases anybody
         self._pending: dict[int, _Waiter | tuple[bytes, float]] = {}
         self._calls: dict[int, bytes] = {}
         self.names_held = 0
@@ -110,6 +111,7 @@ class Waiters:
         """Register a peer for a barrier's count; ``forget`` comes first."""
         self._pending[peer] = (name, since)
         self._barriers.setdefault(name, {})[peer] = world_size
+        self._least[name] = min(world_size, self._least.get(name, world_size))
 
     def forget(self, peer: int) -> bytes | None:
         """Drop a peer's wait and its call, if it has any; give the queue it was called to and did not pop.
@@ -180,14 +182,16 @@ class Waiters:
     def arrived(self, name: bytes, count: int) -> list[int]:
         """Take note of an arrival at a barrier; give the peers that it releases.
 
-        Cost: the number of waiters at the barrier.
+        Cost: O(1) if it releases nobody, else the number of waiters at the barrier.
         """
         there = self._barriers.get(name)
-        if there is None:
+        if there is None or count < self._least[name]:
             return _NOBODY
         released = [peer for peer, world_size in there.items() if count >= world_size]
         for peer in released:
             self._drop(peer)
+        if there:
+            self._least[name] = min(there.values())
         return released
 
     def wait_of(self, peer: int) -> Wait | None:
@@ -213,6 +217,8 @@ class Waiters:
             return
         if isinstance(waiter, tuple):
             _leave(self._barriers, waiter[0], peer)
+            if waiter[0] not in self._barriers:
+                del self._least[waiter[0]]
         else:
             self.names_held -= len(waiter.names)
             for name in waiter.names:
