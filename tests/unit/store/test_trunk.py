@@ -409,7 +409,7 @@ def test_a_signal_handler_may_use_the_session_that_its_thread_waits_on(line, pee
         os.kill(os.getpid(), signal.SIGUSR1)
         conversation = server
         server.sock.settimeout(5)
-        if not is_following and peer_called(peer):
+        if peer_called(peer):
             conversation = peer.meet()
         conversation.ok(V.ADD, conversation.expect(V.ADD, b"/n", 1), 7)
         server.ok(V.GET, number, b"v")
@@ -428,7 +428,7 @@ def test_a_signal_handler_may_use_the_session_that_its_thread_waits_on(line, pee
 
 
 def peer_called(peer):
-    """Tell whether the handler struck amid a read of its own thread and has a session of its own."""
+    """Tell whether the handler struck amid a step of its own thread and has a session of its own."""
     return bool(select.select([peer.listener], [], [], 0.3)[0])
 
 
