@@ -225,8 +225,14 @@ class Trunk:
         return threading.get_ident() in (self._holder, self._busy)
 
     def tell(self, make: Callable[[Ticket], bytes], ticket: Ticket) -> None:
-        """Send the frame that ``make``, a method of ``session``, makes of a request, if any."""
+        """Send the frame that ``make``, a method of ``session``, makes of a request, if any.
+
+        Nothing is done in a signal's handler amid a step of its own thread, which holds the turn; what it would have
+        ended goes on unheard.
+        """
         me = threading.get_ident()  # see begin
+        if self._holder == me:
+            return
         with self._turn:
             self._holder = me
             try:

@@ -44,7 +44,7 @@ class SessionWatch(Watch):
         self._ticket: Ticket | None = None
         self._wire = wire
         self._patience = patience
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close it amid a step of its own thread
         self._events: deque[Event] = deque()
         self._waiting: Ticket | None = None
         self._is_closed = False

@@ -90,6 +90,17 @@ def test_whoever_was_overtaken_reads_no_more(line):
     assert trunk.link.stream.take(0, is_patient=True)
 
 
+def test_a_handler_amid_a_step_of_its_own_thread_ends_nothing(line):
+    trunk, _ = line
+    (ticket,) = trunk.begin([(V.GET, (b"/k",))])
+    with trunk._turn:
+        trunk._holder = threading.get_ident()
+        trunk.tell(trunk.session.cancel, ticket)
+        trunk._holder = None
+    assert not ticket.is_cancelled
+    trunk.forget(ticket)
+
+
 def get(trunk, key, timeout_s=LONG_S):
     return trunk.ask(V.GET, (key,), timeout_s, waits=True)
 
