@@ -162,15 +162,20 @@ PyObject *step(PyObject *self, PyObject *arguments) {
     return steps_of(self).step(event, id, {data, static_cast<size_t>(size)}, now);
 }
 
-PyObject *take_changes(PyObject *self, PyObject *) {
-    Changes &changes = steps_of(self).engine.changes();
-    if (changes.empty()) return PyBytes_FromStringAndSize(nullptr, 0);
-    Value *commit = make_value(0);
-    changes.take([&](Bytes head, Bytes rest) { commit = grow(grow(commit, head), rest); });
-    PyObject *taken = PyBytes_FromStringAndSize(commit->data(), static_cast<Py_ssize_t>(commit->size));
-    release(commit);
-    return taken;
+// Give a value as bytes, and give it back.
+PyObject *as_bytes(Value *value) {
+    PyObject *bytes = PyBytes_FromStringAndSize(value->data(), static_cast<Py_ssize_t>(value->size));
+    release(value);
+    return bytes;
 }
+
+PyObject *take_changes(PyObject *self, PyObject *) {
+    Engine &engine = steps_of(self).engine;
+    if (!engine.has_changed()) return PyBytes_FromStringAndSize(nullptr, 0);
+    return as_bytes(engine.take_changes(make_value(0)));
+}
+
+PyObject *take_sum(PyObject *self, PyObject *) { return as_bytes(steps_of(self).engine.sum_up(make_value(0))); }
 
 PyObject *restore(PyObject *self, PyObject *arguments) {
     const char *changes;
@@ -204,6 +209,7 @@ PyObject *statistics(PyObject *self, PyObject *) {
 PyMethodDef methods[] = {
     {"step", step, METH_VARARGS, nullptr},
     {"take_changes", take_changes, METH_NOARGS, nullptr},
+    {"take_sum", take_sum, METH_NOARGS, nullptr},
     {"restore", restore, METH_VARARGS, nullptr},
     {"remember", remember, METH_VARARGS, nullptr},
     {"next_deadline", next_deadline, METH_NOARGS, nullptr},

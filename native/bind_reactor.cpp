@@ -9,9 +9,53 @@ using rallypoint::Connection;
 using rallypoint::Reactor;
 using rallypoint::Value;
 
+// A `server.journal.Journal`, which is asked under the interpreter lock; what it raises is kept.
+class JournalLedger final : public rallypoint::Ledger {
+  public:
+    explicit JournalLedger(PyObject *journal) : journal_(Py_NewRef(journal)) {}
+    ~JournalLedger() override {
+        Py_DECREF(journal_);
+        Py_XDECREF(type_);
+        Py_XDECREF(error_);
+        Py_XDECREF(trace_);
+    }
+
+    bool commit(rallypoint::Bytes changes, size_t sum_count, bool *wants_sum) override {
+        const PyGILState_STATE state = PyGILState_Ensure();
+        PyObject *given = PyObject_CallMethod(journal_, "write_encoded", "y#n", changes.data,
+                                              static_cast<Py_ssize_t>(changes.size), static_cast<Py_ssize_t>(sum_count));
+        *wants_sum = given == Py_True;
+        return settle(given, state);
+    }
+    bool fold(rallypoint::Bytes sum) override {
+        const PyGILState_STATE state = PyGILState_Ensure();
+        return settle(PyObject_CallMethod(journal_, "fold", "y#", sum.data, static_cast<Py_ssize_t>(sum.size)), state);
+    }
+    // Raise what was kept, once; tells whether there was something.
+    bool raise() {
+        if (type_ == nullptr) return false;
+        PyErr_Restore(type_, error_, trace_);
+        type_ = error_ = trace_ = nullptr;
+        return true;
+    }
+
+  private:
+    bool settle(PyObject *given, PyGILState_STATE state) {
+        const bool is_done = given != nullptr;
+        if (!is_done) PyErr_Fetch(&type_, &error_, &trace_);
+        Py_XDECREF(given);
+        PyGILState_Release(state);
+        return is_done;
+    }
+
+    PyObject *const journal_;
+    PyObject *type_ = nullptr, *error_ = nullptr, *trace_ = nullptr;
+};
+
 struct Object {
     PyObject_HEAD
     Reactor *reactor;
+    JournalLedger *ledger;  // null for a server in memory
 };
 
 Reactor *&reactor_of(PyObject *self) { return reinterpret_cast<Object *>(self)->reactor; }
@@ -46,6 +90,7 @@ void dealloc(PyObject *self) {
         wait(*reactor);
         Reactor::destroy(reactor);
     }
+    delete reinterpret_cast<Object *>(self)->ledger;
     free_object(self);
 }
 
@@ -63,7 +108,8 @@ PyObject *stop(PyObject *self, PyObject *drain_s) {
 PyObject *join(PyObject *self, PyObject *) {
     wait(*reactor_of(self));
     reactor_of(self)->close();
-    return Py_NewRef(Py_None);
+    JournalLedger *ledger = reinterpret_cast<Object *>(self)->ledger;
+    return ledger != nullptr && ledger->raise() ? nullptr : Py_NewRef(Py_None);
 }
 
 PyObject *fileno(PyObject *self, PyObject *) { return PyLong_FromLong(reactor_of(self)->fd()); }
@@ -88,20 +134,10 @@ PyObject *take_notices(PyObject *self, PyObject *) {
     return taken;
 }
 
-PyObject *take_changes(PyObject *self, PyObject *) {
-    Value *commit = rallypoint::make_value(0);
-    Py_BEGIN_ALLOW_THREADS
-    reactor_of(self)->take_changes([&](auto head, auto changes) { commit = grow(grow(commit, head), changes); });
-    Py_END_ALLOW_THREADS
-    PyObject *taken = PyBytes_FromStringAndSize(commit->data(), static_cast<Py_ssize_t>(commit->size));
-    release(commit);
-    return taken;
-}
-
-PyObject *commit_done(PyObject *self, PyObject *) {
-    Py_BEGIN_ALLOW_THREADS
-    reactor_of(self)->commit_done();
-    Py_END_ALLOW_THREADS
+PyObject *commit_to(PyObject *self, PyObject *journal) {
+    Object &object = *reinterpret_cast<Object *>(self);
+    object.ledger = new (rallypoint::take_memory(sizeof(JournalLedger))) JournalLedger(journal);
+    object.reactor->commit_to(object.ledger);
     return Py_NewRef(Py_None);
 }
 
@@ -150,8 +186,7 @@ PyMethodDef methods[] = {
     {"has_ended", has_ended, METH_NOARGS, nullptr},
     {"is_listening", is_listening, METH_NOARGS, nullptr},
     {"take_notices", take_notices, METH_NOARGS, nullptr},
-    {"take_changes", take_changes, METH_NOARGS, nullptr},
-    {"commit_done", commit_done, METH_NOARGS, nullptr},
+    {"commit_to", commit_to, METH_O, nullptr},
     {"restore", restore, METH_VARARGS, nullptr},
     {"remember", remember, METH_VARARGS, nullptr},
     {"statistics", statistics, METH_NOARGS, nullptr},

@@ -5,8 +5,8 @@
 // once. Who takes a commit writes it, whole, before anything leaves that tells of it.
 #pragma once
 
-#include "session_codec.hpp"
 #include "containers.hpp"
+#include "session_codec.hpp"
 
 namespace rallypoint {
 
@@ -97,91 +97,61 @@ class Unpacked {
     const char *at_;
 };
 
-class Changes {
+// The numbers of the kinds of changes: part of the format.
+enum class ChangeKind : uint8_t {
+    KEY_SET, ANSWER_KEPT, ANSWERS_FORGOTTEN, KEY_DELETED, APPENDED, PUSHED, POPPED, LEASE_GRANTED, LEASE_ENDED,
+    SESSION_MADE, SESSION_ENDED, GROUP_MET, GROUP_FORGOTTEN
+};
+constexpr int64_t kNoBody = -1;
+
+// Changes as the bytes of one commit.
+class Commit {
   public:
-    // The numbers of the kinds: part of the format.
-    enum Kind : uint8_t {
-        KEY_SET, ANSWER_KEPT, ANSWERS_FORGOTTEN, KEY_DELETED, APPENDED, PUSHED, POPPED, LEASE_GRANTED, LEASE_ENDED,
-        SESSION_MADE, SESSION_ENDED, GROUP_MET, GROUP_FORGOTTEN
-    };
-    static constexpr int64_t NO_BODY = -1;
+    explicit Commit(const HashKey &key) : key_(key), bodies_(key) {}
 
-    explicit Changes(const HashKey &key) : key_(key), bodies_(key) {}
-
-    bool is_on = false;  // else nothing is noted
-    int64_t lease = 0;   // that the key which is being written is to belong to
-
-    bool empty() const { return count_ == 0; }
-    // Give the bytes of all since the last time, and forget them.
-    template <typename Take>
-    void take(Take take) {
+    size_t count() const { return count_; }
+    // Put the bytes of all since the last time behind a value, and forget them.
+    Value *take(Value *to) {
         Packed head;
         head.array(2).array(bodies_.count());
         for (auto *each = bodies_.first(); each != nullptr; each = each->order.after) head.text(each->name());
         head.array(count_);
-        take(head.bytes(), changes_.bytes());
+        to = grow(grow(to, head.bytes()), changes_.bytes());
         while (bodies_.first() != nullptr) bodies_.erase(bodies_.first());
         last_body_.drop();
         changes_.clear();
         count_ = 0;
+        return to;
     }
 
-    void key_set(Bytes key, Bytes value, int64_t revision) {
-        if (is_on) begin(KEY_SET, 4).text(key).text(value).number(revision).number(lease);
+    // Begin a change, whose fields follow.
+    Packed &begin(ChangeKind kind, size_t fields) {
+        ++count_;
+        return changes_.array(2).number(static_cast<uint8_t>(kind)).array(fields);
+    }
+    void key_set(Bytes key, Bytes value, int64_t revision, int64_t lease) {
+        begin(ChangeKind::KEY_SET, 4).text(key).text(value).number(revision).number(lease);
     }
     void appended(Bytes key, Bytes tail, int64_t revision) {
-        if (is_on) begin(APPENDED, 3).text(key).text(tail).number(revision);
+        begin(ChangeKind::APPENDED, 3).text(key).text(tail).number(revision);
     }
-    void key_deleted(Bytes key, int64_t revision) {
-        if (is_on) begin(KEY_DELETED, 2).text(key).number(revision);
-    }
-    void pushed(Bytes name, Bytes item) {
-        if (is_on) begin(PUSHED, 2).text(name).text(item);
-    }
-    void popped(Bytes name) {
-        if (is_on) begin(POPPED, 1).text(name);
-    }
-    void lease_granted(int64_t lease, int64_t ttl_ms, Bytes session) {
-        if (is_on) begin(LEASE_GRANTED, 4).number(lease).number(ttl_ms).text(session).text({nullptr, 0});
-    }
-    void lease_ended(int64_t lease) {
-        if (is_on) begin(LEASE_ENDED, 1).number(lease);
-    }
-    void session_made(Bytes session, Bytes label, Bytes identity, int64_t timeout_ms) {
-        if (is_on) begin(SESSION_MADE, 4).text(session).text(label).text(identity).number(timeout_ms);
-    }
-    void session_ended(Bytes session) {
-        if (is_on) begin(SESSION_ENDED, 1).text(session);
-    }
+    void key_deleted(Bytes key, int64_t revision) { begin(ChangeKind::KEY_DELETED, 2).text(key).number(revision); }
+    void pushed(Bytes name, Bytes item) { begin(ChangeKind::PUSHED, 2).text(name).text(item); }
+    void popped(Bytes name) { begin(ChangeKind::POPPED, 1).text(name); }
     void answers_forgotten(Bytes session, uint64_t done) {
-        if (is_on) begin(ANSWERS_FORGOTTEN, 2).text(session).number(static_cast<int64_t>(done));
+        begin(ChangeKind::ANSWERS_FORGOTTEN, 2).text(session).number(static_cast<int64_t>(done));
     }
     void answer_kept(Bytes session, const Answer &answer) {
-        if (!is_on) return;
-        begin(ANSWER_KEPT, answer.size == 0 ? 2 : 4).text(session).number(static_cast<int64_t>(answer.id));
+        begin(ChangeKind::ANSWER_KEPT, answer.size == 0 ? 2 : 4).text(session).number(static_cast<int64_t>(answer.id));
         if (answer.size == 0) return;
         // What is said of one request is its own; only values are shared.
         const Status status = static_cast<Status>(answer.head[4]);
         const bool is_own = status == Status::REFUSED || status == Status::EXPIRED;
         changes_.text(answer.bytes(), is_own ? answer.body->bytes() : Bytes{nullptr, 0});
-        changes_.number(is_own || answer.body_size() == 0 ? NO_BODY : place_of(answer.body));
-    }
-    // Its members follow.
-    bool group_met(uint8_t kind, Bytes name, uint64_t generation, size_t count) {
-        if (!is_on) return false;
-        begin(GROUP_MET, 4).number(kind).text(name).number(static_cast<int64_t>(generation)).array(count);
-        return true;
-    }
-    void member(uint32_t rank, Bytes session, Bytes label) { changes_.array(3).number(rank).text(session).text(label); }
-    void group_forgotten(uint8_t kind, Bytes name) {
-        if (is_on) begin(GROUP_FORGOTTEN, 2).number(kind).text(name);
+        changes_.number(is_own || answer.body_size() == 0 ? kNoBody : place_of(answer.body));
     }
 
   private:
-    Packed &begin(Kind kind, size_t fields) {
-        ++count_;
-        return changes_.array(2).number(kind).array(fields);
-    }
     int64_t place_of(Value *body) {
         if (last_body_.get() == body) return last_place_;
         const Name name(key_, body->bytes());
@@ -201,6 +171,107 @@ class Changes {
     Table<int64_t> bodies_;  // and their places
     Held last_body_;         // what many share comes in a row
     int64_t last_place_ = 0;
+};
+
+// What has changed: all of it, for the next commit; and what, since commits were last added up, for the sum.
+//
+// For the sum names are enough: what is there in the end, the keyspace knows. Rare changes are kept as they are.
+class Changes {
+  public:
+    struct KeyMark {
+        bool was_deleted, is_set;
+        uint64_t appended;  // bytes, while it is not set
+    };
+    struct QueueMark {
+        uint64_t popped;  // of the items that were there before
+        uint64_t pushed;  // and not popped since
+    };
+
+    explicit Changes(const HashKey &key) : commit(key), sum(key), keys(key), queues(key) {}
+
+    bool is_on = false;  // else nothing is noted
+    int64_t lease = 0;   // that the key which is being written is to belong to
+
+    void key_set(const Name &key, Bytes value, int64_t revision) {
+        if (!is_on) return;
+        commit.key_set(key, value, revision, lease);
+        KeyMark *mark = &mark_of(keys, key);
+        if (mark->was_deleted && !mark->is_set) {  // it is younger now than all that were not deleted
+            keys.erase(keys.find(key));
+            mark = &keys.insert(key)->item;
+            mark->was_deleted = true;
+        }
+        mark->is_set = true;
+    }
+    void appended(const Name &key, Bytes tail, int64_t revision) {
+        if (!is_on) return;
+        commit.appended(key, tail, revision);
+        mark_of(keys, key).appended += tail.size;
+    }
+    void key_deleted(const Name &key, int64_t revision) {
+        if (!is_on) return;
+        commit.key_deleted(key, revision);
+        mark_of(keys, key) = {true, false, 0};
+    }
+    void pushed(const Name &name, Bytes item) {
+        if (!is_on) return;
+        commit.pushed(name, item);
+        ++mark_of(queues, name).pushed;
+    }
+    void popped(const Name &name, size_t length) {
+        if (!is_on) return;
+        commit.popped(name);
+        QueueMark &mark = mark_of(queues, name);
+        if (mark.pushed < length) {
+            ++mark.popped;
+        } else {
+            --mark.pushed;
+        }
+    }
+
+    void lease_granted(int64_t id, int64_t ttl_ms, Bytes session) {
+        rare(ChangeKind::LEASE_GRANTED, 4, [&](Packed &to) {
+            to.number(id).number(ttl_ms).text(session).text({nullptr, 0});
+        });
+    }
+    void lease_ended(int64_t id) {
+        rare(ChangeKind::LEASE_ENDED, 1, [&](Packed &to) { to.number(id); });
+    }
+    void session_made(Bytes session, Bytes label, Bytes identity, int64_t timeout_ms) {
+        rare(ChangeKind::SESSION_MADE, 4, [&](Packed &to) {
+            to.text(session).text(label).text(identity).number(timeout_ms);
+        });
+    }
+    void session_ended(Bytes session) {
+        rare(ChangeKind::SESSION_ENDED, 1, [&](Packed &to) { to.text(session); });
+    }
+    // `put_members` puts them.
+    template <typename Put>
+    void group_met(uint8_t kind, Bytes name, uint64_t generation, size_t count, Put put_members) {
+        rare(ChangeKind::GROUP_MET, 4, [&](Packed &to) {
+            put_members(to.number(kind).text(name).number(static_cast<int64_t>(generation)).array(count));
+        });
+    }
+    void group_forgotten(uint8_t kind, Bytes name) {
+        rare(ChangeKind::GROUP_FORGOTTEN, 2, [&](Packed &to) { to.number(kind).text(name); });
+    }
+
+    Commit commit, sum;
+    Table<KeyMark> keys;
+    Table<QueueMark> queues;
+
+  private:
+    template <typename Put>
+    void rare(ChangeKind kind, size_t fields, Put put) {
+        if (!is_on) return;
+        put(commit.begin(kind, fields));
+        put(sum.begin(kind, fields));
+    }
+    template <typename Mark>
+    static Mark &mark_of(Table<Mark> &marks, const Name &name) {
+        auto *entry = marks.find(name);
+        return (entry == nullptr ? marks.insert(name) : entry)->item;
+    }
 };
 
 }  // namespace rallypoint

@@ -39,7 +39,12 @@ class Engine : StatusVerb {
         leases_.restore_last(lease_last);
         changes_.is_on = true;
     }
-    Changes &changes() { return changes_; }
+    bool has_changed() const { return changes_.commit.count() > 0; }
+    // Put the bytes of the next commit behind a value.
+    Value *take_changes(Value *to) { return changes_.commit.take(to); }
+    // How much all commits since the last time add up to, about; and that, behind a value.
+    size_t sum_count() const { return changes_.sum.count() + changes_.keys.count() + changes_.queues.count(); }
+    using SessionVerbs::sum_up;
 
     // The steps of `Engine.step`. A peer that is unknown, closed by the engine or disconnected is ignored.
     void connect(Peer &peer, double now) {

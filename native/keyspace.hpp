@@ -182,7 +182,7 @@ class Keyspace {
         const size_t length = entry->item.count();
         *item = entry->item.pop();
         stored_size_ -= name.size + (*item)->size + kEntrySize;
-        changes_.popped(name);
+        changes_.popped(name, length);
         if (length == 1) queues_.erase(entry);
         return length;
     }
@@ -191,6 +191,9 @@ class Keyspace {
         const Queues::Entry *entry = queues_.find(name);
         return entry == nullptr ? 0 : entry->item.count();
     }
+
+    // An item of a queue that is there.
+    Value *item(const Name &name, size_t at) const { return queues_.find(name)->item[at]; }
 
     // Put back what an earlier life has left.
     void restore(const Name &name, Bytes value, int64_t revision) {

@@ -111,6 +111,12 @@ class Leases {
         ++lease->key_count;
     }
 
+    // The id of the lease that a key belongs to, 0 for none.
+    int64_t lease_of(const Name &key) const {
+        auto *entry = keys_.find(key);
+        return entry == nullptr ? 0 : entry->item.lease->id;
+    }
+
     // End a lease, and say what that leaves to be done.
     void end(Lease &lease, Ring<Leaving> &left) {
         while (Leased *leased = lease.keys.first) {

@@ -6,9 +6,9 @@
 // between two wake-ups. A visitor is let in before the next wake-up, however busy the reactor is. `fork` is a visit to
 // all living reactors at once: the child gets whole state, closes its copies of all descriptors, and has no reactor.
 //
-// Of a durable server nothing leaves before it is on the disk: with its steps done, the reactor stands still, open for
-// visitors, until its owner has taken the changes and says that they are committed, or that there is nobody any more who
-// does that, which ends the reactor.
+// Of a durable server nothing leaves before it is on the disk: with its steps done, the reactor's thread has the journal
+// commit what they have changed, open for visitors meanwhile. It does so itself, because to wake another thread for it and
+// be woken takes as long as the disk. A commit that fails ends the reactor.
 //
 // Connections are found by the pointer in the event. One that was closed may still be named by a later event of the
 // same wake-up, so its memory is kept until the end of it.
@@ -31,6 +31,7 @@ namespace rallypoint {
 
 // The clock is not asked after each step: so many small ones in a row are not worth it.
 constexpr int UNMEASURED_MAX = 16;
+constexpr double kGapS = 20e-6;  // without an event, after which a commit begins
 constexpr size_t SMALL_SIZE = 4096;  // a step with less input and output, ...
 constexpr int FEW_OWED = 16;         // ... and that releases fewer, is small
 
@@ -39,6 +40,17 @@ struct Options {
     double linger_s;  // how long a refused peer may take to read the end of its stream
     double spin_s;    // how long to look for events before sleeping, after the last ones
     Secrets secrets;
+};
+
+// Where a durable server's changes go; called in the reactor's thread. False if that is to end.
+class Ledger {
+  public:
+    virtual ~Ledger() = default;
+    // Have a commit on the disk; `sum_count` is how much all since the last sum add up to, about. Sets `wants_sum`.
+    virtual bool commit(Bytes changes, size_t sum_count, bool *wants_sum) = 0;
+    virtual bool fold(Bytes sum) = 0;
+
+    static void operator delete(void *memory) { free(memory); }
 };
 
 class Reactor final : Driver {
@@ -90,12 +102,8 @@ class Reactor final : Driver {
         Notices::wake(wake_);
     }
 
-    // Wait for the end of the thread, if it was started; nobody commits any more.
+    // Wait for the end of the thread, if it was started.
     void wait() {
-        enter();
-        is_forsaken_ = true;
-        pthread_cond_signal(&committed_);
-        leave();
         if (has_thread_) pthread_join(thread_, nullptr);
         has_thread_ = false;
     }
@@ -116,19 +124,8 @@ class Reactor final : Driver {
     bool is_listening() const { return is_listening_; }
     int fd() const { return notices_.fd; }
 
-    // Of a durable server: take the changes that are to be committed, if it waits for that; then say that they are.
-    template <class Take>
-    void take_changes(Take take) {
-        enter();
-        if (is_due_ && !is_forsaken_) engine_.changes().take(take);
-        leave();
-    }
-    void commit_done() {
-        enter();
-        is_due_ = false;
-        pthread_cond_signal(&committed_);
-        leave();
-    }
+    // Be a durable server's, before the start; the ledger lasts as long as the thread.
+    void commit_to(Ledger *ledger) { ledger_ = ledger; }
 
     // Have a look at the reactor between two wake-ups, or while it waits for a commit.
     template <class Look>
@@ -167,7 +164,6 @@ class Reactor final : Driver {
         release(notices_.lines);
         pthread_mutex_destroy(&mutex_);
         pthread_mutex_destroy(&door_);
-        pthread_cond_destroy(&committed_);
     }
     static void *operator new(size_t size) { return take_memory(size); }
     static void operator delete(void *memory) { free(memory); }
@@ -179,9 +175,9 @@ class Reactor final : Driver {
         pthread_mutex_lock(&reactor.mutex_);
         reactor.accept_newcomers(true);
         reactor.engine_.tick(reactor.now_ = clock_now());
-        while (reactor.drain_s_ < 0 && !reactor.is_forsaken_) reactor.wake_up(reactor.timeout_ms());
+        while (reactor.drain_s_ < 0 && !reactor.has_failed_) reactor.wake_up(reactor.timeout_ms());
         reactor.drain();
-        if (!reactor.is_forsaken_) reactor.say_last_words();
+        if (!reactor.has_failed_) reactor.say_last_words();
         while (Connection *connection = reactor.open_.first) reactor.lose(*connection);
         reactor.bury();
         reactor.has_ended_ = true;
@@ -211,16 +207,19 @@ class Reactor final : Driver {
 
     // Serve what is ready, waiting for it; gives the number of events.
     int wake_up(int timeout_ms) {
-        const int count = poll(timeout_ms);
+        int count = poll(timeout_ms);
         now_ = measured_at_ = clock_now();
         unmeasured_ = 0;
-        bool has_others = false;
-        for (int i = 0; i < count; ++i) {
-            const uint64_t tag = events_[i].data.u64;
-            if (is_descriptor(tag)) {
-                has_others = true;
-            } else {
-                serve(*reinterpret_cast<Connection *>(static_cast<uintptr_t>(tag)), events_[i].events);
+        bool has_others = serve_all(count);
+        // What comes in quick succession shares a commit, which takes longer than to wait for a little more.
+        if (count > 1 && engine_.has_changed()) {
+            double came_at = now_;
+            for (double now = now_; !has_others && turns_.empty() && now - came_at < kGapS && now - now_ < kSliceS;) {
+                const int more = epoll_wait(epoll_, events_, kEventsMax, 0);
+                now = clock_now();
+                if (more <= 0) continue;
+                came_at = now;
+                has_others = serve_all(count = more);
             }
         }
         if (!turns_.empty()) {
@@ -238,6 +237,20 @@ class Reactor final : Driver {
         if (is_look_due_ && now_ >= look_at_) bound_output();
         bury();
         return count;
+    }
+
+    // Serve the connections that events name; tells whether there are other descriptors among them.
+    bool serve_all(int count) {
+        bool has_others = false;
+        for (int i = 0; i < count; ++i) {
+            const uint64_t tag = events_[i].data.u64;
+            if (is_descriptor(tag)) {
+                has_others = true;
+            } else {
+                serve(*reinterpret_cast<Connection *>(static_cast<uintptr_t>(tag)), events_[i].events);
+            }
+        }
+        return has_others;
     }
 
     void serve(Connection &connection, uint32_t ready) {
@@ -311,13 +324,22 @@ class Reactor final : Driver {
         return static_cast<size_t>(size);
     }
 
-    // Wait until what the steps have changed is on the disk; false if that will not be, and nothing may leave.
+    // Have on the disk what the steps have changed; false if that failed, and nothing may leave.
     bool commit() {
-        if (engine_.changes().empty() && !is_forsaken_) return true;
-        is_due_ = true;
-        Notices::wake(notices_.fd);
-        while (is_due_ && !is_forsaken_) pthread_cond_wait(&committed_, &mutex_);
-        return !is_forsaken_;
+        if (!engine_.has_changed() || has_failed_) return !has_failed_;
+        Value *changes = engine_.take_changes(make_value(0)), *sum = nullptr;
+        const size_t sum_count = engine_.sum_count();
+        bool wants_sum = false;
+        pthread_mutex_unlock(&mutex_);
+        has_failed_ = !ledger_->commit(changes->bytes(), sum_count, &wants_sum);
+        if (wants_sum) {  // visitors only look
+            sum = engine_.sum_up(make_value(0));
+            has_failed_ = !ledger_->fold(sum->bytes());
+        }
+        pthread_mutex_lock(&mutex_);
+        release(changes);
+        release(sum);
+        return !has_failed_;
     }
 
     void flush_dirty() {
@@ -531,7 +553,7 @@ class Reactor final : Driver {
         const double started = clock_now();
         while (true) {
             const double left_s = started + drain_s_ - clock_now();
-            if (left_s <= 0 || is_forsaken_) return;
+            if (left_s <= 0 || has_failed_) return;
             const bool has_turns = !turns_.empty(), is_busy = !unread_.empty() || has_turns;
             due_at_ = 0;
             if (!wake_up(!unread_.empty() && !has_turns ? as_timeout_ms(left_s) : 0) && !is_busy) return;
@@ -589,8 +611,8 @@ class Reactor final : Driver {
     double due_at_ = 0;
     bool is_accepting_ = false;
     bool is_abandoned_ = false;
-    bool is_due_ = false;       // it waits for a commit
-    bool is_forsaken_ = false;  // nobody commits any more
+    Ledger *ledger_ = nullptr;
+    bool has_failed_ = false;  // a commit
     bool has_thread_ = false;
     int epoll_ = epoll_create1(EPOLL_CLOEXEC);
     int wake_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -599,7 +621,6 @@ class Reactor final : Driver {
 
     pthread_t thread_;
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-    pthread_cond_t committed_ = PTHREAD_COND_INITIALIZER;
     pthread_mutex_t door_ = PTHREAD_MUTEX_INITIALIZER;  // held by a visitor; the reactor waits there for its end
     std::atomic<int> visitors_{0};
 

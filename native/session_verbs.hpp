@@ -110,11 +110,39 @@ class SessionVerbs : protected Ground, Groups::Listener {
         for (size_t left = from.array(); left > 0; --left) bodies.push(make_value(from.text()));
         for (size_t left = from.array(); left > 0; --left) {
             from.array();
-            const Changes::Kind kind = static_cast<Changes::Kind>(from.number());
+            const ChangeKind kind = static_cast<ChangeKind>(from.number());
             restore(kind, from.array() > 2, from, bodies);
         }
         while (bodies.count() > 0) release(bodies.pop());
         settle_followed();
+    }
+
+    // Put what all commits since the last time add up to behind a value.
+    Value *sum_up(Value *to) {
+        Commit &sum = changes_.sum;
+        for (auto *each = changes_.keys.first(); each != nullptr; each = changes_.keys.first()) {
+            const Name key = keyspace_.name(each->name());
+            const Changes::KeyMark mark = each->item;
+            const int64_t revision = keyspace_.revision_of(key);
+            if (mark.was_deleted) sum.key_deleted(key, keyspace_.revision());
+            if (Value *value = keyspace_.get(key)) {
+                if (mark.is_set) {
+                    sum.key_set(key, value->bytes(), revision, leases_.lease_of(key));
+                } else {
+                    sum.appended(key, {value->data() + value->size - mark.appended, mark.appended}, revision);
+                }
+            }
+            changes_.keys.erase(each);
+        }
+        for (auto *each = changes_.queues.first(); each != nullptr; each = changes_.queues.first()) {
+            const Name name = keyspace_.name(each->name());
+            for (uint64_t left = each->item.popped; left > 0; --left) sum.popped(name);
+            const size_t length = keyspace_.queue_length(name);
+            for (size_t at = length - each->item.pushed; at < length; ++at) sum.pushed(name, keyspace_.item(name, at)->bytes());
+            changes_.queues.erase(each);
+        }
+        sessions_.sum_up(sum);
+        return sum.take(to);
     }
 
     // Give a document about the server; null for none of that name.
@@ -637,36 +665,38 @@ class SessionVerbs : protected Ground, Groups::Listener {
         answer(session, settled, verb, sharers);
     }
     void met(const Group &group, Bytes name, Seat *const *seats) override {
-        if (!changes_.group_met(group.kind, name, group.generation, group.count)) return;
-        for (uint32_t rank = 0; rank < group.count; ++rank) {
-            changes_.member(rank, static_cast<Session *>(seats[rank]->session)->id_bytes(), seats[rank]->label->bytes());
-        }
+        changes_.group_met(group.kind, name, group.generation, group.count, [&](Packed &to) {
+            for (uint32_t rank = 0; rank < group.count; ++rank) {
+                const Session &session = *static_cast<Session *>(seats[rank]->session);
+                to.array(3).number(rank).text(session.id_bytes()).text(seats[rank]->label->bytes());
+            }
+        });
     }
     void forgotten(const Group &group, Bytes name) override { changes_.group_forgotten(group.kind, name); }
 
     // --- an earlier life ----------------------------------------------------------------------------------------
 
-    void restore(Changes::Kind kind, bool is_whole, Unpacked &from, const Ring<Value *> &bodies) {
-        if (kind == Changes::KEY_SET) {
+    void restore(ChangeKind kind, bool is_whole, Unpacked &from, const Ring<Value *> &bodies) {
+        if (kind == ChangeKind::KEY_SET) {
             const Name key = keyspace_.name(from.text());
             const Bytes value = from.text();
             keyspace_.restore(key, value, from.number());
             if (Lease *lease = leases_.with_id(from.number())) leases_.follow(key, lease);
-        } else if (kind == Changes::PUSHED) {
+        } else if (kind == ChangeKind::PUSHED) {
             const Name name = keyspace_.name(from.text());
             keyspace_.put_behind(name, from.text());
-        } else if (kind == Changes::SESSION_MADE) {
+        } else if (kind == ChangeKind::SESSION_MADE) {
             const Bytes id = from.text(), label = from.text(), identity = from.text();
             const double timeout_s = static_cast<double>(from.number()) / 1000;
             sessions_.detach(sessions_.add(id, identity, label, timeout_s, now_), now_);
-        } else if (kind == Changes::LEASE_GRANTED) {
+        } else if (kind == ChangeKind::LEASE_GRANTED) {
             const int64_t id = from.number(), ttl_ms = from.number();
             const Session *session = sessions_.with_id(from.text());
             leases_.add(id, session == nullptr ? 0 : session->number, ttl_ms, now_).is_foreign = from.text().size > 0;
-        } else if (kind == Changes::ANSWERS_FORGOTTEN) {
+        } else if (kind == ChangeKind::ANSWERS_FORGOTTEN) {
             Session &session = *sessions_.with_id(from.text());
             session.done = static_cast<uint64_t>(from.number());
-        } else if (kind == Changes::ANSWER_KEPT) {
+        } else if (kind == ChangeKind::ANSWER_KEPT) {
             Session &session = *sessions_.with_id(from.text());
             restore_answer(session, static_cast<uint64_t>(from.number()), is_whole, from, bodies);
         } else {
@@ -688,7 +718,7 @@ class SessionVerbs : protected Ground, Groups::Listener {
         if (!is_whole) return sessions_.keep(session, answer);
         const Bytes head = from.text();
         const int64_t place = from.number();
-        Value *body = place == Changes::NO_BODY ? nullptr : share(bodies[static_cast<size_t>(place)]);
+        Value *body = place == kNoBody ? nullptr : share(bodies[static_cast<size_t>(place)]);
         answer.size = static_cast<uint8_t>(head.size <= sizeof(answer.head) ? head.size : REPLY_HEAD_SIZE);
         memcpy(answer.head, head.data, answer.size);
         answer.body = head.size <= sizeof(answer.head)

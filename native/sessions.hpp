@@ -52,6 +52,7 @@ struct Pending : Waiter {
 struct Kept {
     Answer answer;
     uint64_t size;
+    bool is_summed = false;
 };
 
 struct Session : Due, Attendee {
@@ -73,6 +74,8 @@ struct Session : Due, Attendee {
     Table<Kept> answers;  // by request id
     Ring<Value *> calls;  // queues whose items ended waits for names, until it pops them
     List<Pending, &Pending::of_session> pending;
+    Link<Session> of_changed;
+    uint64_t forgotten = 0;  // answers below this, since commits were last added up
 };
 
 // What a request is to its session.
@@ -151,6 +154,7 @@ class Sessions {
         }
         while (session.calls.count() > 0) release(session.calls.pop());
         answers_size_ -= session.answers_size;
+        changed_.drop(session);
         changes_.session_ended(session.id_bytes());
         sessions_.erase(sessions_.find(Name(key_, session.id_bytes())));
         session.~Session();
@@ -214,9 +218,22 @@ class Sessions {
         const uint64_t size = kAnswerSize + answer.size + answer.body_size() / sharers;
         session.answers_size += size - entry->item.size;
         answers_size_ += size - entry->item.size;
-        entry->item = {answer, size};
+        entry->item = {answer, size, false};
         if (answer.body != nullptr) share(answer.body);
-        changes_.answer_kept(session.id_bytes(), answer);
+        if (!changes_.is_on) return;
+        changes_.commit.answer_kept(session.id_bytes(), answer);
+        changed_.put(session);
+    }
+    // Add up what commits since the last time have of answers.
+    void sum_up(Commit &sum) {
+        while (Session *session = changed_.take_first()) {
+            for (auto *each = session->answers.first(); each != nullptr; each = each->order.after) {
+                if (!each->item.is_summed) sum.answer_kept(session->id_bytes(), each->item.answer);
+                each->item.is_summed = true;
+            }
+            if (session->forgotten > 0) sum.answers_forgotten(session->id_bytes(), session->forgotten);
+            session->forgotten = 0;
+        }
     }
 
     // Null if there is none.
@@ -280,7 +297,10 @@ class Sessions {
             release(oldest->item.answer.body);
             session.answers.erase(oldest);
         }
-        if (session.answers.count() < before) changes_.answers_forgotten(session.id_bytes(), done);
+        if (session.answers.count() == before || !changes_.is_on) return;
+        changes_.commit.answers_forgotten(session.id_bytes(), done);
+        changed_.put(session);
+        session.forgotten = done;
     }
 
     const Limits &limits_;
@@ -290,6 +310,7 @@ class Sessions {
     Table<Session *> sessions_;
     Table<Pending *> pending_;
     Deadlines ends_;
+    List<Session, &Session::of_changed> changed_;  // since commits were last added up
     uint64_t newest_ = 0, detached_ = 0;
     uint64_t answers_size_ = 0;
 };

@@ -7,6 +7,7 @@ clock, durations seconds, sizes bytes, unless said otherwise.
 
 from typing import TypeAlias
 
+from rallypoint.server.journal import Journal
 from rallypoint.store.calls import Patience
 from rallypoint.store.lane import Lender
 from rallypoint.store.native import Helper
@@ -56,6 +57,29 @@ class Engine:
         Raises:
             AssertionError: if a peer of that number is connected already.
         """
+
+    def restore(self, changes: bytes, now: float, /) -> None:
+        """Put back what an earlier life has left, before the first step, by one or more calls and ``remember``.
+
+        Args:
+            changes: as ``journal_log.encode_state`` gives them; nothing else may come here.
+            now: the time from which sessions and leases have theirs.
+        """
+
+    def remember(self, data_id: bytes, revision: int, lease_last: int, /) -> None:
+        """Note every change from now on.
+
+        Args:
+            data_id: of what the server holds, 16 bytes; empty for a server that begins with nothing.
+            revision: the last one that was given.
+            lease_last: the last lease id that was given.
+        """
+
+    def take_changes(self) -> bytes:
+        """Give what has changed since the last call as ``journal_log.encode_changes`` does; empty if nothing has."""
+
+    def take_sum(self) -> bytes:
+        """Give what all that changed since the last call adds up to, as ``journal_log.encode_changes`` does."""
 
     def next_deadline(self) -> float | None:
         """Give the time at which *ticked* is due, ``None`` if no time matters now."""
@@ -107,7 +131,8 @@ class Reactor:
     def join(self) -> None:
         """Wait for the end of the thread, without the interpreter lock, and close what is still open.
 
-        After ``stop`` only: nothing else ends the thread. A reactor that was never started closes its listeners.
+        After ``stop`` only: nothing else ends the thread, but a commit that fails, whose error this raises. A reactor
+        that was never started closes its listeners.
         """
 
     def fileno(self) -> int:
@@ -132,6 +157,29 @@ class Reactor:
 
     def statistics(self) -> list[int]:
         """Give the fields of ``Statistics`` in their order, ``closed`` last: for each ``CloseReason`` how many."""
+
+    def restore(self, changes: bytes, now: float, /) -> None:
+        """Put back what an earlier life has left, before the first step, by one or more calls and ``remember``.
+
+        Args:
+            changes: as ``journal_log.encode_state`` gives them; nothing else may come here.
+            now: the time from which sessions and leases have theirs.
+        """
+
+    def remember(self, data_id: bytes, revision: int, lease_last: int, /) -> None:
+        """Note every change from now on.
+
+        Args:
+            data_id: of what the server holds, 16 bytes; empty for a server that begins with nothing.
+            revision: the last one that was given.
+            lease_last: the last lease id that was given.
+        """
+
+    def commit_to(self, journal: Journal, /) -> None:
+        """Have what changes committed by a journal before anything leaves, in the reactor's thread; before ``start``.
+
+        What the journal raises ends the reactor, and is raised by ``join``.
+        """
 
     def connections(self) -> list[int]:
         """Give three numbers for each connection: its descriptor, the bytes that it is owed, 1 if it is blocked."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.session_script import SessionScript, read_session_limits
-from tests.support.twin_script import Script, play, read_limits
+from tests.support.twin_script import Observed, Script, play, read_limits
 from tests.support.twins import TWINS
 
 from rallypoint.server.changes import Change, State, apply
 from rallypoint.server.engine import Engine
+from rallypoint.server.journal import Journal
 from rallypoint.server.journal_log import decode_changes
 from rallypoint.server.limits import Limits
+from rallypoint.server.native_engine import NativeEngine
 
 CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").iterdir())
 
@@ -77,3 +81,26 @@ def test_what_a_fuzzer_kept_is_played_alike(path: Path) -> None:
 
 def test_the_fuzzer_has_kept_something() -> None:
     assert CORPUS
+
+
+@pytest.mark.skipif("native" not in TWINS, reason="only the compiled engine adds up")
+@pytest.mark.parametrize("seed", range(6))
+def test_what_commits_add_up_to_is_folded_as_the_commits_are(seed: int, tmp_path: Path) -> None:
+    engine = NativeEngine(Limits(), journal=True)
+    with closing(Journal(tmp_path / "each", bytes(16))) as each, closing(Journal(tmp_path / "sums", bytes(16))) as sums:
+        steps = count()
+
+        def write(seen: Observed) -> None:
+            if seen.commit:
+                each.write(changes_in(seen.commit))
+                sums.write_encoded(seen.commit, 0)
+            if next(steps) % 40 == 39:
+                sums.fold(engine.take_sum())
+
+        play(SessionScript(bytes([seed % 2]) + random.Random(seed).randbytes(6000)), [engine], write)
+        sums.fold(engine.take_sum())
+        state, expected = sums.load(), each.load()
+        for session in (*state.sessions.values(), *expected.sessions.values()):
+            session.answers = {number: kept for number, kept in session.answers.items() if number >= session.done}
+        assert state == expected
+        assert list(state.keys) == list(expected.keys)

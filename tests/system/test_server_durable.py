@@ -16,7 +16,7 @@ import threading
 import time
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, VALIDATE, RawClient, use_twin
 from tests.support.raw_session import RawSession
 from tests.support.served import free_port, served
 
@@ -26,6 +26,11 @@ from rallypoint.protocol.spec import Verb
 
 ROUNDS = int(os.environ.get("RALLYPOINT_KILL_ROUNDS", "6"))
 CLIENTS = 16
+
+
+@pytest.fixture(params=LOOP_TWINS, autouse=True)
+def each_twin(request, monkeypatch):
+    return use_twin(request.param, monkeypatch)
 
 
 def start(tmp_path, port=0, **keywords):

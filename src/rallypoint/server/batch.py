@@ -48,7 +48,7 @@ class Batch:
 
     Attributes:
         count: changes that were added.
-        revision: the last one given; 0 if no key changed.
+        revision: the highest one given; 0 if no key changed.
         lease_last: the last lease id given; 0 if none was granted.
         keys_gone: keys that are deleted before anything else is written.
         keys: what is stored under them instead of what was there, in the order of creation for those that are new.
@@ -92,7 +92,7 @@ class Batch:
             if isinstance(change, AnswerKept):
                 self._answers.setdefault(change.session, {})[change.request] = change.answer
             elif isinstance(change, KeySet):
-                self.revision = change.revision
+                self.revision = max(self.revision, change.revision)
                 self.tails.pop(change.key, None)
                 self.keys[change.key] = KeyState(change.value, change.revision, change.lease)
             elif isinstance(change, AnswersForgotten):
@@ -113,7 +113,7 @@ class Batch:
         if isinstance(change, Appended):
             self._append(change)
         elif isinstance(change, KeyDeleted):
-            self.revision = change.revision
+            self.revision = max(self.revision, change.revision)
             self.tails.pop(change.key, None)
             self.keys.pop(change.key, None)
             self.keys_gone.add(change.key)
@@ -138,7 +138,7 @@ class Batch:
             self.groups_gone.add((change.kind, change.name))
 
     def _append(self, change: Appended) -> None:
-        self.revision = change.revision
+        self.revision = max(self.revision, change.revision)
         tails = self.tails.get(change.key, ([], 0))[0]
         tails.append(change.tail)
         self.tails[change.key] = tails, change.revision

@@ -9,7 +9,9 @@ The commit is made by the loop's own thread. While it waits for the disk, reques
 commit is for all of them: the slower the disk, the more share one wait. A thread of its own would let requests that
 write nothing pass by, but the answers to those may tell of what is not on the disk yet, so they would have to wait too.
 
-It is Python's loop, also where the compiled twin is there, which has no journal.
+The compiled server does the same: its engine notes changes as the very bytes of a commit, and its thread has the
+journal write them, under the interpreter lock. It keeps in mind which names have changed, so that what many commits add
+up to is told by what is there in the end, and the journal need not read them again. The files are the same.
 """
 
 from __future__ import annotations

@@ -21,20 +21,19 @@ import contextlib
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from rallypoint.server.batch import Batch
 from rallypoint.server.changes import Change, State, apply
 from rallypoint.server.data_dir import DataDir, DataDirError
+from rallypoint.server.journal_fold import write_batch
 from rallypoint.server.journal_log import decode_changes, encode_changes
 from rallypoint.server.journal_tables import (
     SCHEMA,
     DamagedError,
     Facts,
-    Row,
-    encode_members,
     read_facts,
     read_log,
     read_state,
@@ -209,10 +208,19 @@ class Journal:
             self._commit(encode_changes(changes))
             self._take_in(changes)
 
-    def write_encoded(self, commit: bytes) -> None:
-        """As ``write``, changes that ``encode_changes`` or the compiled engine has made bytes of; see ``digest``."""
+    def write_encoded(self, commit: bytes, sum_count: int) -> bool:
+        """As ``write``, changes that the compiled engine has made bytes of; the log is left to ``fold``.
+
+        Args:
+            commit: they.
+            sum_count: how many changes all that was written so adds up to since the last fold, about.
+
+        Returns:
+            Whether the log is to be folded.
+        """
         self._commit(commit)
         self._unread.append(commit)
+        return sum_count > FOLD_COUNT // 4 or self._log_size > FOLD_SIZE
 
     def _commit(self, commit: bytes) -> None:
         if self._has_failed:
@@ -223,20 +231,24 @@ class Journal:
             self._dir.acknowledge(self.commits)
         self._log_size += len(commit)
 
-    def digest(self) -> None:
-        """Read again what was written encoded, and fold the log now and then: what need not keep a reply waiting.
+    def fold(self, total: bytes) -> None:
+        """Fold the log.
+
+        Args:
+            total: changes, encoded, that all commits that were written encoded since the last time add up to.
 
         Raises:
-            DataDirError: folding has failed. The journal takes nothing any more.
+            DataDirError: it has failed. The journal takes nothing any more.
         """
-        unread, self._unread = self._unread, []
-        for commit in unread:
-            self._take_in(decode_changes(commit))
+        self._unread.clear()
+        self._batch.add(decode_changes(total))
+        with self._failing("the log, folded,"):
+            self._fold()
 
     def _take_in(self, changes: Sequence[Change]) -> None:
         self._batch.add(changes)
         if self._batch.count > FOLD_COUNT or self._log_size > FOLD_SIZE:
-            with self._failing("the log's changes, folded,"):
+            with self._failing("the log, folded,"):
                 self._fold()
 
     @contextlib.contextmanager
@@ -256,12 +268,7 @@ class Journal:
         batch = self._batch
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")
-        self._write_keys(batch)
-        self._write_queues(batch)
-        self._write_leases(batch)
-        self._write_sessions(batch)
-        self._write_answers(batch)
-        self._write_groups(batch)
+        write_batch(self._database, batch, self._tailed)
         self._revision = max(self._revision, batch.revision)
         self._lease_last = max(self._lease_last, batch.lease_last)
         facts: Facts = (self.data_id, self.commits, self._revision, self._lease_last)
@@ -272,96 +279,14 @@ class Journal:
         self._batch = Batch()
         self._log_size = 0
 
-    def _many(self, statement: str, rows: Iterable[Row]) -> None:
-        self._database.executemany(statement, rows)
-
-    def _write_keys(self, batch: Batch) -> None:
-        if batch.keys_gone:
-            self._many("DELETE FROM keys WHERE key = ?", ((key,) for key in batch.keys_gone))
-        if self._tailed:
-            tailed = [key for key in (*batch.keys_gone, *batch.keys) if key in self._tailed]
-            self._many("DELETE FROM tails WHERE key = ?", ((key,) for key in tailed))
-            self._tailed.difference_update(tailed)
-        if batch.keys:
-            self._many(
-                "INSERT INTO keys (key, value, revision, lease, sum) VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE"
-                " SET value = excluded.value, revision = excluded.revision, lease = excluded.lease, sum = excluded.sum",
-                (summed((key, *state)) for key, state in batch.keys.items()),
-            )
-        if batch.tails:
-            self._many(
-                "INSERT INTO tails (key, tail, revision, sum) VALUES (?, ?, ?, ?)",
-                (summed((key, b"".join(parts), revision)) for key, (parts, revision) in batch.tails.items()),
-            )
-            self._tailed.update(batch.tails)
-
-    def _write_queues(self, batch: Batch) -> None:
-        if batch.pushed:
-            self._many("INSERT INTO items (name, item, sum) VALUES (?, ?, ?)", map(summed, batch.pushed))
-        if batch.popped:
-            self._many(
-                "DELETE FROM items WHERE number IN (SELECT number FROM items WHERE name = ? ORDER BY number LIMIT ?)",
-                batch.popped.items(),
-            )
-
-    def _write_leases(self, batch: Batch) -> None:
-        if batch.leases_gone:
-            self._many("DELETE FROM leases WHERE lease = ?", ((lease,) for lease in batch.leases_gone))
-        if batch.leases:
-            self._many(
-                "INSERT INTO leases VALUES (?, ?, ?, ?, ?)",
-                (summed((lease, *state)) for lease, state in batch.leases.items()),
-            )
-
-    def _write_sessions(self, batch: Batch) -> None:
-        if batch.sessions_gone:
-            for table in ("sessions", "settled", "answers"):
-                statement = f"DELETE FROM {table} WHERE session = ?"  # noqa: S608
-                self._many(statement, ((session,) for session in batch.sessions_gone))
-        if batch.sessions:
-            self._many("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", map(summed, batch.sessions.values()))
-
-    def _write_answers(self, batch: Batch) -> None:
-        rows: list[Row] = []
-        numbers: dict[int, int | None] = {}  # of bodies, by the identity of the object
-        for session, request, answer in batch.answers:
-            number = None
-            if answer is not None and answer.body:
-                number = numbers.get(id(answer.body))
-                if number is None:
-                    number = numbers[id(answer.body)] = self._write_body(answer.body)
-            rows.append(summed((session, request, None if answer is None else answer.head, number)))
-        if rows:
-            self._many("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
-        if batch.done:
-            self._many("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", map(summed, batch.done.items()))
-            self._many("DELETE FROM answers WHERE session = ? AND request < ?", batch.done.items())
-        self._database.execute(
-            "DELETE FROM bodies WHERE number NOT IN (SELECT body FROM answers WHERE body IS NOT NULL)"
-        )
-
-    def _write_body(self, body: bytes) -> int:
-        (number,) = self._database.execute("SELECT coalesce(max(number), 0) + 1 FROM bodies").fetchone()
-        self._database.execute("INSERT INTO bodies VALUES (?, ?, ?)", summed((number, body)))
-        return int(number)
-
-    def _write_groups(self, batch: Batch) -> None:
-        if batch.groups_gone:
-            self._many("DELETE FROM groups WHERE kind = ? AND name = ?", batch.groups_gone)
-        if batch.groups:
-            rows = (
-                summed((*group, state.generation, encode_members(state.members)))
-                for group, state in batch.groups.items()
-            )
-            self._many("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?, ?)", rows)
-
     # --- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End: the log is folded, commits are moved into the database; a second call does nothing."""
         if not self._has_failed:
             with contextlib.suppress(sqlite3.Error, DataDirError):  # all that counts is on the disk
-                self.digest()
+                for commit in self._unread:
+                    self._batch.add(decode_changes(commit))
                 if self._batch.count:
                     self._fold()
         self._has_failed = True

@@ -108,7 +108,6 @@ class NativeLoop:
         module = native()
         if module is None:
             raise AssertionError("the compiled twin is not there")
-        self._journal = journal
         state = None if journal is None else journal.load()
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
         secrets = (os.urandom(32), b"" if token is None else token.reveal())
@@ -121,6 +120,7 @@ class NativeLoop:
             from rallypoint.server.native_engine import restore
 
             restore(self._reactor, state, journal.data_id, monotonic())
+            self._reactor.commit_to(journal)
         self._refusals = RefusalLog(log, monotonic())
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {self._reactor.fileno(): self._heed}
@@ -165,8 +165,10 @@ class NativeLoop:
                 self._listen()
         finally:
             self._reactor.stop(0.0)
-            self._reactor.join()
-            self._heed()
+            try:
+                self._reactor.join()
+            finally:
+                self._heed()
 
     def abandon(self) -> None:
         """Do nothing: in a forked child the reactor has closed this process's copies of all descriptors by itself.
@@ -211,17 +213,7 @@ class NativeLoop:
             self._refusals.note(message, monotonic())
             if int(reason) >= 0:
                 emit("server.refused", message, reason=_REASON_NAMES[int(reason)])
-        if self._journal is not None:
-            self._commit(self._journal)
         if self._paths and not self._reactor.is_listening():
             for path in self._paths:
                 remove_stale_file(path)
             self._paths = []
-
-    def _commit(self, journal: Journal) -> None:
-        """Have on the disk what the reactor waits for."""
-        commit = self._reactor.take_changes()
-        if commit:
-            journal.write_encoded(commit)
-            self._reactor.commit_done()
-            journal.digest()

@@ -95,6 +95,11 @@ class NativeEngine:
         commit: bytes = self._engine.take_changes()
         return commit
 
+    def take_sum(self) -> bytes:
+        """Give what all that changed since the last call adds up to, as ``encode_changes`` does."""
+        total: bytes = self._engine.take_sum()
+        return total
+
     def take_changes(self) -> list[Change]:
         """Give what has changed since the last call, in order; nothing without ``journal``."""
         from rallypoint.server.journal_log import decode_changes

@@ -128,6 +128,44 @@ def test_what_is_stored_comes_back_under_the_same_data_id_in_another_life(each_l
         session.close()
 
 
+@pytest.mark.parametrize(("first", "second"), [(one, other) for one in LOOP_TWINS for other in LOOP_TWINS])
+def test_either_twin_goes_on_with_what_the_other_has_written(first, second, monkeypatch, tmp_path):
+    use_twin(first, monkeypatch)
+    with durable(tmp_path) as server:
+        session = RawSession(server.address)
+        session.call(SessionVerb.SET, b"/k", b"v")
+        session.call(SessionVerb.APPEND, b"/k", b"w")
+        session.call(SessionVerb.SET, b"/gone", b"")
+        session.call(SessionVerb.DELETE_KEY, b"/gone")
+        for item in (b"1", b"2", bytes(5000)):
+            session.call(SessionVerb.QUEUE_PUSH, b"/q", item)
+        (lease,) = session.call(SessionVerb.LEASE_GRANT, 0)
+        session.call(SessionVerb.SWAP, b"/leased", 0, b"l", lease)
+        session.call(SessionVerb.MEET, b"/m", 0, 1, b"me")
+        session.call(SessionVerb.QUEUE_POP, b"/q")
+        data = session.data_id
+    use_twin(second, monkeypatch)
+    for _ in range(2):  # what it was given, and what it has written of that
+        with durable(tmp_path) as server:
+            session.address = server.address
+            assert session.call(SessionVerb.READ, b"/k") == (2, b"vw")
+            assert session.call(SessionVerb.LIST_KEYS) == ([b"/k", b"/leased"],)
+            assert session.call(SessionVerb.QUEUE_LEN, b"/q") == (2,)
+            assert session.data_id == data
+            (lease_after,) = session.call(SessionVerb.LEASE_GRANT, 0)
+            lease += 1
+            assert lease_after == lease
+    with durable(tmp_path) as server:
+        session.address = server.address
+        assert session.call(SessionVerb.MEET, b"/m", 0, 1, b"me") == (2,)
+        session.call(SessionVerb.BYE)
+        other = RawSession(server.address)
+        assert other.call(SessionVerb.READ, b"/leased") == (0, b"")
+        assert [other.call(SessionVerb.QUEUE_POP, b"/q") for _ in range(2)] == [(b"2",), (bytes(5000),)]
+        other.close()
+        session.close()
+
+
 def test_a_commit_that_fails_ends_the_loop_and_what_waited_for_it_is_never_sent(each_loop, tmp_path):
     with durable(tmp_path) as server:
         client = RawClient(server.address)
