@@ -155,7 +155,9 @@ PyObject *remember(PyObject *self, PyObject *arguments) {
     Py_ssize_t size;
     long long revision, lease_last;
     if (!PyArg_ParseTuple(arguments, "y#LL", &data_id, &size, &revision, &lease_last)) return nullptr;
-    visit(self, [&](auto &engine, auto &, auto &) { engine.remember({data_id, static_cast<size_t>(size)}, revision, lease_last); });
+    visit(self, [&](auto &engine, auto &, auto &) {
+        engine.remember({data_id, static_cast<size_t>(size)}, revision, lease_last);
+    });
     return Py_NewRef(Py_None);
 }
 

@@ -1,14 +1,13 @@
 // The thread that drives an engine, twin of server/loop.py: sockets, readiness, output, time. It owns no rule of the
-// store, and never touches the interpreter.
+// store, and touches the interpreter for nothing but commits of a durable server.
 //
 // Theory of operation. One wake-up is the Python loop's, step by step. All state belongs to the reactor's thread and is
 // guarded by one mutex, which it holds except while it waits for events; others who hold it (`visit`) see a reactor
 // between two wake-ups. A visitor is let in before the next wake-up, however busy the reactor is. `fork` is a visit to
 // all living reactors at once: the child gets whole state, closes its copies of all descriptors, and has no reactor.
 //
-// Of a durable server nothing leaves before it is on the disk: with its steps done, the reactor's thread has the journal
-// commit what they have changed, open for visitors meanwhile. It does so itself, because to wake another thread for it and
-// be woken takes as long as the disk. A commit that fails ends the reactor.
+// Of a durable server nothing leaves before it is on the disk: with its steps done, the reactor's thread has the
+// journal commit what they have changed, open for visitors meanwhile. A commit that fails ends the reactor.
 //
 // Connections are found by the pointer in the event. One that was closed may still be named by a later event of the
 // same wake-up, so its memory is kept until the end of it.

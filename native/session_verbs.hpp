@@ -13,8 +13,8 @@ namespace rallypoint {
 class SessionVerbs : protected Ground, Groups::Listener {
   protected:
     SessionVerbs(const Limits &limits, Driver &driver, const HashKey &key, const char (&seed)[Hmac::SIZE])
-        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_, changes_), groups_(limits_, key, *this),
-          leases_(limits_, key), watches_(limits_, key) {}
+        : Ground(limits, driver, key), ids_(seed), sessions_(limits_, key, ids_, changes_),
+          groups_(limits_, key, *this), leases_(limits_, key), watches_(limits_, key) {}
     ~SessionVerbs() {
         // Nobody is left to be told anything.
         while (Session *session = sessions_.first()) {
@@ -138,7 +138,9 @@ class SessionVerbs : protected Ground, Groups::Listener {
             const Name name = keyspace_.name(each->name());
             for (uint64_t left = each->item.popped; left > 0; --left) sum.popped(name);
             const size_t length = keyspace_.queue_length(name);
-            for (size_t at = length - each->item.pushed; at < length; ++at) sum.pushed(name, keyspace_.item(name, at)->bytes());
+            for (size_t at = length - each->item.pushed; at < length; ++at) {
+                sum.pushed(name, keyspace_.item(name, at)->bytes());
+            }
             changes_.queues.erase(each);
         }
         sessions_.sum_up(sum);
