@@ -413,7 +413,10 @@ class Trunk:
         uplink = self._uplink
         if uplink.attempts:
             pause_s = DEFAULT_BACKOFF.pause_s(uplink.attempts, random.random())  # noqa: S311 - spreads, hides nothing
-            if not self._pause(min(until, uplink.tried_at + pause_s)):
+            # Never more than half of what is left: a server that is back shortly before the caller's time is up is met.
+            now = monotonic()
+            latest = now + max((until - now) / 2, DEFAULT_BACKOFF.first_s)
+            if not self._pause(min(until, latest, uplink.tried_at + pause_s)):
                 return
         self._busy = ticket.thread
         failed: list[Request] = []

@@ -7,6 +7,7 @@ import select
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 import pytest
 from tests.support.session_peer import LIFE, SESSION, SessionPeer
@@ -224,6 +225,21 @@ def test_the_time_is_up_while_the_server_is_away(line, peer, impatient):
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.unreachable_s > 0
     assert caught.value.waited_s >= 0.1
+
+
+def test_a_call_shorter_than_the_pause_between_attempts_keeps_time_to_connect(line, peer, pool, monkeypatch):
+    trunk, server = line
+    server.close()
+    trunk._uplink.lose(trunk._uplink.link, ConnectionLostError("gone", endpoint=trunk.endpoint))
+    trunk._uplink.attempts, trunk._uplink.tried_at = 20, monotonic() + LONG_S  # the pause ends after the call's time
+    pauses = []
+    monkeypatch.setattr(trunk, "_pause", lambda until: pauses.append(until) or True)
+    started = monotonic()
+    adding = pool.submit(add, trunk, timeout_s=LONG_S)
+    again = peer.meet(is_resumed=1)
+    again.ok(V.ADD, again.expect(V.ADD, b"/n", 1), 1)
+    assert adding.result(JOIN_S) == 1
+    assert pauses[0] - started < 0.9 * LONG_S
 
 
 def test_a_forgotten_session_leaves_writes_in_doubt_and_the_rest_goes_on(line, peer, pool):
