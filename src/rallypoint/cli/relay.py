@@ -10,6 +10,7 @@ from dataclasses import replace
 import click
 
 from rallypoint.cli.ready import ready_line
+from rallypoint.cli.seconds import SecondsRange
 from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.relay import serve as serve_forever
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
@@ -53,7 +54,7 @@ DEFAULT_PORT = 29500  # torch's
 @click.option("--ready-json", is_flag=True, help="Print one line of JSON with host, port and pid once it relays.")
 @click.option(
     "--patience-s",
-    type=click.FloatRange(0, min_open=True),
+    type=SecondsRange(0, min_open=True),
     default=DEFAULT_RELAY_LIMITS.patience_s,
     show_default=True,
     help="Seconds that the server may be gone before local clients are closed.",
@@ -85,6 +86,9 @@ def relay(
         raise click.ClickException("the ready line cannot be written: the standard output is closed")
     try:
         endpoints = [parse_endpoint(text) for text in upstream]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="HOST:PORT") from error
+    try:
         reach = Reacher(endpoints, credentials=credentials_to_use(), session_timeout_s=patience_s)
         listeners = listen_exactly(hosts, port)
     except (DistNetworkError, ValueError) as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from rallypoint.cli.preflight import check_endpoint, check_log_dir, check_program, check_script
+from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.token import give_token
 
 __all__ = ["run"]
@@ -154,8 +155,8 @@ def _option(*names: str, **settings: Any) -> Callable[[_Command], _Command]:
     return click.option(*names, envvar=variable, **settings)
 
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
-NOT_NEGATIVE = click.FloatRange(min=0)
+POSITIVE = SecondsRange(min=0, min_open=True)
+NOT_NEGATIVE = SecondsRange(min=0)
 
 
 @click.command(

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from rallypoint.cli.limits import limit_option, limits_with
 from rallypoint.cli.ready import ready_line
+from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.security import security_options, security_to_serve_with
 from rallypoint.errors import DistNetworkError
 from rallypoint.net.address import (
@@ -75,7 +76,7 @@ DEFAULT_PORT = 29500  # torch's
 @limit_option
 @click.option(
     "--drain-s",
-    type=click.FloatRange(0),
+    type=SecondsRange(0),
     default=DRAIN_S,
     show_default=True,
     help="Seconds that pending replies may take to go out after SIGTERM or Ctrl-C.",
@@ -135,6 +136,8 @@ def serve(
                 f"{host!r} is no address alone: give the port with --port, and IPv6 without brackets",
                 param_hint="--bind",
             )
+    if data_dir == "":  # as of a variable that is not set; it would be the current directory
+        raise click.BadParameter("'' names no directory: write . for the current one", param_hint="--data-dir")
     if ready_json and sys.stdout is None:
         raise click.ClickException("the ready line cannot be written: the standard output is closed")
     security = security_to_serve_with(**wanted)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.status_tables import show
 from rallypoint.errors import DistError, RefusedError
 from rallypoint.net.address import parse_endpoint
@@ -32,14 +33,14 @@ _SHOWN_PLAIN = 1000  # keys of a server that has no status
 @click.option(
     "--watch",
     "watch_s",
-    type=click.FloatRange(0, min_open=True),
+    type=SecondsRange(0, min_open=True),
     default=None,
     metavar="SECONDS",
     help="Ask again every so many seconds, until Ctrl-C.",
 )
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(0, min_open=True),
+    type=SecondsRange(0, min_open=True),
     default=TIMEOUT_S,
     show_default=True,
     help="Seconds that the server may take to answer.",

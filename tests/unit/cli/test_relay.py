@@ -60,22 +60,27 @@ def test_the_exit_code_is_the_relays(relayed):
     assert run("head:29500", "--port", "0").exit_code == 130
 
 
-@pytest.mark.parametrize("arguments", [[], ["head:29500", "--port", "x"], ["head:29500", "--patience-s", "0"]])
-def test_wrong_usage_exits_with_2(relayed, arguments):
-    assert run(*arguments).exit_code == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "HOST:PORT"),
         (["head"], "has no port: write head:29500"),
-        (["head:29500", "--bind", "unix:/no/such/folder/a"], "/no/such/folder/a"),
+        (["head:x"], "a port is a number from 0 to 65535"),
+        (["head:29500", "--port", "x"], "--port"),
+        (["head:29500", "--patience-s", "0"], "--patience-s"),
+        (["head:29500", "--patience-s", "nan"], "no number of seconds"),
     ],
 )
-def test_what_cannot_be_is_an_error_of_one_sentence(relayed, arguments, words):
+def test_wrong_usage_exits_with_2(relayed, arguments, words):
     result = run(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert words in result.output
+
+
+def test_an_address_that_cannot_be_listened_on_is_an_error_of_one_sentence(relayed):
+    result = run("head:29500", "--bind", "unix:/no/such/folder/a")
+    assert result.exit_code == 1
+    assert "/no/such/folder/a" in result.output
 
 
 def test_a_token_that_is_none_is_an_error(relayed, monkeypatch):

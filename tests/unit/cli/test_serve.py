@@ -107,6 +107,8 @@ def test_a_data_directory_that_cannot_be_used_exits_with_1_and_says_why(tmp_path
         (["--drain-s", "-1"], "drain-s"),
         (["--spin-us", "1001"], "spin-us"),
         (["--bind", ""], "names no address"),
+        (["--data-dir", ""], "names no directory"),
+        (["--drain-s", "nan"], "no number of seconds"),
         (["--bind", "unix:"], "unix:PATH"),
         (["--bind", "127.0.0.1:3000"], "give the port with --port"),
         (["--bind", "[::1]:3000"], "give the port with --port"),
