@@ -54,6 +54,7 @@ class Meeting:
     """One member of a barrier or an exchange; see there.
 
     Raises:
+        TypeError: ``world_size`` or ``rank`` is no ``int``.
         ValueError: ``world_size``, ``rank`` or ``ttl`` is out of range.
     """
 
@@ -68,6 +69,9 @@ class Meeting:
         ttl: Timeout | None = DEFAULT_TTL_S,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        for what, number in (("rank", rank), ("world_size", world_size)):
+            if not isinstance(number, int):
+                raise TypeError(f"{what} must be an int, not {type(number).__name__}")
         if world_size < 1:
             raise ValueError(f"world_size must be 1 or more, got {world_size}")
         if not 0 <= rank < world_size:

@@ -92,6 +92,10 @@ def _files(tls: Tls | bool | None) -> Tls | None:
     if tls is False:
         return None
     if not isinstance(tls, (bool, type(None))):
+        from rallypoint.net.tls import Tls
+
+        if not isinstance(tls, Tls):
+            raise TypeError(f"tls must be a Tls, a bool or None, not {type(tls).__name__}")
         return tls
     names = [os.environ.get(variable) or None for variable in _TLS_ENV]
     if not tls and not any(names):

@@ -302,12 +302,12 @@ class SessionClient(Inherited):
     def meet(  # noqa: D102
         self, name: Text, rank: int, world_size: int, label: str, patience: Patience
     ) -> int:
-        return int(self._meet(_V.MEET, (as_wire(name), rank, world_size, label.encode()), patience)[0])
+        return int(self._meet(_V.MEET, (*_place(name, rank, world_size), label.encode()), patience)[0])
 
     def exchange(  # noqa: D102, PLR0917
         self, name: Text, rank: int, world_size: int, value: Text, label: str, patience: Patience
     ) -> list[bytes]:
-        fields = (as_wire(name), rank, world_size, label.encode(), as_bytes(value))
+        fields = (*_place(name, rank, world_size), label.encode(), as_bytes(value))
         _, values = self._meet(_V.EXCHANGE, fields, patience)
         return list(values)
 
@@ -369,6 +369,10 @@ class SessionClient(Inherited):
     def close(self, reason: str) -> None:
         """End the session; later calls, and those that other threads have under way, are told why."""
         self.trunk.close(reason, is_owner=os.getpid() == self.owner_pid)
+
+
+def _place(name: Text, rank: int, world_size: int) -> tuple[bytes, int, int]:
+    return as_wire(name), as_integer(rank, "rank"), as_integer(world_size, "world_size")
 
 
 def _member(rank: int, label: bytes, since_ms: int) -> Member:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from rallypoint.store.attendant import attend
@@ -78,8 +79,11 @@ class TCPSessionCalls(Store):
 
     def lease_grant(self, ttl: Timeout | None, /) -> int:
         """Begin a lease; see :meth:`Store.lease_grant`. Cost: one round trip."""
+        ttl_s = None if ttl is None else as_timeout_s(ttl, "ttl")
+        if ttl_s == math.inf:
+            raise ValueError("ttl must be finite; None is as long as the session")
         session = self._session
-        lease = session.lease_grant(None if ttl is None else as_timeout_s(ttl, "ttl"), self)
+        lease = session.lease_grant(ttl_s, self)
         if ttl is None:
             attend(session)
         return lease

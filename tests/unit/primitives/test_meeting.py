@@ -36,6 +36,10 @@ def test_what_cannot_be_is_refused_before_anybody_is_asked(kind):
         kind(PlainStore(), "m", 0, 0)
     with pytest.raises(ValueError, match="rank must be 0 to 2 for world_size=3, got 3"):
         kind(PlainStore(), "m", 3, 3)
+    with pytest.raises(TypeError, match="rank must be an int, not str"):
+        kind(PlainStore(), "m", "0", 3)
+    with pytest.raises(TypeError, match="world_size must be an int, not float"):
+        kind(PlainStore(), "m", 0, 3.0)
 
 
 def test_statistics(connect):

@@ -101,3 +101,8 @@ def test_a_server_serves_tls_if_it_has_a_certificate(environ):
 def test_who_has_nothing_to_prove_loads_no_tls():
     script = "import sys, rallypoint.store.tcp as m; m.credentials_to_use(); sys.exit('ssl' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+
+
+def test_tls_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="tls must be a Tls, a bool or None, not str"):
+        credentials_to_use("ca.pem")

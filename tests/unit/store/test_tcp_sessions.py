@@ -45,3 +45,9 @@ def test_a_meeting_has_its_own_timeout_or_the_stores(make):
         store.meet("b", 0, 2, timeout=-1)
     with pytest.raises(ValueError, match="ttl must be 0 or more"):
         store.lease_grant(-1)
+    with pytest.raises(ValueError, match="ttl must be finite; None is as long as the session"):
+        store.lease_grant(float("inf"))
+    with pytest.raises(TypeError, match="rank must be an int, not float"):
+        store.meet("b", 0.0, 2)
+    with pytest.raises(TypeError, match="world_size must be an int, not str"):
+        store.exchange("b", 0, "2", "v")
