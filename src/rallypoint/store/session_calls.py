@@ -274,8 +274,8 @@ class SessionCalls:
         """Give what the server says of itself.
 
         Args:
-            what: empty for an overview, ``"peers"``, ``"sessions"``, ``"barriers"``, ``"leases"``, or ``"keys/"`` and a
-                prefix.
+            what: empty for an overview, ``"peers"``, ``"sessions"``, ``"barriers"``, ``"leases"``, ``"watches"``,
+                ``"refusals"``, or ``"keys/"`` or ``"values/"`` and a prefix.
 
         Cost: one round trip; grows with what is asked for.
         """

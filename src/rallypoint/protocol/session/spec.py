@@ -329,8 +329,8 @@ SESSION_VERBS: Final[Mapping[SessionVerb, SessionVerbSpec]] = MappingProxyType(
         SessionVerb.STATUS: _row(
             "KEY section",
             "STORED JSON",
-            "Describes the server: empty for an overview, ``peers``, ``sessions``, ``barriers``, ``leases``, or "
-            "``keys/`` and a prefix.",
+            "Describes the server: empty for an overview, ``peers``, ``sessions``, ``barriers``, ``leases``, "
+            "``watches``, ``refusals``, or ``keys/`` or ``values/`` and a prefix.",
         ),
     }
 )
