@@ -25,7 +25,7 @@ from rallypoint.errors import (
     RefusedError,
     RemoteProtocolError,
 )
-from rallypoint.protocol.session.spec import MEMBERS_NAMED_MAX, SessionVerb, Status
+from rallypoint.protocol.session.spec import MEMBERS_NAMED_MAX, SESSION_VERBS, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store.base import check_lengths, decode_key, wait_timed_out
 from rallypoint.store.calls import Inherited, Patience
@@ -358,6 +358,11 @@ class SessionClient(Inherited):
     def endpoint(self) -> Endpoint:
         """The server, as errors name it."""
         return self.trunk.endpoint
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether a call waits, as long as the server likes."""
+        return any(SESSION_VERBS[request.verb].is_deferred for request in self.trunk.session.unanswered)
 
     def ends(self) -> tuple[int, Endpoint, Endpoint] | None:
         """Give the connection's descriptor and the addresses of both ends; ``None`` if there is none."""
