@@ -59,10 +59,11 @@ def main() -> int:
     build()
     start = time.monotonic()
     figures, rng = Figures(), random.Random(options.seed)
-    for name in options.only or QUESTIONS:
+    asked = options.only or list(QUESTIONS)
+    for name in asked:
         note(f"{name}, {effort.rounds} rounds")
         QUESTIONS[name](figures, effort, rng)
-    verdicts = [judge(bar, figures) for bar in bars_of(ours)]
+    verdicts = [judge(bar, figures) for bar in bars_of(ours) if bar.question in asked]
     results.write(options.out, figures, verdicts, ours, effort, time.monotonic() - start)
     if options.json:
         about = {"machine": dict(describe()), "seed": options.seed, "figures": list(figures.as_json())}

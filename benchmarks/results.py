@@ -39,7 +39,8 @@ def write(path: Path, figures: Figures, verdicts: Sequence[Verdict], ours: str, 
     lines += [f"{effort.rounds} rounds, {took_s / 60:.0f} minutes. Judged is the {ours}.", "", "## The machine", ""]
     lines += table(("", ""), describe())
     lines += ["", "## Bars", "", *_bars(verdicts)]
-    lines += ["", "## Headroom of the load generator", "", *_headroom(figures, ours)]
+    if figures.workloads(servers.BUSY):
+        lines += ["", "## Headroom of the load generator", "", *_headroom(figures, ours)]
     for question, title, base, floor in QUESTIONS:
         if figures.workloads(question):
             lines += ["", f"## {title}", "", *_section(figures, question, base, floor)]
