@@ -63,6 +63,8 @@ class NodeProcess:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            # A skewed clock is Python's only: the compiled client would go on with the kernel's.
+            env=os.environ | ({"RALLYPOINT_PURE": "1"} if options.skew_s else {}),
             env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},
         )
         self._reader = threading.Thread(target=self._read)
