@@ -57,15 +57,15 @@ class NodeProcess:
     def __init__(self, options: NodeOptions) -> None:
         self.options = options
         self._said: Queue[dict[str, Any] | None] = Queue()
+        # A skewed clock is Python's only: the compiled client would go on with the kernel's.
+        twin = {"RALLYPOINT_PURE": "1"} if options.skew_s else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.rendezvous_node", json.dumps(asdict(options))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            # A skewed clock is Python's only: the compiled client would go on with the kernel's.
-            env=os.environ | ({"RALLYPOINT_PURE": "1"} if options.skew_s else {}),
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},
+            env={**os.environ, **twin, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
