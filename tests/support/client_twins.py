@@ -11,6 +11,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from tests.support.twins import tested
 
 from rallypoint import twin
 from rallypoint.store import native
@@ -31,13 +32,13 @@ def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-@pytest.fixture(params=[*CLIENTS, *SESSION_CLIENTS])
+@pytest.fixture(params=tested([*CLIENTS, *SESSION_CLIENTS]))
 def each_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run over each client; give its name."""
     return _use(str(request.param), monkeypatch)
 
 
-@pytest.fixture(params=CLIENTS)
+@pytest.fixture(params=tested(CLIENTS))
 def each_c10d_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run over each twin of the c10d client; give its name."""
     return _use(str(request.param), monkeypatch)

@@ -6,7 +6,8 @@ twin that the test runs over. Without the native twin there is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -28,6 +29,7 @@ __all__ = [
     "python_twin_only",
     "running_over",
     "take_commit",
+    "tested",
 ]
 
 AnyEngine: TypeAlias = Engine | NativeEngine
@@ -35,6 +37,13 @@ AnyEngine: TypeAlias = Engine | NativeEngine
 TWINS: Final[Mapping[str, Callable[..., AnyEngine]]] = MappingProxyType(
     {"python": Engine} | ({"native": NativeEngine} if twin.native() is not None else {})
 )
+
+
+def tested(names: Iterable[str]) -> list[str]:
+    """Give those of the twins, or of the clients by their twin, that this run of the tests is about."""
+    only = os.environ.get("TESTED_TWIN", "")  # a sanitized run has nothing to find in Python's
+    return [name for name in names if only in name]
+
 
 over_each_twin = pytest.mark.usefixtures("each_twin")
 """For a module or a test: run it over each twin."""
@@ -55,7 +64,7 @@ def running_over(name: str) -> Iterator[None]:
         _running_over.pop()
 
 
-@pytest.fixture(params=TWINS)
+@pytest.fixture(params=tested(TWINS))
 def each_twin(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run over each twin; give its name."""
     with running_over(request.param):
