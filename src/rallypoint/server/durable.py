@@ -17,26 +17,17 @@ up to is told by what is there in the end, and the journal need not read them ag
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rallypoint.clock import SYSTEM_CLOCK
 from rallypoint.protocol.session.spec import SESSION_ID_SIZE
-from rallypoint.server.descriptors import fitting
-from rallypoint.server.engine import Engine
 from rallypoint.server.journal import Journal
-from rallypoint.server.limits import Limits
-from rallypoint.server.loop import ServerLoop
-from rallypoint.server.native import Loop, NativeLoop, is_native
-from rallypoint.server.refusals import log_line
 
 if TYPE_CHECKING:
-    from rallypoint.server.security import Security
+    from rallypoint.server.engine import Engine
 
-__all__ = ["make_durable_loop", "open_journal"]
-
-_SEED_SIZE = 32
+__all__ = ["go_on", "open_journal"]
 
 
 def open_journal(directory: str | os.PathLike[str]) -> Journal:
@@ -48,41 +39,21 @@ def open_journal(directory: str | os.PathLike[str]) -> Journal:
     return Journal(directory, os.urandom(SESSION_ID_SIZE))
 
 
-def make_durable_loop(
-    journal: Journal,
-    limits: Limits,
-    listeners: Sequence[socket.socket],
-    *,
-    spin_us: int = 0,
-    log: Callable[[str], None] = log_line,
-    security: Security | None = None,
-) -> Loop:
-    """Give a server with what the journal remembers; ``run`` raises ``DataDirError`` when a commit fails.
+def go_on(engine: Engine, journal: Journal) -> Callable[[], None]:
+    """Restore what a journal remembers; give what commits the engine's changes to it, or raises ``DataDirError``.
 
     Args:
-        journal: opened, not written to yet; still the caller's, to be closed after the loop has ended.
-        limits: what peers are granted, as far as there are descriptors for it.
-        listeners: bound and listening sockets; the server owns them.
-        spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
-        log: takes one line, without its end, for each refusal.
-        security: what those who connect must prove, and may do; ``None`` for nothing and everything.
+        engine: new, with ``journal`` and the journal's ``data_id``.
+        journal: opened, not written to yet.
 
     Raises:
         DataDirError: what it remembers is damaged.
-        ValueError: a file that ``security`` names is missing or is not what it should be.
 
     Cost: all that is stored is read.
     """
-    limits = fitting(limits)
-    if is_native(security):
-        token = None if security is None else security.job_token
-        return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token, journal=journal)
-    gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
-    state = journal.load()
-    engine = Engine(limits, seed=os.urandom(_SEED_SIZE), gate=gate, journal=True, data_id=journal.data_id)
-    engine.restore(state, SYSTEM_CLOCK.now())
+    engine.restore(journal.load(), SYSTEM_CLOCK.now())
 
     def commit() -> None:
         journal.write(engine.take_changes())
 
-    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, unread=engine.unread, commit=commit)
+    return commit

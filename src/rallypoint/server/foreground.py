@@ -68,16 +68,12 @@ def serve(
     with contextlib.ExitStack() as resources:
         try:
             raise_descriptor_limit()
-            loop: Loop
-            if data_dir is None:
-                loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security)
-            else:
-                from rallypoint.server.durable import make_durable_loop, open_journal  # loads SQLite
+            journal = None
+            if data_dir is not None:
+                from rallypoint.server.durable import open_journal  # loads SQLite
 
                 journal = resources.enter_context(contextlib.closing(open_journal(data_dir)))
-                loop = make_durable_loop(
-                    journal, limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security
-                )
+            loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security, journal=journal)
         except BaseException:
             for listener in listeners:
                 close_listener(listener)

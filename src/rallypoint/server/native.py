@@ -31,16 +31,11 @@ if TYPE_CHECKING:
     from rallypoint.server.security import Security
     from rallypoint.server.vocabulary import Statistics
 
-__all__ = ["Loop", "NativeLoop", "is_native", "make_loop"]
+__all__ = ["Loop", "NativeLoop", "make_loop"]
 
 Loop: TypeAlias = "NativeLoop | ServerLoop"
 
 _REASON_NAMES = tuple(reason.name for reason in CloseReason)
-
-
-def is_native(security: Security | None) -> bool:
-    """Tell whether the compiled twin serves, if this is what those who connect must prove, and may do."""
-    return native() is not None and (security is None or security.job_token is not None)
 
 
 def make_loop(
@@ -50,6 +45,7 @@ def make_loop(
     spin_us: int = 0,
     log: Callable[[str], None] = log_line,
     security: Security | None = None,
+    journal: Journal | None = None,
 ) -> Loop:
     """Give a server of the twin that runs; the Python one where it is to want more than the job's token.
 
@@ -59,20 +55,31 @@ def make_loop(
         spin_us: after each request, look for the next one for so long before sleeping, in microseconds.
         log: takes one line, without its end, for each refusal.
         security: what those who connect must prove, and may do; ``None`` for nothing and everything.
+        journal: where all that is stored is kept, opened and not written to yet; the caller's, to be closed after the
+            loop has ended. ``run`` raises ``DataDirError`` when a commit fails. ``None`` keeps it in memory only.
 
     Raises:
+        DataDirError: what the journal remembers is damaged.
         ValueError: a file that ``security`` names is missing or is not what it should be.
+
+    Cost: all that the journal remembers is read.
     """
     limits = fitting(limits)
-    if is_native(security):
-        token = None if security is None else security.job_token
-        return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token)
+    token = None if security is None else security.job_token
+    if native() is not None and (security is None or token is not None):
+        return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token, journal=journal)
     from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
     from rallypoint.server.loop import ServerLoop
 
     gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
-    engine = Engine(limits, seed=os.urandom(32), gate=gate)
-    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, unread=engine.unread)
+    data_id = b"" if journal is None else journal.data_id
+    engine = Engine(limits, seed=os.urandom(32), gate=gate, journal=journal is not None, data_id=data_id)
+    commit = None
+    if journal is not None:
+        from rallypoint.server.durable import go_on  # loads SQLite
+
+        commit = go_on(engine, journal)
+    return ServerLoop(engine, listeners, spin_us=spin_us, log=log, tls=tls, unread=engine.unread, commit=commit)
 
 
 class NativeLoop:

@@ -13,9 +13,10 @@ from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.protocol.spec import Verb
 from rallypoint.server.connection import Connection
 from rallypoint.server.data_dir import DataDirError
-from rallypoint.server.durable import make_durable_loop, open_journal
+from rallypoint.server.durable import open_journal
 from rallypoint.server.limits import Limits
 from rallypoint.server.loop import ServerLoop
+from rallypoint.server.native import make_loop
 from rallypoint.server.vocabulary import Disconnected, Received, Reply
 
 
@@ -56,7 +57,7 @@ def running(make):
 def durable(path):
     journal = open_journal(path)
     try:
-        with running(lambda listeners: make_durable_loop(journal, Limits(), listeners)) as server:
+        with running(lambda listeners: make_loop(Limits(), listeners, journal=journal)) as server:
             server.journal = journal
             yield server
     finally:
