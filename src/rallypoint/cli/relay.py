@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import click
 
-from rallypoint.cli.ready import ready_line
+from rallypoint.cli.listening import bind_option, listen_on, port_option
+from rallypoint.cli.ready import announce, check_ready_json, ready_json_option, ready_line
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.relay import serve as serve_forever
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
-from rallypoint.net.address import (
-    PORT_MAX,
-    close_listener,
-    format_endpoint,
-    listen_exactly,
-    local_endpoint,
-    parse_endpoint,
-)
+from rallypoint.net.address import format_endpoint, local_endpoint, parse_endpoint
 from rallypoint.server.limits import DEFAULT_LIMITS
 from rallypoint.store.credentials import credentials_to_use
 from rallypoint.store.reach import Reacher
@@ -29,29 +23,15 @@ from rallypoint.types import Endpoint
 
 __all__ = ["relay"]
 
-DEFAULT_PORT = 29500  # torch's
-
 
 @click.command()
 @click.argument("upstream", nargs=-1, required=True, metavar="HOST:PORT...")
-@click.option(
-    "--bind",
-    "hosts",
-    multiple=True,
-    default=("127.0.0.1",),
-    show_default=True,
-    metavar="ADDRESS",
-    help="Listen on this address, or on a socket file (unix:PATH); may be repeated. Whoever reaches an address acts "
-    "in the relay's name: keep it on this machine.",
+@bind_option(
+    "Listen on this address, or on a socket file (unix:PATH); may be repeated. Whoever reaches an address acts "
+    "in the relay's name: keep it on this machine."
 )
-@click.option(
-    "--port",
-    type=click.IntRange(0, PORT_MAX),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="The TCP port; 0 lets the system choose a free one.",
-)
-@click.option("--ready-json", is_flag=True, help="Print one line of JSON with host, port and pid once it relays.")
+@port_option
+@ready_json_option("relays")
 @click.option(
     "--patience-s",
     type=SecondsRange(0, min_open=True),
@@ -82,33 +62,23 @@ def relay(
     All of them share one connection to the server at HOST:PORT (several: the same server's other addresses), which is
     made again when it is lost; meanwhile they wait. Token and TLS come from the environment, as for any client.
     """
-    if ready_json and sys.stdout is None:
-        raise click.ClickException("the ready line cannot be written: the standard output is closed")
+    check_ready_json(ready_json)
     try:
         endpoints = [parse_endpoint(text) for text in upstream]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="HOST:PORT") from error
     try:
         reach = Reacher(endpoints, credentials=credentials_to_use(), session_timeout_s=patience_s)
-        listeners = listen_exactly(hosts, port)
     except (DistNetworkError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    listeners = listen_on(hosts, port)
     local = [local_endpoint(listener) for listener in listeners]
-
-    def announce() -> None:
-        try:
-            print(ready_line(local) if ready_json else _ready_text(local, endpoints), flush=True)
-        except OSError as error:
-            for listener in listeners:
-                close_listener(listener)
-            raise click.ClickException(
-                f"the ready line cannot be written to the standard output: {error.strerror}"
-            ) from error
-
+    line = ready_line(local) if ready_json else _ready_text(local, endpoints)
+    on_ready = partial(announce, line, listeners)
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
     try:
-        code = serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, on_ready=announce)
+        code = serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, on_ready=on_ready)
     except AuthenticationError as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)

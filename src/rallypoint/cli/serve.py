@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from rallypoint.cli.limits import limit_option, limits_with
-from rallypoint.cli.ready import ready_line
+from rallypoint.cli.listening import bind_option, listen_on, port_option
+from rallypoint.cli.ready import announce, check_ready_json, ready_json_option, ready_line
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.security import security_options, security_to_serve_with
-from rallypoint.errors import DistNetworkError
-from rallypoint.net.address import (
-    PORT_MAX,
-    UNIX_PREFIX,
-    close_listener,
-    format_endpoint,
-    listen_exactly,
-    local_endpoint,
-)
+from rallypoint.net.address import PORT_MAX, UNIX_PREFIX, format_endpoint, local_endpoint
 from rallypoint.observe.prometheus import MetricsError, served_metrics
 from rallypoint.server.data_dir import DataDirError
 from rallypoint.server.figures import FiguresSource
@@ -35,28 +28,14 @@ from rallypoint.types import Endpoint
 
 __all__ = ["serve"]
 
-DEFAULT_PORT = 29500  # torch's
-
 
 @click.command()
-@click.option(
-    "--bind",
-    "hosts",
-    multiple=True,
-    default=("127.0.0.1",),
-    show_default=True,
-    metavar="ADDRESS",
-    help="Listen on this address, on a name's addresses, or on a socket file (unix:PATH); may be repeated. "
+@bind_option(
+    "Listen on this address, on a name's addresses, or on a socket file (unix:PATH); may be repeated. "
     "Without a token or TLS whoever reaches an address can read and change everything. "
-    "0.0.0.0 is every IPv4 address, :: is every address.",
+    "0.0.0.0 is every IPv4 address, :: is every address."
 )
-@click.option(
-    "--port",
-    type=click.IntRange(0, PORT_MAX),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="The TCP port; 0 lets the system choose a free one.",
-)
+@port_option
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
@@ -65,7 +44,7 @@ DEFAULT_PORT = 29500  # torch's
     help="Keep everything in this directory: what was answered is there again after a crash or a restart. Made if it "
     "is not there; one server at a time. Without it everything is kept in memory only.",
 )
-@click.option("--ready-json", is_flag=True, help="Print one line of JSON with host, port and pid once it serves.")
+@ready_json_option("serves")
 @click.option(
     "--connections-max",
     type=click.IntRange(1),
@@ -128,41 +107,20 @@ def serve(
     is_set = ctx.get_parameter_source("connections_max") is not ParameterSource.DEFAULT
     fixed = ["connections_max"] if is_set else []
     limits = limits_with(limits_given, replace(DEFAULT_LIMITS, connections_max=connections_max), fixed=fixed)
-    for host in hosts:
-        if host in ("", UNIX_PREFIX):
-            raise click.BadParameter(f"{host!r} names no address: write an address or unix:PATH", param_hint="--bind")
-        if not host.startswith(UNIX_PREFIX) and (host.startswith("[") or host.count(":") == 1):
-            raise click.BadParameter(
-                f"{host!r} is no address alone: give the port with --port, and IPv6 without brackets",
-                param_hint="--bind",
-            )
+    _check_addresses(hosts)
     if data_dir == "":  # as of a variable that is not set; it would be the current directory
         raise click.BadParameter("'' names no directory: write . for the current one", param_hint="--data-dir")
-    if ready_json and sys.stdout is None:
-        raise click.ClickException("the ready line cannot be written: the standard output is closed")
+    check_ready_json(ready_json)
     security = security_to_serve_with(**wanted)
-    try:
-        listeners = listen_exactly(hosts, port)
-    except DistNetworkError as error:
-        raise click.ClickException(str(error)) from error
+    listeners = listen_on(hosts, port)
     endpoints = [local_endpoint(listener) for listener in listeners]
-
-    def announce() -> None:
-        try:
-            print(ready_line(endpoints) if ready_json else _ready_text(endpoints), flush=True)
-        except OSError as error:
-            for listener in listeners:
-                close_listener(listener)
-            raise click.ClickException(
-                f"the ready line cannot be written to the standard output: {error.strerror}"
-            ) from error
-
+    line = ready_line(endpoints) if ready_json else _ready_text(endpoints)
     try:
         code = serve_forever(
             listeners,
             limits=limits,
             data_dir=data_dir,
-            on_ready=announce,
+            on_ready=partial(announce, line, listeners),
             drain_s=drain_s,
             spin_us=spin_us,
             security=security,
@@ -171,6 +129,22 @@ def serve(
     except (DataDirError, ValueError, MetricsError) as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)
+
+
+def _check_addresses(hosts: Sequence[str]) -> None:
+    """Refuse as wrong usage what can be no address.
+
+    Raises:
+        click.BadParameter: an address is empty or has a port.
+    """
+    for host in hosts:
+        if host in ("", UNIX_PREFIX):
+            raise click.BadParameter(f"{host!r} names no address: write an address or unix:PATH", param_hint="--bind")
+        if not host.startswith(UNIX_PREFIX) and (host.startswith("[") or host.count(":") == 1):
+            raise click.BadParameter(
+                f"{host!r} is no address alone: give the port with --port, and IPv6 without brackets",
+                param_hint="--bind",
+            )
 
 
 def _metrics(limits: Limits, host: str, port: int) -> Callable[[Loop], AbstractContextManager[object]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from rallypoint.cli.listening import DEFAULT_PORT
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.status_tables import show
 from rallypoint.errors import DistError, RefusedError
@@ -20,7 +21,6 @@ from rallypoint.types import Endpoint
 
 __all__ = ["status"]
 
-DEFAULT_PORT = 29500  # torch's
 TIMEOUT_S = 10.0
 
 _SHOWN_PLAIN = 1000  # keys of a server that has no status

@@ -5,6 +5,7 @@ import os
 
 import pytest
 from click.testing import CliRunner
+from tests.support.serving_command import record_serving
 
 from rallypoint.cli import relay as module
 from rallypoint.cli.commands import group
@@ -12,20 +13,7 @@ from rallypoint.cli.commands import group
 
 @pytest.fixture
 def relayed(monkeypatch):
-    """Give what was to be relayed instead of doing it: one call, as keywords, with the listeners' addresses."""
-    calls = {}
-
-    def record(reach, listeners, **keywords):
-        calls["reach"] = reach
-        calls["addresses"] = [listener.getsockname() for listener in listeners]
-        calls.update(keywords)
-        keywords["on_ready"]()
-        for listener in listeners:
-            listener.close()
-        return calls.get("exit_code", 0)
-
-    monkeypatch.setattr(module, "serve_forever", record)
-    return calls
+    return record_serving(module, monkeypatch)
 
 
 def run(*arguments):

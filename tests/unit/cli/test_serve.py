@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from tests.support.serving_command import record_serving
 
 from rallypoint.cli import serve as module
 from rallypoint.cli.commands import group
@@ -16,19 +17,7 @@ from rallypoint.server.limits import DEFAULT_LIMITS
 
 @pytest.fixture
 def served(monkeypatch):
-    """Give what was to be served instead of serving it: one call, as keywords, with the listeners' addresses."""
-    calls = {}
-
-    def record(listeners, **keywords):
-        calls["addresses"] = [listener.getsockname() for listener in listeners]
-        calls.update(keywords)
-        keywords["on_ready"]()
-        for listener in listeners:
-            listener.close()
-        return calls.get("exit_code", 0)
-
-    monkeypatch.setattr(module, "serve_forever", record)
-    return calls
+    return record_serving(module, monkeypatch)
 
 
 def run(*arguments):
