@@ -361,7 +361,8 @@ class Connections:
         self._check()
         if not self.main.is_in_step:
             self.main.close()
-            self.main = self._connect(owed)
+            self.main = self._reconnect(self.endpoint, owed.remaining_s())
+            self._see_whether_closed(self.main)
         return self.main
 
     def _run_beside(self, begin: Begin[T], deadline: Deadline, owed: Deadline) -> T:
@@ -370,8 +371,9 @@ class Connections:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = self._connect(owed)
+            connection = self._reconnect(self.endpoint, owed.remaining_s())
             self._sides.append(connection)
+            self._see_whether_closed(connection)
         result: list[T] = []
         try:
             call = begin(self.is_careful)
@@ -391,11 +393,13 @@ class Connections:
         if self._end is not None:
             raise ConnectionLostError(self._end, endpoint=self.endpoint)
 
-    def _connect(self, owed: Deadline) -> Connection:
-        connection = self._reconnect(self.endpoint, owed.remaining_s())
-        if self._end is not None:  # closed meanwhile by another thread
+    def _see_whether_closed(self, connection: Connection) -> None:
+        """Close a new connection if another thread has closed all.
+
+        This comes after the connection was put where ``close`` looks: one of the two sees what the other did.
+        """
+        if self._end is not None:
             connection.close()
-        return connection
 
     @property
     def is_waiting(self) -> bool:

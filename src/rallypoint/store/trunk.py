@@ -448,6 +448,8 @@ class Trunk:
         if not self._beside:  # several, if handlers nest while they connect
             link = self._reach(b"", Deadline(timeout_s + connections.REPLY_GRACE_S))
             self._beside.append(Trunk(self.endpoint, link, self._reach))
+            if self._uplink.has_ended():  # by another thread, which may not have seen this one
+                self._beside[-1].close(str(self._uplink.ended()))
         return self._beside[0]
 
     # --- errors and the end ------------------------------------------------------------------------------

@@ -234,6 +234,8 @@ class Uplink:
         self.outbox.extend(memoryview(frame) for frame in session.resume(welcome))
         self.link, self._welcome = link, welcome
         self.lost_by, self.attempts = None, 0
+        if self.has_ended():  # by another thread, which may have looked for a connection before this one was there
+            link.stream.close()
         self.flush()
         return failed
 
@@ -242,6 +244,10 @@ class Uplink:
     def fail(self, kind: type[DistNetworkError], what: str) -> None:
         """Let this and all later calls fail; ``what`` says what the server has done."""
         self.end = (kind, f"the server at {format_endpoint(self.endpoint)} {what}")
+
+    def has_ended(self) -> bool:
+        """Tell whether no call is possible any more; see ``end``, which another thread may set at any time."""
+        return self.end is not None
 
     def ended(self) -> DistNetworkError:
         """Make the error of a call that comes after the end."""
