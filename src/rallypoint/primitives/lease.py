@@ -183,6 +183,8 @@ class Lease:
         """
         if not self.is_alive:
             raise self._lost_error()
+        if not isinstance(self._holding, _ServedHolding):  # nobody would delete the key of a holder that died
+            raise NotImplementedError(f"{key!r}: keys that go with their lease need a store with sessions")
         self._holding.put(key, value)
 
     def wait_lost(self, timeout: Timeout | None = None) -> bool:
@@ -252,8 +254,6 @@ class _Holding(Protocol):
 
     def renew(self) -> None: ...
 
-    def put(self, key: Text, value: Text) -> None: ...
-
     def end(self) -> None: ...
 
 
@@ -290,9 +290,6 @@ class _BeatHolding:
 
     def renew(self) -> None:
         self._beat.move()
-
-    def put(self, key: Text, value: Text) -> None:
-        raise NotImplementedError(f"{key!r}: keys that go with their lease need a store with sessions")
 
     def end(self) -> None:
         self._beat.stop()
