@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
-from rallypoint.errors import LeaseLostError
 from rallypoint.primitives.lease import DEFAULT_TTL_S
 from rallypoint.primitives.line import Front
 from rallypoint.primitives.lock import Tenure
@@ -174,8 +173,4 @@ class Election:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.resign()
-        except LeaseLostError:
-            if error is None:
-                raise
+        self._tenure.end_block(error)

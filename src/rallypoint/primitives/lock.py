@@ -149,6 +149,18 @@ class Tenure:
                 lease=place.lease.id,
             )
 
+    def end_block(self, error: BaseException | None) -> None:
+        """Leave the front at the end of a ``with`` block; beside the error that it ends with, a loss is no news.
+
+        Raises:
+            LeaseLostError: it was lost before, and the block ended well.
+        """
+        try:
+            self.give_up()
+        except LeaseLostError:
+            if error is None:
+                raise
+
     def _stand(self, deadline: Deadline) -> Place | None:
         """Stand in line until the front or the deadline; ``None`` for the latter."""
         while True:
@@ -285,8 +297,4 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.release()
-        except LeaseLostError:
-            if error is None:
-                raise
+        self._tenure.end_block(error)
