@@ -6,7 +6,6 @@ python tools/generate_limits.py --check    # fail if it is stale
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 import sys
@@ -16,7 +15,11 @@ from pathlib import Path
 
 from rallypoint.server.limits import DEFAULT_LIMITS, MOST, OUTPUT_LOOK_S, Limits
 
-OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "reference" / "limits.md"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script of this folder sees only that
+
+from tools.generated import ROOT, write_or_check
+
+OUTPUT = ROOT / "docs" / "reference" / "limits.md"
 
 HEAD = """\
 # Limits
@@ -73,18 +76,10 @@ def page() -> str:
     return "\n".join([HEAD, rules(), "", *rows()]) + "\n"
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if the page is stale")
-    text = page()
-    if not parser.parse_args().check:
-        OUTPUT.write_text(text)
-    elif not OUTPUT.exists() or OUTPUT.read_text() != text:
-        sys.exit("limits.md is stale: run `make limits`")
-    else:
-        print("limits.md: as the limits say")
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check; give 1 if a check failed."""
+    return write_or_check(arguments, page, OUTPUT, about=__doc__, command="`make limits`", source="the limits say")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,6 @@ A number that both twins know stands in Python, once. The native twin reads it f
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -35,7 +34,11 @@ from rallypoint.server import (
 )
 from rallypoint.store import connections
 
-OUTPUT = Path(__file__).resolve().parent.parent / "native" / "spec.inc"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script of this folder sees only that
+
+from tools.generated import ROOT, write_or_check
+
+OUTPUT = ROOT / "native" / "spec.inc"
 
 # Which constants, from where; one that is private there has no underscore here.
 CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
@@ -222,19 +225,9 @@ def text() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write or check; give 1 if a check failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the file is stale")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args(arguments)
-    fresh = text()
-    if options.check:
-        if not options.output.exists() or options.output.read_text(encoding="utf-8") != fresh:
-            print(f"{options.output} is stale: run python tools/generate_spec.py")
-            return 1
-        print("spec.inc: as the Python twin says")
-        return 0
-    options.output.write_text(fresh, encoding="utf-8")
-    return 0
+    return write_or_check(
+        arguments, text, OUTPUT, about=__doc__, command="python tools/generate_spec.py", source="the Python twin says"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python tools/generate_wire.py --check    # fail if it is stale
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import sys
 import textwrap
@@ -19,7 +18,11 @@ from rallypoint.protocol import spec
 from rallypoint.protocol.session import auth
 from rallypoint.protocol.session import spec as session
 
-OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "reference" / "wire.md"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script of this folder sees only that
+
+from tools.generated import ROOT, write_or_check
+
+OUTPUT = ROOT / "docs" / "reference" / "wire.md"
 
 HEAD = """\
 # The wire
@@ -191,18 +194,10 @@ def page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if the page is stale")
-    text = page()
-    if not parser.parse_args().check:
-        OUTPUT.write_text(text)
-    elif not OUTPUT.exists() or OUTPUT.read_text() != text:
-        sys.exit("wire.md is stale: run `make wire`")
-    else:
-        print("wire.md: as the tables say")
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check; give 1 if a check failed."""
+    return write_or_check(arguments, page, OUTPUT, about=__doc__, command="`make wire`", source="the tables say")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
