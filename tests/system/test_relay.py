@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 
 import pytest
+from tests.support.launcher import until
 from tests.support.raw_server import PATIENCE_S, RawClient
 from tests.support.relayed import started
 
@@ -24,32 +24,36 @@ def plain(port, timeout_s=60.0):
 def test_plain_clients_do_not_notice_that_a_durable_server_is_killed(tmp_path):
     folder = str(tmp_path / "data")
     stop = threading.Event()
-    counts = []
+    counts = dict.fromkeys((f"n{number}" for number in range(4)), 0)
+    ended = []
 
     def count(name, port):
-        done = 0
         with plain(port) as store:
             while not stop.is_set():
-                assert store.add(name, 1) == done + 1
-                done += 1
-        counts.append((name, done))
+                assert store.add(name, 1) == counts[name] + 1
+                counts[name] += 1
+        ended.append(name)
+
+    def wait_for_progress():
+        before = dict(counts)
+        until("every client counts on", lambda: all(done > before[name] for name, done in counts.items()))
 
     with contextlib.ExitStack() as processes:
         server, server_port = processes.enter_context(started("serve", "--data-dir", folder))
         relay, port = processes.enter_context(started("relay", f"127.0.0.1:{server_port}"))
         waiter = RawClient(("127.0.0.1", port))
-        threads = [threading.Thread(target=count, args=(f"n{number}", port)) for number in range(4)]
+        threads = [threading.Thread(target=count, args=(name, port)) for name in counts]
         for thread in threads:
             thread.start()
         with plain(port) as store:
             waiting = threading.Thread(target=store.wait, args=(["released"],))
             waiting.start()
             for _ in range(KILLS):
-                time.sleep(0.3)
+                wait_for_progress()
                 server.kill()
                 server.wait()
                 server, _ = processes.enter_context(started("serve", "--data-dir", folder, port=server_port))
-            time.sleep(0.3)
+            wait_for_progress()
             stop.set()
             for thread in threads:
                 thread.join(PATIENCE_S)
@@ -57,8 +61,8 @@ def test_plain_clients_do_not_notice_that_a_durable_server_is_killed(tmp_path):
                 other.set("released", "1")
                 waiting.join(PATIENCE_S)
                 assert not waiting.is_alive()
-                assert len(counts) == 4
-                for name, done in counts:
+                assert sorted(ended) == sorted(counts)
+                for name, done in counts.items():
                     assert done > KILLS
                     assert other.add(name, 0) == done
         waiter.close()

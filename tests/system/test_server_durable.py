@@ -16,6 +16,7 @@ import threading
 import time
 
 import pytest
+from tests.support.launcher import until
 from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, VALIDATE, RawClient, use_twin
 from tests.support.raw_session import RawSession
 from tests.support.served import free_port, served
@@ -147,7 +148,11 @@ def test_no_acknowledged_write_is_lost_and_no_add_counts_twice_over_kill_9(tmp_p
                 time.sleep(chance.uniform(0.05, 0.8))
                 process.send_signal(signal.SIGKILL)
         with start(tmp_path, port) as (process, _):
-            time.sleep(0.3)
+            before = [worker.writes for worker in workers]
+            until(
+                "every client writes again",
+                lambda: all(worker.writes > some for worker, some in zip(workers, before, strict=True)),
+            )
             is_over.set()
             for thread in (*workers, plain):
                 thread.join(PATIENCE_S)

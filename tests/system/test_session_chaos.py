@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support import launcher
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.raw_server import LOOP_TWINS, use_twin
 from tests.support.served import served
@@ -146,11 +147,13 @@ def test_calls_fail_while_the_server_stands_still_and_go_on_afterwards(server, m
         finally:
             process.send_signal(signal.SIGCONT)
         before = [client.added for client in clients]
-        time.sleep(0.5)
+        launcher.until(
+            "every client adds again",
+            lambda: all(client.added > some for client, some in zip(clients, before, strict=True)),
+        )
         end = time.monotonic()
         for future in working:
             future.result(JOIN_S)
-        assert all(client.added > some for client, some in zip(clients, before, strict=True))
         added, unknown = sum(client.added for client in clients), sum(client.unknown for client in clients)
         assert added <= make(port).add("sum", 0) <= added + unknown
     for client in clients:
