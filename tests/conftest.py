@@ -1,5 +1,6 @@
 """The fixtures that every test may use."""
 
+from tests.support.threads import pool
 from tests.support.twins import each_twin
 
-__all__ = ["each_twin"]
+__all__ = ["each_twin", "pool"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 
 import pytest
+from tests.support.threads import together
 from tests.support.torch_peers import torch_client, torch_dist
 
 from rallypoint.errors import BarrierTimeoutError
@@ -18,24 +18,6 @@ from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.tcp import TCPStore
 
 LONG_S = 30.0
-
-
-def members(calls):
-    outcomes = {}
-
-    def run(number, call):
-        try:
-            outcomes[number] = call()
-        except RuntimeError as error:
-            outcomes[number] = error
-
-    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_S)
-        assert not thread.is_alive()
-    return [outcomes[number] for number in range(len(calls))]
 
 
 @pytest.fixture
@@ -67,7 +49,7 @@ def test_our_barrier_works_again_and_again_on_torchs_stores(torch_stores, shared
     stores = [torch_dist.HashStore()] * 3 if shared else torch_stores[:3]
     before = stores[0].timeout
     for _ in range(4):
-        passed = members([lambda rank=rank: barrier(stores[rank], 3, "p", LONG_S, rank, name) for rank in range(3)])
+        passed = together(*(lambda rank=rank: barrier(stores[rank], 3, "p", LONG_S, rank, name) for rank in range(3)))
         assert passed == [None] * 3
     assert [store.timeout for store in stores] == [before] * 3
 
@@ -75,10 +57,10 @@ def test_our_barrier_works_again_and_again_on_torchs_stores(torch_stores, shared
 @pytest.mark.parametrize("shared", [True, False])
 def test_our_barrier_on_torchs_stores_names_the_missing_and_can_be_tried_again(torch_stores, shared):
     stores = [torch_dist.HashStore()] * 3 if shared else torch_stores[:3]
-    errors = members([lambda rank=rank: barrier(stores[rank], 3, "p", 0.5, rank, name) for rank in (1, 2)])
+    errors = together(*(lambda rank=rank: barrier(stores[rank], 3, "p", 0.5, rank, name) for rank in (1, 2)))
     assert all(isinstance(error, BarrierTimeoutError) for error in errors)
     assert [error.missing for error in errors] == [("node0",)] * 2
-    passed = members([lambda rank=rank: barrier(stores[rank], 3, "p", LONG_S, rank, name) for rank in range(3)])
+    passed = together(*(lambda rank=rank: barrier(stores[rank], 3, "p", LONG_S, rank, name) for rank in range(3)))
     assert passed == [None] * 3
 
 
@@ -87,13 +69,11 @@ def test_our_members_and_torchs_pass_one_barrier(torch_stores, our_stores):
 
     our_views = [PrefixStore("p", store) for store in our_stores]
     their_views = [torch_dist.PrefixStore("p", store) for store in torch_stores]
-    passed = members(
-        [
-            lambda: barrier(our_views[0], 4, "b", LONG_S, 0, name),
-            lambda: torchs_barrier(their_views[1], 4, "b", LONG_S, 1, name),
-            lambda: barrier(our_views[2], 4, "b", LONG_S),
-            lambda: torchs_barrier(their_views[3], 4, "b", LONG_S),
-        ]
+    passed = together(
+        lambda: barrier(our_views[0], 4, "b", LONG_S, 0, name),
+        lambda: torchs_barrier(their_views[1], 4, "b", LONG_S, 1, name),
+        lambda: barrier(our_views[2], 4, "b", LONG_S),
+        lambda: torchs_barrier(their_views[3], 4, "b", LONG_S),
     )
     assert passed == [None] * 4
 
@@ -101,12 +81,10 @@ def test_our_members_and_torchs_pass_one_barrier(torch_stores, our_stores):
 def test_our_members_and_torchs_that_time_out_together_all_learn_who_is_missing(torch_stores, our_stores):
     from torch.distributed.elastic.utils.store import barrier as torchs_barrier
 
-    first, second, third = members(
-        [
-            lambda: barrier(our_stores[0], 4, "b", 2.0, 0, name, 10),
-            lambda: torchs_barrier(torch_stores[1], 4, "b", 2.0, 1, name, 10),
-            lambda: barrier(our_stores[2], 4, "b", 2.0, 2, name, 10),
-        ]
+    first, second, third = together(
+        lambda: barrier(our_stores[0], 4, "b", 2.0, 0, name, 10),
+        lambda: torchs_barrier(torch_stores[1], 4, "b", 2.0, 1, name, 10),
+        lambda: barrier(our_stores[2], 4, "b", 2.0, 2, name, 10),
     )
     assert "missing_ranks=[node3]" in str(first)
     assert "check rank 0 (node0) for missing rank info" in str(second)
@@ -116,11 +94,9 @@ def test_our_members_and_torchs_that_time_out_together_all_learn_who_is_missing(
 def test_torchs_rank_0_finds_our_members(torch_stores, our_stores):
     from torch.distributed.elastic.utils.store import barrier as torchs_barrier
 
-    first, second = members(
-        [
-            lambda: torchs_barrier(torch_stores[0], 3, "b", 2.0, 0, name, 2),
-            lambda: barrier(our_stores[1], 3, "b", 2.0, 1, name, 2),
-        ]
+    first, second = together(
+        lambda: torchs_barrier(torch_stores[0], 3, "b", 2.0, 0, name, 2),
+        lambda: barrier(our_stores[1], 3, "b", 2.0, 1, name, 2),
     )
     assert "missing_ranks=[node2]" in str(first)
     assert "missing_ranks=[node2]" in str(second)
@@ -129,13 +105,11 @@ def test_torchs_rank_0_finds_our_members(torch_stores, our_stores):
 def test_our_members_and_torchs_exchange(torch_stores, our_stores):
     from torch.distributed.elastic.utils.store import synchronize as torchs_synchronize
 
-    results = members(
-        [
-            lambda: synchronize(our_stores[0], "from 0", 0, 4, "x"),
-            lambda: torchs_synchronize(torch_stores[1], "from 1", 1, 4, "x"),
-            lambda: synchronize(torch_stores[2], "from 2", 2, 4, "x"),
-            lambda: torchs_synchronize(torch_stores[3], "from 3", 3, 4, "x"),
-        ]
+    results = together(
+        lambda: synchronize(our_stores[0], "from 0", 0, 4, "x"),
+        lambda: torchs_synchronize(torch_stores[1], "from 1", 1, 4, "x"),
+        lambda: synchronize(torch_stores[2], "from 2", 2, 4, "x"),
+        lambda: torchs_synchronize(torch_stores[3], "from 3", 3, 4, "x"),
     )
     assert [[bytes(value) for value in values] for values in results] == [[f"from {r}".encode() for r in range(4)]] * 4
 
@@ -175,7 +149,7 @@ def test_our_primitives_work_on_torchs_stores(torch_stores, shared):
             assert [barrier_of_ours.wait(LONG_S) for _ in range(3)] == [1, 2, 3]
         return exchange(stores[rank], "X", rank, 3, str(rank), timeout=LONG_S)
 
-    assert members([lambda rank=rank: work(rank) for rank in range(3)]) == [[b"0", b"1", b"2"]] * 3
+    assert together(*(lambda rank=rank: work(rank) for rank in range(3))) == [[b"0", b"1", b"2"]] * 3
     assert tokens == sorted(set(tokens))
     election = Election(stores[0], "E", label="a")
     token = election.campaign(LONG_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -26,12 +25,6 @@ def relay():
 def ranks(relay, request):
     """Eight clients, each with keys of its own test."""
     return [torch_dist.PrefixStore(request.node.name, torch_client(relay.port)) for _ in range(8)]
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 def test_what_one_rank_writes_the_others_read(ranks):

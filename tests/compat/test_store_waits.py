@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -22,12 +21,6 @@ JOIN_S = 60
 def meeting(request):
     with meet(*request.param) as running:
         yield running
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 def begin(pool, call, *arguments):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -27,12 +26,6 @@ def make():
 @pytest.fixture
 def store(make):
     return make()
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import signal
 import struct
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.client_twins import each_client  # noqa: F401 - a fixture
@@ -44,12 +43,6 @@ def store():
 def other(store):
     with TCPStore(HOST, store.port, wait_for_workers=False, timeout=JOIN_S) as client:
         yield client
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 def test_a_waiting_thread_is_woken_by_another_on_the_same_store(store, pool):

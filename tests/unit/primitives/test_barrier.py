@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from tests.support.session_store import FakeServer, PlainStore
 from tests.support.stores import Recorder
+from tests.support.threads import together
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierTimeoutError, ConnectionLostError, DistStoreError, DuplicateMemberError
@@ -47,21 +49,7 @@ def name(rank):
 
 def members(call, ranks):
     """Run ``call(rank)`` in a thread a rank; give results or errors by rank."""
-    outcomes = {}
-
-    def run(rank):
-        try:
-            outcomes[rank] = call(rank)
-        except Exception as error:  # noqa: BLE001 - looked at by the test
-            outcomes[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_S)
-        assert not thread.is_alive()
-    return outcomes
+    return dict(zip(ranks, together(*(partial(call, rank) for rank in ranks)), strict=True))
 
 
 @pytest.mark.parametrize("number", [1, 2])

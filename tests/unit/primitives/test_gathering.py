@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from tests.support.session_store import PlainStore
+from tests.support.threads import together
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierBrokenError, BarrierTimeoutError, ConnectionLostError
@@ -32,25 +33,6 @@ def gathering(store, rank, size, clock=None, ttl_s=None):
 
 def come(member, timeout_s=LONG_S, value=b"", with_values=False):
     return member.gather(value, Deadline(timeout_s), with_values=with_values)
-
-
-def together(*calls):
-    """Make calls in threads; give results or errors in order."""
-    outcomes = [None] * len(calls)
-
-    def run(place):
-        try:
-            outcomes[place] = calls[place]()
-        except Exception as error:  # noqa: BLE001 - looked at by the test
-            outcomes[place] = error
-
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_S)
-        assert not thread.is_alive()
-    return outcomes
 
 
 def test_generations_follow_each_other_and_leave_few_keys(store):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from tests.support.session_store import FakeServer
+from tests.support.threads import together
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import BarrierBrokenError, BarrierTimeoutError, DuplicateMemberError, RefusedError
@@ -19,24 +18,6 @@ LONG_S = 30.0
 
 def timed_out():
     return BarrierTimeoutError("timeout", arrived=1, expected=2, waited_s=1.0)
-
-
-def together(calls):
-    outcomes = [None] * len(calls)
-
-    def run(place):
-        try:
-            outcomes[place] = calls[place]()
-        except Exception as error:  # noqa: BLE001 - looked at by the test
-            outcomes[place] = error
-
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_S)
-        assert not thread.is_alive()
-    return outcomes
 
 
 def name(rank):
@@ -73,7 +54,7 @@ def test_looking_once_looks_once():
 def test_a_complete_group_is_one_call_each():
     server = FakeServer()
     sessions = [server.connect() for _ in range(3)]
-    assert together([lambda r=r: barrier(sessions[r], 3, "p", LONG_S, r, name) for r in range(3)]) == [None] * 3
+    assert together(*(lambda r=r: barrier(sessions[r], 3, "p", LONG_S, r, name) for r in range(3))) == [None] * 3
     assert [session.calls for session in sessions] == [["meet"]] * 3
     assert server.entries == {}
 
@@ -83,7 +64,7 @@ def test_members_of_both_kinds_pass_one_barrier_again_and_again(plain):
     server = FakeServer()
     stores = [server.connect_plain() if rank in plain else server.connect() for rank in range(3)]
     for _ in range(3):
-        assert together([lambda r=r: barrier(stores[r], 3, "p", LONG_S, r, name) for r in range(3)]) == [None] * 3
+        assert together(*(lambda r=r: barrier(stores[r], 3, "p", LONG_S, r, name) for r in range(3))) == [None] * 3
 
 
 @pytest.mark.parametrize("plain", [set(), {1}])
@@ -95,14 +76,14 @@ def test_every_rank_is_told_who_is_missing(plain):
     assert caught.value.missing == ("node1", "node2")
     assert "on rank 0, for key prefix: p (world_size=3, missing_ranks=[node1, node2], timeout=0.1)" in str(caught.value)
     if plain:
-        errors = together([lambda r=r: barrier(stores[r], 3, "p", 0.5, r, name) for r in (0, 1)])
+        errors = together(*(lambda r=r: barrier(stores[r], 3, "p", 0.5, r, name) for r in (0, 1)))
         assert [error.missing for error in errors] == [("node2",)] * 2
 
 
 def test_a_member_that_is_gone_fails_the_barrier_at_once():
     server = FakeServer()
     sessions = [server.connect() for _ in range(2)]
-    together([lambda r=r: barrier(sessions[r], 2, "p", LONG_S, r, name) for r in range(2)])
+    together(*(lambda r=r: barrier(sessions[r], 2, "p", LONG_S, r, name) for r in range(2)))
     sessions[1].die()
     with pytest.raises(BarrierBrokenError) as caught:
         barrier(sessions[0], 2, "p", LONG_S, 0, name)
@@ -125,7 +106,7 @@ def test_refusals_are_told_as_the_plain_way_tells_them(reason, kind):
 def test_members_of_both_kinds_exchange(plain):
     server = FakeServer()
     stores = [server.connect_plain() if rank in plain else server.connect() for rank in range(3)]
-    outcomes = together([lambda r=r: synchronize(stores[r], f"from {r}", r, 3, "x/", LONG_S) for r in range(3)])
+    outcomes = together(*(lambda r=r: synchronize(stores[r], f"from {r}", r, 3, "x/", LONG_S) for r in range(3)))
     assert outcomes == [[b"from 0", b"from 1", b"from 2"]] * 3
     if not plain:
         assert stores[1].calls[:2] == ["exchange", "add"]
@@ -136,7 +117,7 @@ def test_other_keys_that_begin_alike_are_no_members():
     sessions = [server.connect() for _ in range(2)]
     sessions[0].set("x/unrelated", "v")
     sessions[0].set("x/10", "v")
-    synced = together([lambda r=r: synchronize(sessions[r], str(r), r, 2, "x/", LONG_S) for r in range(2)])
+    synced = together(*(lambda r=r: synchronize(sessions[r], str(r), r, 2, "x/", LONG_S) for r in range(2)))
     assert synced == [[b"0", b"1"]] * 2
     assert "multi_get" not in sessions[0].calls
     with pytest.raises(BarrierTimeoutError):

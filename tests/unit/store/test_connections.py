@@ -4,7 +4,6 @@ import functools
 import os
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.client_twins import each_c10d_client  # noqa: F401 - a fixture
@@ -37,12 +36,6 @@ ONE = b"\x01" + bytes(7)
 def peer():
     with ScriptedPeer() as scripted:
         yield scripted
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 @pytest.fixture

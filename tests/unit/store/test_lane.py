@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.client_twins import IS_BUILT
@@ -67,12 +66,6 @@ COURSES = [
 def peer():
     with SessionPeer() as scripted:
         yield scripted
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 @pytest.fixture

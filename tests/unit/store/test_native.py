@@ -9,7 +9,6 @@ import struct
 import sys
 import threading
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -43,12 +42,6 @@ def i64(number):
 def peer():
     with ScriptedPeer() as scripted:
         yield scripted
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(4) as threads:
-        yield threads
 
 
 @pytest.fixture

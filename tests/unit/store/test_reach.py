@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import math
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from tests.support.scripted_peer import ScriptedPeer
@@ -21,6 +22,7 @@ from rallypoint.store.reach import (
     Reacher,
     first_endpoint,
     other_endpoints,
+    session_time_s,
     wanted_dialect,
 )
 from rallypoint.types import Endpoint
@@ -32,12 +34,6 @@ LONG_S = 60.0
 def plain_environment(monkeypatch):
     for name in ("RALLYPOINT_DIALECT", "RALLYPOINT_TOKEN", "RALLYPOINT_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(4) as threads:
-        yield threads
 
 
 def test_the_dialect_is_the_callers_or_the_environments_or_ours(monkeypatch):
@@ -52,6 +48,19 @@ def test_the_dialect_is_the_callers_or_the_environments_or_ours(monkeypatch):
     with pytest.raises(ValueError, match="RALLYPOINT_DIALECT must be"):
         wanted_dialect(None, use_libuv=True)
     assert SESSION_TIMEOUT_S * 1000 <= SESSION_TIMEOUT_MS_MAX
+
+
+def test_how_long_a_session_outlives_its_connection_is_the_callers_or_the_default():
+    assert session_time_s(None) == SESSION_TIMEOUT_S
+    assert session_time_s(timedelta(milliseconds=100)) == 0.1
+    assert session_time_s(0) == 0
+    assert session_time_s(24 * 3600) == 24 * 3600
+    with pytest.raises(ValueError, match="session_timeout must be 86400 seconds at most, not inf"):
+        session_time_s(math.inf)
+    with pytest.raises(ValueError, match="session_timeout must be 0 or more seconds"):
+        session_time_s(-1)
+    with pytest.raises(TypeError, match="session_timeout"):
+        session_time_s("10")
 
 
 def test_a_host_name_may_name_several_places():

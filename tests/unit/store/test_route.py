@@ -5,7 +5,6 @@ import errno
 import select
 import socket
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import SimpleNamespace
 
@@ -27,12 +26,6 @@ from rallypoint.types import Endpoint
 JOIN_S = 60
 LONG_S = 60.0
 HOST = "127.0.0.1"
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(4) as threads:
-        yield threads
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.support.cutting_proxy import CuttingProxy
@@ -43,12 +42,6 @@ def make(monkeypatch):
 @pytest.fixture
 def store(make):
     return make()
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 @pytest.fixture

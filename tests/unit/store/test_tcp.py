@@ -4,7 +4,6 @@ import copy
 import math
 import pickle
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -37,12 +36,6 @@ def make():
 @pytest.fixture
 def store(make):
     return make()
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
 
 
 @pytest.fixture

@@ -40,12 +40,6 @@ def peer():
 
 
 @pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as threads:
-        yield threads
-
-
-@pytest.fixture
 def line(peer, pool):
     """A trunk, and the server's end of its first connection."""
     endpoint = Endpoint("127.0.0.1", peer.port)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from tests.support.session_peer import SessionPeer
 from tests.support.stores import HOST, JOIN_S, making_stores
@@ -22,12 +20,6 @@ def make(monkeypatch):
     monkeypatch.setenv("RALLYPOINT_DIALECT", "session")
     with making_stores() as build:
         yield build
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(4) as threads:
-        yield threads
 
 
 def test_changes_come_in_order_also_those_of_ones_own(make):
