@@ -90,6 +90,7 @@ class Upstream:
         self._session = Session()
         self._requests: dict[int, _Request] = {}
         self._link: Link | None = None
+        self._arriving: Link | None = None  # in the door, by the connector
         self._outbox: deque[memoryview] = deque()
         self._data_id: bytes | None = None
         self._last_trouble = ""
@@ -138,6 +139,8 @@ class Upstream:
     def end(self) -> None:
         """End the session and the connection."""
         self._has_ended.set()
+        if self._arriving is not None:  # the loop ended before it could take it
+            self._arriving.stream.close()
         link = self._link
         if link is not None:
             self._link = None
@@ -161,6 +164,7 @@ class Upstream:
                     self._loop.door.post(partial(self._not_reached, str(error)))
                 self._has_ended.wait(self._backoff.pause_s(attempts, random.random()))  # noqa: S311 - it spreads
                 continue
+            self._arriving = link
             try:
                 self._loop.door.post(partial(self._adopt, link))
             except DistStoreError:
@@ -175,6 +179,7 @@ class Upstream:
 
     def _adopt(self, link: Link) -> None:
         """Go on over a new connection."""
+        self._arriving = None
         if self._has_ended.is_set():
             link.stream.close()
             return

@@ -152,3 +152,22 @@ def test_a_server_that_says_nothing_is_given_up_and_asked_again(server, local):
     local.do(local.upstream.probe)
     assert "it has said nothing for 15 s" in local.wait_for(lambda event: isinstance(event, UpstreamGone)).detail
     assert local.answer(3).fields == (1,)
+
+
+def test_a_connection_that_the_loop_does_not_take_any_more_is_closed(server):
+    links = []
+
+    def reach(session_id, deadline):
+        links.append(Reacher([Endpoint(*server.address)])(session_id, deadline))
+        return links[-1]
+
+    told = []
+    loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
+    upstream = Upstream(loop, reach, told.append, told.append, QUICK)
+    loop.stop(0.0)  # it looks at the door no more
+    upstream.begin()
+    upstream._connector.join(PATIENCE_S)
+    loop.run()
+    upstream.end()
+    assert [link.stream.fileno() for link in links] == [-1]
+    assert told == []
