@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from types import TracebackType
+
+import pytest
 
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import MAGIC, Verb
+from rallypoint.store import connections
 
-__all__ = ["Conversation", "ScriptedPeer"]
+__all__ = ["Conversation", "ScriptedPeer", "impatient", "scripted_peer"]
 
 PATIENCE_S = 60.0
 
@@ -91,3 +95,16 @@ class ScriptedPeer:
         self.listener.close()
         for conversation in self._conversations:
             conversation.close()
+
+
+@pytest.fixture
+def scripted_peer() -> Iterator[ScriptedPeer]:
+    """A server that is played by hand."""
+    with ScriptedPeer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Owed answers may take next to no time."""
+    monkeypatch.setattr(connections, "REPLY_GRACE_S", 0.05)

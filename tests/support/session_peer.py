@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from tests.support.scripted_peer import ScriptedPeer
+from tests.support.stores import HOST, JOIN_S
 
 from rallypoint.protocol.session.codec import (
     REPLY_HEAD_SIZE,
@@ -19,8 +23,20 @@ from rallypoint.protocol.session.codec import (
 )
 from rallypoint.protocol.session.spec import OPENING, EventKind, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
+from rallypoint.store.reach import Reacher
+from rallypoint.store.trunk import Trunk
+from rallypoint.types import Endpoint
 
-__all__ = ["DATA", "LIFE", "REPLY_HEAD_SIZE", "SESSION", "SessionConversation", "SessionPeer"]
+__all__ = [
+    "DATA",
+    "LIFE",
+    "REPLY_HEAD_SIZE",
+    "SESSION",
+    "SessionConversation",
+    "SessionPeer",
+    "opened_trunk",
+    "session_peer",
+]
 
 SESSION = b"s" * 16
 DATA = b"d" * 16
@@ -130,3 +146,22 @@ class SessionPeer(ScriptedPeer):
         conversation = SessionConversation(self.accept(shakes_hands=False).sock)
         conversation.welcome(**welcome)  # type: ignore[arg-type]
         return conversation
+
+
+@pytest.fixture
+def session_peer() -> Iterator[SessionPeer]:
+    """A server that is played by hand."""
+    with SessionPeer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def opened_trunk(peer: SessionPeer, pool: ThreadPoolExecutor) -> Iterator[tuple[Trunk, SessionConversation]]:
+    """A trunk, and the server's end of its first connection, to the module's ``peer``."""
+    endpoint = Endpoint(HOST, peer.port)
+    reacher = Reacher([endpoint])
+    opening = pool.submit(reacher.open, JOIN_S, may_be_plain=False)
+    server = peer.meet()
+    trunk = Trunk(endpoint, opening.result(JOIN_S), reacher)
+    yield trunk, server
+    trunk.close("the test is over")

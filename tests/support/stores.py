@@ -1,4 +1,7 @@
-"""Stores for tests: real ones that are closed at the end, and one that writes down what it is asked."""
+"""Stores for tests: real ones that are closed at the end, and one that writes down what it is asked.
+
+A test module says which stores its fixtures give: ``make = make_store``, ``store = first_store``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+import pytest
+
+from rallypoint.server import native
 from rallypoint.store.tcp import TCPStore
 
-__all__ = ["HOST", "JOIN_S", "Recorder", "making_stores"]
+__all__ = ["HOST", "JOIN_S", "Recorder", "first_store", "make_session_store", "make_store", "making_stores"]
 
 HOST: Final = "127.0.0.1"
 
@@ -32,6 +38,28 @@ def making_stores() -> Iterator[Callable[..., TCPStore]]:
             return stack.enter_context(contextlib.closing(TCPStore(host_name, port, *arguments, **options)))
 
         yield make
+
+
+@pytest.fixture
+def make_store() -> Iterator[Callable[..., TCPStore]]:
+    """Make stores; see ``making_stores``."""
+    with making_stores() as make:
+        yield make
+
+
+@pytest.fixture
+def make_session_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TCPStore]]:
+    """Make stores that speak the session dialect with a server of the Python twin."""
+    monkeypatch.setattr(native, "native", lambda: None)
+    monkeypatch.setenv("RALLYPOINT_DIALECT", "session")
+    with making_stores() as make:
+        yield make
+
+
+@pytest.fixture
+def first_store(make: Callable[..., TCPStore]) -> TCPStore:
+    """A server and its first client, of the module's ``make``."""
+    return make()
 
 
 class Recorder:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from tests.support.client_twins import each_c10d_client  # noqa: F401 - a fixture
-from tests.support.scripted_peer import ScriptedPeer
+from tests.support.scripted_peer import scripted_peer
 
 from rallypoint.errors import (
     ConnectionLostError,
@@ -19,7 +19,6 @@ from rallypoint.errors import (
     StoreTimeoutError,
 )
 from rallypoint.protocol.spec import Verb
-from rallypoint.store import connections as module
 from rallypoint.store import native
 from rallypoint.store.connections import IDLE_SIDES_MAX, connect
 from rallypoint.types import Endpoint
@@ -32,10 +31,7 @@ ONE = b"\x01" + bytes(7)
 """The answer 1 as 64 bits."""
 
 
-@pytest.fixture
-def peer():
-    with ScriptedPeer() as scripted:
-        yield scripted
+peer = scripted_peer
 
 
 @pytest.fixture
@@ -46,12 +42,6 @@ def line(peer, pool):
     connections = connecting.result(JOIN_S)
     yield connections, main
     connections.close("the test is over")
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Owed answers may take next to no time."""
-    monkeypatch.setattr(module, "REPLY_GRACE_S", 0.05)
 
 
 def run(connections, call, *arguments, timeout_s=LONG_S):

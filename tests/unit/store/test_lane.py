@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 from tests.support.client_twins import IS_BUILT
-from tests.support.session_peer import SessionPeer
+from tests.support.session_peer import opened_trunk, session_peer
 
 from rallypoint import twin
 from rallypoint.errors import (
@@ -27,12 +27,8 @@ from rallypoint.errors import (
 from rallypoint.protocol.session.codec import encode_reply
 from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.store import connections
 from rallypoint.store.lane import CALLS, Lender, open_lane
-from rallypoint.store.reach import Reacher
 from rallypoint.store.session import SessionClient
-from rallypoint.store.trunk import Trunk
-from rallypoint.types import Endpoint
 
 V = SessionVerb
 JOIN_S = 60
@@ -62,20 +58,15 @@ COURSES = [
 """A call, its arguments, its request, the fields of the answer, the result."""
 
 
-@pytest.fixture
-def peer():
-    with SessionPeer() as scripted:
-        yield scripted
+peer = session_peer
+trunk_and_server = opened_trunk
 
 
 @pytest.fixture
-def parts(peer, pool):
+def parts(trunk_and_server):
     """A client, and the server's end of its first connection."""
-    endpoint = Endpoint("127.0.0.1", peer.port)
-    reacher = Reacher([endpoint])
-    opening = pool.submit(reacher.open, LONG_S, may_be_plain=False)
-    server = peer.meet()
-    client = SessionClient(Trunk(endpoint, opening.result(JOIN_S), reacher))
+    trunk, server = trunk_and_server
+    client = SessionClient(trunk)
     yield client, server
     client.close("the test is over")
 
@@ -86,12 +77,6 @@ def line(request, parts):
     if request.param == "lane":
         open_lane(parts[0], twin.native())
     return parts
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Owed answers may take next to no time."""
-    monkeypatch.setattr(connections, "REPLY_GRACE_S", 0.05)
 
 
 class InterruptionError(Exception):

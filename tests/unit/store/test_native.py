@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.client_twins import CLIENTS
-from tests.support.scripted_peer import ScriptedPeer
+from tests.support.scripted_peer import ScriptedPeer, scripted_peer
 
 from rallypoint import twin
 from rallypoint.errors import DistError, LocalProtocolError, RemoteProtocolError
@@ -38,10 +38,7 @@ def i64(number):
     return struct.pack("<q", number)
 
 
-@pytest.fixture
-def peer():
-    with ScriptedPeer() as scripted:
-        yield scripted
+peer = scripted_peer
 
 
 @pytest.fixture

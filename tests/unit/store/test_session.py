@@ -10,7 +10,7 @@ import threading
 import pytest
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.session_peer import SessionPeer
-from tests.support.stores import HOST, JOIN_S, making_stores
+from tests.support.stores import HOST, JOIN_S, first_store, make_session_store
 
 from rallypoint.errors import (
     BarrierBrokenError,
@@ -24,24 +24,14 @@ from rallypoint.errors import (
 from rallypoint.protocol.session.codec import encode_reply
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.server import native as server_native
 from rallypoint.store import calls
 from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Entry
 
 V = SessionVerb
 
 
-@pytest.fixture
-def make(monkeypatch):
-    monkeypatch.setattr(server_native, "native", lambda: None)
-    monkeypatch.setenv("RALLYPOINT_DIALECT", "session")
-    with making_stores() as build:
-        yield build
-
-
-@pytest.fixture
-def store(make):
-    return make()
+make = make_session_store
+store = first_store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 from tests.support.client_twins import each_client  # noqa: F401 - a fixture
-from tests.support.scripted_peer import ScriptedPeer
-from tests.support.stores import HOST, JOIN_S, making_stores
+from tests.support.scripted_peer import scripted_peer
+from tests.support.stores import HOST, JOIN_S, first_store, make_store
 
 from rallypoint.errors import (
     BarrierTimeoutError,
@@ -27,21 +27,9 @@ from rallypoint.testing import store_checks
 pytestmark = pytest.mark.usefixtures("each_client")
 
 
-@pytest.fixture
-def make():
-    with making_stores() as build:
-        yield build
-
-
-@pytest.fixture
-def store(make):
-    return make()
-
-
-@pytest.fixture
-def peer():
-    with ScriptedPeer() as scripted:
-        yield scripted
+make = make_store
+store = first_store
+peer = scripted_peer
 
 
 # --- keys and values -------------------------------------------------------------------------------------

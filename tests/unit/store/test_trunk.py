@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 import pytest
-from tests.support.session_peer import LIFE, SESSION, SessionPeer
+from tests.support.session_peer import LIFE, SESSION, opened_trunk, session_peer
 
 from rallypoint.errors import (
     ConnectionLostError,
@@ -22,7 +22,6 @@ from rallypoint.errors import (
 )
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.store import connections
 from rallypoint.store.reach import Reacher
 from rallypoint.store.ticket import Ticket
 from rallypoint.store.trunk import Trunk
@@ -33,28 +32,8 @@ JOIN_S = 60
 LONG_S = 300.0
 
 
-@pytest.fixture
-def peer():
-    with SessionPeer() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def line(peer, pool):
-    """A trunk, and the server's end of its first connection."""
-    endpoint = Endpoint("127.0.0.1", peer.port)
-    reacher = Reacher([endpoint])
-    opening = pool.submit(reacher.open, LONG_S, may_be_plain=False)
-    server = peer.meet()
-    trunk = Trunk(endpoint, opening.result(JOIN_S), reacher)
-    yield trunk, server
-    trunk.close("the test is over")
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Owed answers may take next to no time."""
-    monkeypatch.setattr(connections, "REPLY_GRACE_S", 0.05)
+peer = session_peer
+line = opened_trunk
 
 
 def test_whoever_was_interrupted_goes_on_leading(line):

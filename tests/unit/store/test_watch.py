@@ -2,24 +2,18 @@ from __future__ import annotations
 
 import pytest
 from tests.support.session_peer import SessionPeer
-from tests.support.stores import HOST, JOIN_S, making_stores
+from tests.support.stores import HOST, JOIN_S, make_session_store
 
 from rallypoint.errors import ConnectionLostError, RefusedError, StoreTimeoutError
 from rallypoint.protocol.session.spec import EventKind, SessionVerb
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.server import native as server_native
 from rallypoint.store import watch as module
 from rallypoint.store.session_calls import Changed, Deleted, Missed
 
 V = SessionVerb
 
 
-@pytest.fixture
-def make(monkeypatch):
-    monkeypatch.setattr(server_native, "native", lambda: None)
-    monkeypatch.setenv("RALLYPOINT_DIALECT", "session")
-    with making_stores() as build:
-        yield build
+make = make_session_store
 
 
 def test_changes_come_in_order_also_those_of_ones_own(make):
