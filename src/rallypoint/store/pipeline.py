@@ -111,6 +111,11 @@ class Pipeline:
         fields = (self._wire(key), as_bytes(expected, "expected"), as_bytes(desired, "desired"))
         return self._add(SessionVerb.COMPARE_SET, fields, _first)
 
+    def swap(self, key: Text, revision: int, value: Text, *, lease: int = 0) -> Promise[tuple[bool, int]]:
+        """Write a value if the key has the expected revision; promises what :meth:`Store.swap` gives."""
+        fields = (self._wire(key), as_integer(revision, "revision"), as_bytes(value), as_integer(lease, "lease"))
+        return self._add(SessionVerb.SWAP, fields, _swapped)
+
     def delete_key(self, key: Text, /) -> Promise[bool]:
         """Remove a key; promises whether there was one."""
         return self._add(SessionVerb.DELETE_KEY, (self._wire(key),), _is_any)
@@ -201,6 +206,11 @@ def _first(fields: tuple[Any, ...]) -> Any:
 
 def _is_any(fields: tuple[Any, ...]) -> bool:
     return bool(fields[0])
+
+
+def _swapped(fields: tuple[Any, ...]) -> tuple[bool, int]:
+    is_swapped, revision = fields
+    return bool(is_swapped), revision
 
 
 def _value_if_any(fields: tuple[Any, ...]) -> bytes | None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from tests.support.stores import making_stores
 
-from rallypoint.errors import DistStoreError, NotANumberError
+from rallypoint.errors import DistStoreError, LeaseLostError, NotANumberError
 from rallypoint.server import native as server_native
 from rallypoint.store import pipeline as module
+from rallypoint.store.session_calls import ABSENT, ANY_REVISION
 
 
 @pytest.fixture
@@ -31,6 +32,24 @@ def test_requests_are_applied_in_order_and_their_results_are_kept(store):
     assert (count.value, swapped.value, is_deleted.value) == (5, b"c", True)
     assert (here.value, nowhere.value) == (b"c", None)
     assert store.queue_pop("q") == b"item"
+
+
+def test_swaps_go_by_revision_and_under_a_lease(store):
+    lease = store.lease_grant(60)
+    with store.pipeline() as batch:
+        created = batch.swap("k", ABSENT, "a", lease=lease)
+        late = batch.swap("k", ABSENT, "b")
+        forced = batch.swap("k", ANY_REVISION, "c", lease=lease)
+    assert created.value[0]
+    assert late.value == (False, created.value[1])
+    assert forced.value == (True, store.read("k").revision)
+    store.lease_revoke(lease)
+    batch = store.pipeline()
+    refused = batch.swap("k", ANY_REVISION, "d", lease=lease)
+    with pytest.raises(LeaseLostError):
+        batch.flush()
+    assert isinstance(refused.error, LeaseLostError)
+    assert store.read("k") is None
 
 
 def test_one_bad_request_does_not_hold_up_the_others(store):
