@@ -24,6 +24,8 @@ from enum import Enum, IntEnum, unique
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from rallypoint.protocol.spec import Kind, Verb
+
 __all__ = [
     "CLOSING_ID",
     "EXPIRED_FIELDS",
@@ -96,23 +98,23 @@ CLOSING_ID: Final = 0
 class SessionVerb(IntEnum):
     """The byte that says what a client's frame asks for."""
 
-    SET = 1
-    COMPARE_SET = 2
-    GET = 3
-    ADD = 4
-    CHECK = 5
-    WAIT = 6
-    GETNUMKEYS = 7
-    DELETE_KEY = 8
-    APPEND = 9
-    MULTI_GET = 10
-    MULTI_SET = 11
-    PING = 13
-    QUEUE_PUSH = 14
-    QUEUE_POP = 15
-    QUEUE_LEN = 16
-    LIST_KEYS = 17
-    BARRIER = 18
+    SET = Verb.SET.value
+    COMPARE_SET = Verb.COMPARE_SET.value
+    GET = Verb.GET.value
+    ADD = Verb.ADD.value
+    CHECK = Verb.CHECK.value
+    WAIT = Verb.WAIT.value
+    GETNUMKEYS = Verb.GETNUMKEYS.value
+    DELETE_KEY = Verb.DELETE_KEY.value
+    APPEND = Verb.APPEND.value
+    MULTI_GET = Verb.MULTI_GET.value
+    MULTI_SET = Verb.MULTI_SET.value
+    PING = Verb.PING.value
+    QUEUE_PUSH = Verb.QUEUE_PUSH.value
+    QUEUE_POP = Verb.QUEUE_POP.value
+    QUEUE_LEN = Verb.QUEUE_LEN.value
+    LIST_KEYS = Verb.LIST_KEYS.value
+    BARRIER = Verb.BARRIER.value
     HELLO = 32
     PROVE = 33
     BYE = 34
@@ -164,19 +166,19 @@ class EventKind(IntEnum):
 
 @unique
 class Field(Enum):
-    """What one field is. The value is its Shape."""
+    """What one field is. The value is its Shape: c10d's, where both have one of this name."""
 
-    U8 = "u8"
-    U32 = "u32"
-    I64 = "i64"
-    KEY = "u64 size <= KEY_SIZE_MAX · bytes"
-    VALUE = "u64 size <= VALUE_SIZE_MAX · bytes"
-    KEYS = "u64 n <= KEY_COUNT_MAX · n * KEY"
-    PAIRS = "u64 n <= KEY_COUNT_MAX · n * (KEY · VALUE)"
+    U8 = Kind.U8.value
+    U32 = Kind.U32.value
+    I64 = Kind.I64.value
+    KEY = Kind.KEY.value
+    VALUE = Kind.VALUE.value
+    KEYS = Kind.KEYS.value
+    PAIRS = Kind.PAIRS.value
     # Replies only.
-    STORED = "u64 size · bytes"
+    STORED = Kind.STORED.value
     STORED_EACH = "one STORED for each key of the request, or for each member of the exchange by its rank"
-    LISTED = "i64 n · n * KEY"
+    LISTED = Kind.LISTED.value
     ENTRIES = "i64 n · n * (KEY · i64 revision · STORED)"
     MEMBERS = "i64 n · n * (u32 rank · KEY label · i64 milliseconds since its arrival or end, -1 if never seen)"
 
