@@ -690,7 +690,7 @@ class SessionVerbs : protected Ground, Groups::Listener {
         } else if (kind == ChangeKind::SESSION_MADE) {
             const Bytes id = from.text(), label = from.text(), identity = from.text();
             const double timeout_s = static_cast<double>(from.number()) / 1000;
-            sessions_.detach(sessions_.add(id, identity, label, timeout_s, now_), now_);
+            sessions_.await(sessions_.add(id, identity, label, timeout_s, now_), now_);
         } else if (kind == ChangeKind::LEASE_GRANTED) {
             const int64_t id = from.number(), ttl_ms = from.number();
             const Session *session = sessions_.with_id(from.text());

@@ -140,10 +140,10 @@ class Sessions {
         ends_.drop(session);
     }
     // The session's connection is gone: its time runs.
-    void detach(Session &session, double now) {
-        session.peer = nullptr;
-        session.order = ++detached_;
-        ends_.put(session, now + session.timeout_s);
+    void detach(Session &session, double now) { detach_until(session, now + session.timeout_s); }
+    // It was put back after a restart: there was nowhere to come back to.
+    void await(Session &session, double now) {
+        detach_until(session, now + fmax(session.timeout_s, kSessionRestartGraceS));
     }
     // Forget a session, and its answers; what waits for it was dropped before.
     void end(Session &session) {
@@ -273,6 +273,12 @@ class Sessions {
     }
 
   private:
+    void detach_until(Session &session, double at) {
+        session.peer = nullptr;
+        session.order = ++detached_;
+        ends_.put(session, at);
+    }
+
     static bool keeps_much(uint64_t held, const char *what, uint64_t limit, Refusal &refusal) {
         return refusal.say(TOO_MANY_PENDING, "%" PRIu64 " %s kept because its client has not said that it holds them,"
                            " the limit is %" PRIu64, held, what, limit);

@@ -85,7 +85,7 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (status, ("SCHEMA_VERSION", "LISTED_MAX", "NAMES_MAX", "_RATE_OVER_S")),
     (peer, ("REFUSALS_KEPT",)),
     (groups, ("_HEADS_SIZE", "_LOST_GROUPS_MAX")),
-    (limits, ("GRACE_S", "STALL_S", "OUTPUT_LOOK_S", "STEP_REQUESTS_MAX")),
+    (limits, ("GRACE_S", "SESSION_RESTART_GRACE_S", "STALL_S", "OUTPUT_LOOK_S", "STEP_REQUESTS_MAX")),
     (loop, ("DRAIN_S", "LINGER_S", "READ_SIZE", "EVENTS_MAX")),
     (connection, ("OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE")),
     (turns, ("HEAVY_S", "SLICE_S", "HEAVY_SLICE_S")),

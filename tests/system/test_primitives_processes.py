@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.raw_server import LOOP_TWINS, use_twin
 
 from rallypoint.primitives.election import Election
 from rallypoint.store.file import FileStore
@@ -17,6 +18,16 @@ from rallypoint.store.tcp import TCPStore
 
 MEMBER = Path(__file__).resolve().parents[1] / "support" / "primitive_member.py"
 JOIN_S = 60
+
+
+HOLDER = """
+import sys, time
+from rallypoint.store.tcp import TCPStore
+port, key, session_timeout = sys.argv[1:]
+store = TCPStore("127.0.0.1", int(port), session_timeout=float(session_timeout))
+print(*store.swap(key, 0, "here", lease=store.lease_grant(None)), flush=True)
+sys.stdin.read()
+"""
 
 
 class Member:
@@ -147,3 +158,38 @@ def test_a_barrier_fails_at_once_by_name_when_a_member_is_killed_and_meets_again
     members[1] = start("meet", "host-1", 1, 3)
     members[1].tell()
     assert [member.hear()[0] for member in members] == ["met"] * 3
+
+
+@pytest.mark.parametrize("twin", LOOP_TWINS)
+def test_a_session_that_asked_for_a_short_time_ends_so_soon_after_its_client_was_killed(twin, monkeypatch):
+    use_twin(twin, monkeypatch)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(
+            TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=JOIN_S, server="thread")
+        )
+        holders = []
+        for key, session_timeout in (("short", 0.1), ("long", 600)):
+            holder = stack.enter_context(closing_holder(store.port, key, session_timeout))
+            assert holder.stdout.readline().split()[0] == "True"
+            holders.append(holder)
+        watch = stack.enter_context(store.watch("", is_prefix=True, since=store.read("long").revision))
+        for holder in reversed(holders):
+            holder.kill()
+        event = watch.next(JOIN_S)
+        assert (type(event).__name__, event.key) == ("Deleted", "short")
+        assert store.check(["long"])
+
+
+@contextlib.contextmanager
+def closing_holder(port, key, session_timeout):
+    """Start a process that holds a key for as long as its session lives."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(port), key, str(session_timeout)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -17,6 +17,7 @@ __all__ = [
     "MOST",
     "NUMBER_MAX",
     "OUTPUT_LOOK_S",
+    "SESSION_RESTART_GRACE_S",
     "SPIN_US_MAX",
     "STALL_S",
     "STEP_REQUESTS_MAX",
@@ -38,6 +39,12 @@ STALL_S = 1.0
 
 GRACE_S = 2.0
 """How much longer sessions without a connection, and leases, live when the server stood still, in seconds."""
+
+SESSION_RESTART_GRACE_S = 10.0
+"""How long, in seconds, a session may take at least to come back to a server that was started again on its data.
+
+However short the time for which it asked: its client could not come back earlier, and pauses between its attempts.
+"""
 
 TLS_HANDSHAKES_MAX = 4096
 """TLS handshakes that are under way at one time; each takes some 30 KiB."""

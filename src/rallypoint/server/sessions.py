@@ -39,7 +39,7 @@ from rallypoint.protocol.session.spec import SESSION_ID_SIZE
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import Answer, AnswerKept, AnswersForgotten, Change, SessionEnded, SessionMade, State
 from rallypoint.server.ids import Ids
-from rallypoint.server.limits import Limits
+from rallypoint.server.limits import SESSION_RESTART_GRACE_S, Limits
 
 __all__ = ["ANSWER_SIZE", "Meaning", "Pending", "Session", "Sessions"]
 
@@ -199,13 +199,17 @@ class Sessions:
         return session
 
     def restore(self, state: State, now: float) -> None:
-        """Put back sessions as they were, without a connection; nobody is told, and their time begins anew."""
+        """Put back sessions as they were, without a connection; nobody is told.
+
+        Their time begins anew, and is ``SESSION_RESTART_GRACE_S`` at least.
+        """
         for session_id, was in state.sessions.items():
             timeout_s = was.timeout_ms / 1000
             session = self._add(session_id, was.identity, was.label, timeout_s, now)
             session.done = was.done
             for request_id, answer in was.answers.items():
                 self._put(session, request_id, answer, 1)
+            session.ends_at = now + max(timeout_s, SESSION_RESTART_GRACE_S)
             self._end_later(session)
 
     def attach(self, session: Session, peer: int, label: bytes) -> None:

@@ -18,10 +18,19 @@ from rallypoint.store.reach import SESSION_TIMEOUT_S
 if TYPE_CHECKING:
     from rallypoint.store.session import SessionClient
 
-__all__ = ["PERIOD_S", "attend"]
+__all__ = ["PERIOD_S", "PERIOD_S_MIN", "attend", "period_s"]
 
 PERIOD_S = SESSION_TIMEOUT_S / 4
-"""How often it calls, in seconds."""
+"""How often it calls, in seconds, if its session outlives a connection by the default time or longer."""
+
+PERIOD_S_MIN = 0.05
+"""How often it calls at most, in seconds, however short its session lives without a connection."""
+
+
+def period_s(granted_s: float) -> float:
+    """Give how often to call for a session that outlives its connection by so many seconds."""
+    return max(min(PERIOD_S, granted_s / 4), PERIOD_S_MIN)
+
 
 _attended: weakref.WeakSet[SessionClient] = weakref.WeakSet()
 
@@ -31,14 +40,19 @@ def attend(client: SessionClient) -> threading.Thread | None:
     if client in _attended:
         return None
     _attended.add(client)
-    thread = threading.Thread(target=_run, args=(weakref.ref(client),), name="rallypoint-session", daemon=True)
+    thread = threading.Thread(
+        target=_run,
+        args=(weakref.ref(client), period_s(client.trunk.granted_s)),
+        name="rallypoint-session",
+        daemon=True,
+    )
     thread.start()
     return thread
 
 
-def _run(seen: weakref.ref[SessionClient]) -> None:
+def _run(seen: weakref.ref[SessionClient], pause_s: float) -> None:
     pause = threading.Event()
-    while not pause.wait(PERIOD_S):
+    while not pause.wait(pause_s):
         client = seen()
         if client is None:
             return

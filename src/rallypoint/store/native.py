@@ -30,7 +30,7 @@ from rallypoint.store.calls import PythonClient, forked
 from rallypoint.store.connections import Connection, Connections, ping
 from rallypoint.store.credentials import NO_CREDENTIALS, Credentials
 from rallypoint.store.lane import open_lane
-from rallypoint.store.reach import Reacher
+from rallypoint.store.reach import SESSION_TIMEOUT_S, Reacher
 from rallypoint.store.route import connect
 from rallypoint.store.session import SessionClient
 from rallypoint.store.trunk import Trunk
@@ -55,6 +55,7 @@ def make_client(
     dialect: str = "c10d",
     others: Sequence[Endpoint] = (),
     credentials: Credentials = NO_CREDENTIALS,
+    session_timeout_s: float = SESSION_TIMEOUT_S,
 ) -> Client:
     """Connect to a server, and give the client whose calls it will serve.
 
@@ -67,6 +68,7 @@ def make_client(
         dialect: ``"session"``, ``"c10d"``, or ``"auto"`` for what the server speaks.
         others: where the server may be found, too; not in c10d, which could not tell whether it is the same.
         credentials: what both sides prove. The compiled client knows no TLS: with it the Python one is given.
+        session_timeout_s: how long a session asks to outlive its connection, in seconds.
 
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
@@ -76,7 +78,13 @@ def make_client(
     module = twin.native()
     if dialect != "c10d":
         deadline = Deadline(timeout_s)
-        reacher = Reacher((public, *others), via=via, credentials=credentials, spin_us=spin_us)
+        reacher = Reacher(
+            (public, *others),
+            via=via,
+            credentials=credentials,
+            spin_us=spin_us,
+            session_timeout_s=session_timeout_s,
+        )
         link = reacher.open(timeout_s, may_be_plain=dialect == "auto")
         if link is not None:
             session = SessionClient(Trunk(endpoint, link, reacher))

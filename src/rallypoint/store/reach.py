@@ -27,12 +27,13 @@ from rallypoint.net.unix import has_local_names
 from rallypoint.protocol.session.auth import Hello, Welcome
 from rallypoint.protocol.session.codec import encode_request
 from rallypoint.protocol.session.handshake import handshake
-from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, NONCE_SIZE, SessionVerb
+from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, NONCE_SIZE, SESSION_TIMEOUT_MS_MAX, SessionVerb
 from rallypoint.store import connections
+from rallypoint.store.base import as_timeout_s
 from rallypoint.store.credentials import NO_CREDENTIALS, Credentials, has_token
 from rallypoint.store.route import PROOF_S_MAX, call_locally
 from rallypoint.store.uplink import Link, nobody_listens
-from rallypoint.types import Endpoint
+from rallypoint.types import Endpoint, Timeout
 
 __all__ = [
     "DEFAULT_DIALECT",
@@ -41,6 +42,7 @@ __all__ = [
     "Reacher",
     "first_endpoint",
     "other_endpoints",
+    "session_time_s",
     "wanted_dialect",
 ]
 
@@ -59,7 +61,10 @@ TOKEN_SILENCE_S = 1.0
 """The same for who has a token, and can do nothing but fail if it does: a server that wants one logs the question."""
 
 SESSION_TIMEOUT_S = 10.0
-"""How long a session asks to outlive its connection, in seconds."""
+"""How long a session asks to outlive its connection, in seconds, unless told otherwise."""
+
+SESSION_TIMEOUT_S_MAX = SESSION_TIMEOUT_MS_MAX / 1000
+"""How long it can ask to, in seconds; servers may grant less."""
 
 ENDPOINT_S_MAX = 3.0
 """How long one of several endpoints may keep the next one waiting, in seconds."""
@@ -82,6 +87,21 @@ def wanted_dialect(asked: str | None, *, use_libuv: bool) -> str:
         source = "dialect" if asked is not None else "RALLYPOINT_DIALECT"
         raise ValueError(f"{source} must be 'auto', 'session' or 'c10d', not {wanted!r}")
     return wanted if use_libuv else "c10d"
+
+
+def session_time_s(asked: Timeout | None) -> float:
+    """Give how long a session is to outlive its connection, in seconds: as asked, else the default.
+
+    Raises:
+        TypeError: it is no time.
+        ValueError: it is negative, not a number, or longer than the wire can say.
+    """
+    if asked is None:
+        return SESSION_TIMEOUT_S
+    seconds = as_timeout_s(asked, "session_timeout")
+    if seconds > SESSION_TIMEOUT_S_MAX:
+        raise ValueError(f"session_timeout must be {SESSION_TIMEOUT_S_MAX:g} seconds at most, not {seconds:g}")
+    return seconds
 
 
 def first_endpoint(host_name: str, port: int) -> Endpoint:
@@ -130,7 +150,7 @@ class Reacher:
         self._via = via
         self._credentials = credentials
         self._spin_us = spin_us
-        self._session_timeout_ms = int(session_timeout_s * 1000)
+        self._session_timeout_ms = round(session_timeout_s * 1000)
         self._label = f"{socket.gethostname()} pid {os.getpid()}".encode()[:LABEL_SIZE_MAX]
 
     def open(self, timeout_s: float, *, may_be_plain: bool) -> Link | None:

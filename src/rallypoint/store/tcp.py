@@ -20,7 +20,7 @@ from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s
 from rallypoint.store.credentials import credentials_to_use, security_of_environment
 from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
 from rallypoint.store.native import Client, make_client
-from rallypoint.store.reach import first_endpoint, other_endpoints, wanted_dialect
+from rallypoint.store.reach import first_endpoint, other_endpoints, session_time_s, wanted_dialect
 from rallypoint.store.route import spin_time_us
 from rallypoint.store.tcp_sessions import TCPSessionCalls
 from rallypoint.types import Endpoint, Keys, Text, Timeout
@@ -70,11 +70,18 @@ class TCPStore(TCPSessionCalls):
             ``RALLYPOINT_DIALECT`` says, else our choice.
         tls: the files of TLS, for the client and an own server; true for TLS with the authorities that the system
             trusts, false for none. ``None`` is what ``RALLYPOINT_TLS_CA``, ``_CERT``, ``_KEY`` and ``_NAME`` say.
+        session_timeout: how long the server keeps our session when its connection is lost, seconds or a ``timedelta``,
+            a day at most, and not longer than the server grants (``session_timeout_s_max``). So long after we were
+            killed, what lives with the session ends: leases without a time of their own and their keys, our place in a
+            barrier. If it ended while we were cut off, we go on with a new one, and a call of which it is not known
+            whether it was applied says so. ``None`` is 10 seconds, which is also the least that a server gives after it
+            was started again on its data. c10d has no sessions.
 
     A token, which both sides then prove that they have, comes from ``RALLYPOINT_TOKEN`` or ``RALLYPOINT_TOKEN_FILE``.
 
     Raises:
-        ValueError: a world size of 0, a port outside 0..65535, a negative timeout, an unknown dialect.
+        ValueError: a world size of 0, a port outside 0..65535, a negative timeout, an unknown dialect, more than a day
+            for ``session_timeout``.
         DistNetworkError: port 0 for a client.
         BindError: the port is in use.
         ConnectTimeoutError: nobody answered as a store does before the timeout.
@@ -103,6 +110,7 @@ class TCPStore(TCPSessionCalls):
         spin_us: int | None = None,
         dialect: str | None = None,
         tls: Tls | bool | None = None,
+        session_timeout: Timeout | None = None,
     ) -> None:
         check_arguments(host_name, port, world_size, is_master)
         self._own_timeout_s = as_timeout_s(timeout)
@@ -110,6 +118,7 @@ class TCPStore(TCPSessionCalls):
         self._port = port
         self._use_libuv = bool(use_libuv)
         self._spin_us = spin_time_us(spin_us)
+        self._session_timeout_s = session_time_s(session_timeout)
         self._tls = tls
         self._credentials = credentials_to_use(tls)
         self._dialect = wanted_dialect(dialect, use_libuv=self._use_libuv)
@@ -166,6 +175,7 @@ class TCPStore(TCPSessionCalls):
             dialect=self._dialect,
             others=self._others,
             credentials=self._credentials,
+            session_timeout_s=self._session_timeout_s,
         )
 
     def _join(self, world_size: int, deadline: Deadline) -> None:

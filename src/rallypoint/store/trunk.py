@@ -103,6 +103,11 @@ class Trunk:
         """The connection, if there is one."""
         return self._uplink.link
 
+    @property
+    def granted_s(self) -> float:
+        """How long the session outlives its connection, in seconds."""
+        return self._uplink.granted_s
+
     # --- calls -------------------------------------------------------------------------------------------
 
     def ask(

@@ -42,6 +42,9 @@ GONE_S = 1.0
 What it held is gone with it, so waiting longer would only delay the news; a server that keeps its data may come back.
 """
 
+UNSEEN_S = 10.0
+"""The same where it does not even say that nobody listens; a session's own time if that is longer."""
+
 FATAL_REASONS = frozenset(
     reason.value
     for reason in (
@@ -112,6 +115,11 @@ class Uplink:
         self._welcome = link.welcome
         self._lost_at = 0.0
         self._refused_since = math.inf
+
+    @property
+    def granted_s(self) -> float:
+        """How long the session outlives its connection, in seconds."""
+        return self._welcome.timeout_ms / 1000
 
     # --- sending -----------------------------------------------------------------------------------------
 
@@ -208,7 +216,7 @@ class Uplink:
             self._refused_since = self.tried_at
         welcome = self._welcome
         # What the server held ended with its life, and for so long nobody has been listening where it lived.
-        gone_s = GONE_S if nobody_listens(error) else welcome.timeout_ms / 1000
+        gone_s = GONE_S if nobody_listens(error) else max(UNSEEN_S, self.granted_s)
         if welcome.data == welcome.life and self.tried_at - self._refused_since > gone_s:
             self.fail(SessionLostError, f"is gone, and what it held with it: {error}")
 

@@ -7,6 +7,7 @@ from tests.support.twins import over_each_twin, python_twin_only
 from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.changes import State, apply
+from rallypoint.server.limits import SESSION_RESTART_GRACE_S
 
 pytestmark = over_each_twin
 
@@ -192,3 +193,46 @@ def test_leases_are_remembered_over_a_restart() -> None:
     client.send(BYE)
     apply(state, later.engine.take_changes())
     assert (state.keys, state.leases, state.lease_last) == ({}, {}, 4)
+
+
+def restarted(bench, *clients):
+    """Begin the next life on what was committed; these clients come to it when they connect again."""
+    state = State()
+    apply(state, bench.engine.take_changes())
+    later = Bench(journal=True)
+    later.engine.restore(state, later.now)
+    for client in clients:
+        client.bench = later
+    return later
+
+
+def test_a_restart_gives_a_session_the_time_to_come_back_however_short_a_time_it_asked_for() -> None:
+    bench = Bench(journal=True)
+    observer, hasty, patient = (bench.client(timeout_ms=timeout_ms) for timeout_ms in (10_000, 100, 60_000))
+    for client, key in ((hasty, b"hasty"), (patient, b"patient")):
+        put(client, key, client.ask(GRANT, 0)[1])
+    later = restarted(bench, observer, hasty)
+    assert observer.connect()
+    later.wait(SESSION_RESTART_GRACE_S - 1)
+    assert hasty.connect()
+    hasty.drop()  # from now on its time is what it asked for
+    later.wait(0.09)
+    assert is_there(observer, b"hasty")
+    later.wait(0.02)
+    assert [is_there(observer, key) for key in (b"hasty", b"patient")] == [False, True]
+    later.wait(60 - SESSION_RESTART_GRACE_S)
+    assert is_there(observer, b"patient")
+    later.wait(1)
+    assert not is_there(observer, b"patient")
+
+
+def test_who_never_comes_back_after_a_restart_ends_when_that_time_is_over() -> None:
+    bench = Bench(journal=True)
+    observer, gone = bench.client(), bench.client(timeout_ms=0)
+    put(gone, b"k", gone.ask(GRANT, 0)[1])
+    later = restarted(bench, observer)
+    assert observer.connect()
+    later.wait(SESSION_RESTART_GRACE_S - 0.01)
+    assert is_there(observer, b"k")
+    later.wait(0.02)
+    assert not is_there(observer, b"k")

@@ -17,7 +17,7 @@ from rallypoint.server.changes import (
     apply,
 )
 from rallypoint.server.ids import Ids
-from rallypoint.server.limits import Limits
+from rallypoint.server.limits import SESSION_RESTART_GRACE_S, Limits
 from rallypoint.server.sessions import ANSWER_SIZE, Meaning, Pending, Session, Sessions
 
 DONE = Answer(b"head", b"body")
@@ -231,5 +231,5 @@ def test_the_changes_give_back_the_sessions() -> None:
     assert (again.label, again.timeout_s, again.done, again.peer) == (b"label", 5.0, 2, None)
     assert again.answers == session.answers
     assert later.sessions.answers_size == fixture.sessions.answers_size
-    assert later.sessions.next_end() == 105.0
+    assert later.sessions.next_end() == 100.0 + SESSION_RESTART_GRACE_S
     assert later.changes == []

@@ -8,7 +8,7 @@ from tests.support.stores import HOST, JOIN_S, making_stores
 
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.store import attendant
-from rallypoint.store.attendant import PERIOD_S, attend
+from rallypoint.store.attendant import PERIOD_S, PERIOD_S_MIN, attend, period_s
 from rallypoint.store.reach import SESSION_TIMEOUT_S
 
 
@@ -28,6 +28,9 @@ def pong(server):
 
 def test_it_calls_often_enough():
     assert PERIOD_S < SESSION_TIMEOUT_S / 2
+    assert period_s(SESSION_TIMEOUT_S) == period_s(600.0) == PERIOD_S
+    assert period_s(1.0) == 0.25
+    assert period_s(0.1) == period_s(0.0) == PERIOD_S_MIN
 
 
 def test_a_session_that_nobody_uses_is_kept_over_a_new_connection_and_ends_with_its_client(line):

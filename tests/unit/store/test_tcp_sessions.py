@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
-from tests.support.stores import HOST, making_stores
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from tests.support.session_peer import SessionPeer
+from tests.support.stores import HOST, JOIN_S, making_stores
+
+from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.server import native as server_native
 
 
@@ -51,3 +55,26 @@ def test_a_meeting_has_its_own_timeout_or_the_stores(make):
         store.meet("b", 0.0, 2)
     with pytest.raises(TypeError, match="world_size must be an int, not str"):
         store.exchange("b", 0, "2", "v")
+
+
+def test_a_session_asks_for_the_time_that_its_store_was_given_and_so_do_clones_and_new_connections():
+    with making_stores() as make, SessionPeer() as peer, ThreadPoolExecutor(1) as pool:
+        making = pool.submit(make, HOST, peer.port, dialect="session", session_timeout=0.25)
+        server = peer.meet(timeout_ms=250)
+        store = making.result(JOIN_S)
+        assert store._client.trunk.granted_s == 0.25
+        cloning = pool.submit(store.clone)
+        other = peer.meet(timeout_ms=250)
+        twin = cloning.result(JOIN_S)
+        server.close()
+        asking = pool.submit(store.add, "k", 1)
+        again = peer.meet(is_resumed=1, timeout_ms=250)
+        again.ok(SessionVerb.ADD, again.expect(SessionVerb.ADD, b"/k", 1), 1)
+        assert asking.result(JOIN_S) == 1
+        assert [each.hello[-1] for each in (server, other, again)] == [250] * 3
+        twin.close()
+
+
+def test_a_sessions_time_has_its_bounds(make):
+    with pytest.raises(ValueError, match="session_timeout must be 86400 seconds at most, not inf"):
+        make(session_timeout=float("inf"))
