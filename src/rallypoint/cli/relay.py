@@ -9,11 +9,13 @@ from functools import partial
 
 import click
 
+from rallypoint.cli.key_space import key_space_option
 from rallypoint.cli.listening import bind_option, listen_on, port_option
 from rallypoint.cli.ready import announce, check_ready_json, ready_json_option, ready_line
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.relay import serve as serve_forever
+from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
 from rallypoint.net.address import format_endpoint, local_endpoint, parse_endpoint
 from rallypoint.server.limits import DEFAULT_LIMITS
@@ -46,6 +48,7 @@ __all__ = ["relay"]
     show_default=True,
     help="Refuse local clients beyond so many.",
 )
+@key_space_option
 @click.pass_context
 def relay(
     ctx: click.Context,
@@ -56,6 +59,7 @@ def relay(
     ready_json: bool,
     patience_s: float,
     connections_max: int,
+    space: KeySpace | None,
 ) -> None:
     """Let plain clients of this machine use a guarded server.
 
@@ -78,7 +82,7 @@ def relay(
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
     try:
-        code = serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, on_ready=on_ready)
+        code = serve_forever(reach, listeners, limits=limits, relay_limits=relay_limits, space=space, on_ready=on_ready)
     except AuthenticationError as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)

@@ -9,6 +9,8 @@ GET         READ                             c10d answers at once, a missing key
 MULTI_GET   MULTI_GET, withdrawn at once     as above; what was missing then is empty, and the others are read singly
 QUEUE_POP   QUEUE_LEN, QUEUE_POP withdrawn   c10d answers at once, with the length before; QUEUE_POP waits here
 CANCEL_WAIT CANCEL if there is a wait; PING  the PING's answer holds the place of c10d's, CANCEL has none
+LIST_KEYS   LIST_PREFIX, in a key space      others' keys are nobody's business
+GETNUMKEYS  LIST_PREFIX, in a key space      as above; they are counted here
 =========== ================================ ====================================================================
 
 A *slot* is one request's place in its peer's line: it knows the calls that it takes, is given their answers, and is
@@ -23,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from rallypoint.gateway.spaces import KeySpace
 from rallypoint.protocol.codec import I64, U32, U64, Request
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CANCELLED, GO_ON, CloseReason, Verb
@@ -166,6 +169,33 @@ class _Gathering(Slot):
         return () if number > 0 else [Call(SessionVerb.READ, (key,)) for key in self._wanted]
 
 
+class _Listing(Slot):
+    """LIST_KEYS of a key space."""
+
+    def __init__(self, request: Request, space: KeySpace) -> None:
+        super().__init__(request)
+        self._space = space
+
+    def begin(self) -> Sequence[Call]:
+        if self._space.name:
+            return (Call(SessionVerb.LIST_PREFIX, (self._space.prefix,)),)
+        return super().begin()
+
+    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
+        self.pieces = _listed(([self._space.inward(key) for key in fields[0]],))
+        return ()
+
+
+class _Counting(_Listing):
+    """GETNUMKEYS of a key space."""
+
+    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
+        self.pieces = _number((len(fields[0]) if self._space.name else fields[0],))
+        return ()
+
+
+_IN_SPACE: Final[Mapping[int, type[_Listing]]] = {Verb.LIST_KEYS: _Listing, Verb.GETNUMKEYS: _Counting}
+
 _SPECIAL: Final[Mapping[int, type[Slot]]] = {
     Verb.WAIT: _Waiting,
     Verb.BARRIER: _Waiting,
@@ -175,8 +205,12 @@ _SPECIAL: Final[Mapping[int, type[Slot]]] = {
 }
 
 
-def make_slot(request: Request) -> Slot:
-    """Give the slot of a c10d request; VALIDATE has none."""
+def make_slot(request: Request, space: KeySpace | None = None) -> Slot:
+    """Give the slot of a c10d request, whose keys are in a key space or as they are; VALIDATE has none."""
+    if space is not None:
+        request = space.translate(request)
+        if (kind := _IN_SPACE.get(request[0])) is not None:
+            return kind(request, space)
     return _SPECIAL.get(request[0], Slot)(request)
 
 

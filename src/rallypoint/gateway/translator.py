@@ -36,6 +36,7 @@ from itertools import count
 from typing import Any, Final
 
 from rallypoint.gateway.slots import Call, Slot, make_slot, reason_of
+from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import (
     DEFAULT_RELAY_LIMITS,
     Answered,
@@ -86,11 +87,18 @@ class Translator:
     Args:
         limits: what local peers are granted, as far as it concerns them: connections, handshakes, input, output.
         relay_limits: bounds of its own.
+        space: where upstream the local peers' keys are; ``None`` for just as they name them.
 
     Threads: none but the caller's.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS) -> None:
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
+        space: KeySpace | None = None,
+    ) -> None:
+        self._space = space
         self._limits = limits
         self._relay_limits = relay_limits
         self._peers: dict[int, _Peer] = {}
@@ -234,7 +242,7 @@ class Translator:
                 if request[0] == Verb.VALIDATE:
                     self._handshakes.pop(peer.number, None)
                 else:
-                    self._forward(peer, make_slot(request))
+                    self._forward(peer, make_slot(request, self._space))
         except RequestError as refusal:
             slot = Slot((Verb.PING,))
             self._place(peer, slot)
@@ -303,7 +311,7 @@ class Translator:
         for index, call in enumerate(calls, first):
             number = next(self._numbers)
             self._calls[number] = (peer, slot, index)
-            self._effects.append(Ask(number, call.verb, call.fields))
+            self._effects.append(Ask(number, call.verb, call.fields, peer.number))
             if call.is_withdrawn:
                 self._effects.append(Withdraw(number))
         return number

@@ -101,7 +101,7 @@ class Upstream:
 
     # --- requests ----------------------------------------------------------------------------------------
 
-    def ask(self, call: int, verb: SessionVerb, fields: tuple[Any, ...]) -> None:
+    def ask(self, call: int, verb: SessionVerb, fields: tuple[Any, ...], peer: int = 0) -> None:  # noqa: ARG002 - one line
         """Send a request, or keep it until there is a connection; ``Answered`` or ``Failed`` is told later."""
         request = _Request(verb, call)
         try:

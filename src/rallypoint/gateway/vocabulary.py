@@ -52,11 +52,12 @@ class UpstreamGone(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Send this request upstream, after all earlier ones; ``call`` is the machine's number for it."""
+    """Send this request upstream, after all earlier ones of this peer; ``call`` is the machine's number for it."""
 
     call: int
     verb: SessionVerb
     fields: tuple[Any, ...]
+    peer: int = 0
 
 
 class Withdraw(NamedTuple):

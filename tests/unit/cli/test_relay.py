@@ -43,6 +43,13 @@ def test_limits_are_as_told(relayed):
     assert (relayed["relay_limits"].patience_s, relayed["limits"].connections_max) == (7.5, 3)
 
 
+def test_the_servers_keys_are_shown_as_they_are_unless_told(relayed):
+    run("head:29500", "--port", "0")
+    assert relayed["space"] is None
+    run("head:29500", "--port", "0", "--key-space", "job-7")
+    assert relayed["space"].name == "job-7/"
+
+
 def test_the_exit_code_is_the_relays(relayed):
     relayed["exit_code"] = 130
     assert run("head:29500", "--port", "0").exit_code == 130

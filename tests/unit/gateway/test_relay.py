@@ -11,10 +11,11 @@ from tests.support.raw_server import PATIENCE_S, RawClient, running_loop
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.relay import Relay
+from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import RelayLimits
 from rallypoint.net.address import listen
 from rallypoint.net.retry import Backoff
-from rallypoint.protocol.spec import Verb
+from rallypoint.protocol.spec import KEY_SIZE_MAX, Verb
 from rallypoint.server.engine import Engine
 from rallypoint.server.limits import Limits
 from rallypoint.store.reach import Reacher
@@ -26,7 +27,7 @@ QUICK = Backoff(0.001, 1.0, 0.001, 0.0)
 class RunningRelay:
     """A relay in a thread of the test, to servers that come and go."""
 
-    def __init__(self, **relay_limits):
+    def __init__(self, space=None, **relay_limits):
         self.server = None
         self.links = []
         self.lines = []
@@ -34,7 +35,8 @@ class RunningRelay:
         self.clients = []
         listeners = listen("127.0.0.1", 0)
         self.address = listeners[0].getsockname()[:2]
-        self.relay = Relay(self.reach, listeners, relay_limits=RelayLimits(**relay_limits), log=self.log, backoff=QUICK)
+        limits = RelayLimits(**relay_limits)
+        self.relay = Relay(self.reach, listeners, relay_limits=limits, space=space, log=self.log, backoff=QUICK)
         self.thread = threading.Thread(target=self.relay.run, daemon=True)
         self.thread.start()
 
@@ -68,8 +70,8 @@ class RunningRelay:
 
 
 @contextlib.contextmanager
-def running_relay(**relay_limits):
-    running = RunningRelay(**relay_limits)
+def running_relay(**options):
+    running = RunningRelay(**options)
     try:
         yield running
     finally:
@@ -95,6 +97,34 @@ def test_local_peers_use_the_servers_keys(server, relay):
     assert first.ping()
     assert second.get(b"/k") == b"value"
     assert server.client().get(b"/k") == b"value"
+
+
+def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
+    with running_relay(space=KeySpace("rounds/7")) as seven, running_relay(space=KeySpace("rounds/70")) as seventy:
+        seven.server = seventy.server = server
+        first, second, direct = seven.client(), seventy.client(), server.client()
+        first.ask(Verb.SET, b"/k", b"value")
+        first.ask(Verb.QUEUE_PUSH, b"/q", b"item")
+        first.ask(Verb.ADD, b"init/", 1)
+        assert first.read(8) == struct.pack("<q", 1)
+        assert first.get(b"/k") == b"value"
+        assert direct.get(b"/rounds/7/k") == b"value"
+        assert second.get(b"/k") == b""
+        second.ask(Verb.QUEUE_LEN, b"/q")
+        second.ask(Verb.GETNUMKEYS)
+        assert second.read(16) == bytes(16)
+        first.ask(Verb.LIST_KEYS)
+        assert first.read(8) == struct.pack("<q", 2)
+        assert {first.read(struct.unpack("<Q", first.read(8))[0]) for _ in range(2)} == {b"/k", b"init/"}
+
+
+def test_a_key_that_is_too_long_with_its_prefix_closes_the_peer_that_asked(server):
+    with running_relay(space=KeySpace("rounds/7")) as relay:
+        relay.server = server
+        client, other = relay.client(), relay.client()
+        client.ask(Verb.SET, b"/" + b"k" * (KEY_SIZE_MAX - 1), b"value")
+        assert client.read_end() == b""
+        assert other.ping()
 
 
 def test_a_wait_through_the_relay_is_released_by_anybody(server, relay):

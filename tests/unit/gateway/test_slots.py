@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rallypoint.gateway.slots import Call, make_slot, reason_of
+from rallypoint.gateway.spaces import KeySpace
 from rallypoint.protocol.codec import I64, U64
 from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb, Status
 from rallypoint.protocol.spec import VERBS, CloseReason, Verb
@@ -107,3 +108,30 @@ def test_reasons_are_known_by_their_codes():
     assert reason_of(b"forbidden") is CloseReason.FORBIDDEN
     assert reason_of(b"from the future") is CloseReason.ENDED
     assert reason_of(b"\xff") is CloseReason.ENDED
+
+
+def test_the_keys_of_a_key_space_are_listed_and_counted_without_its_prefix():
+    space = KeySpace("s")
+    listing, counting = make_slot((Verb.LIST_KEYS,), space), make_slot((Verb.GETNUMKEYS,), space)
+    for slot in (listing, counting):
+        assert slot.begin() == (Call(SessionVerb.LIST_PREFIX, (b"/s/",)),)
+        slot.take(0, Status.OK, ([b"/s/k", b"/s/\0init/"],))
+    assert listing.pieces == (I64.pack(2) + U64.pack(2) + b"/k" + U64.pack(5) + b"init/",)
+    assert counting.pieces == (I64.pack(2),)
+
+
+def test_a_whole_store_as_a_key_space_is_asked_in_its_own_verbs():
+    listing, counting = make_slot((Verb.LIST_KEYS,), KeySpace()), make_slot((Verb.GETNUMKEYS,), KeySpace())
+    assert (*listing.begin(), *counting.begin()) == (Call(SessionVerb.LIST_KEYS, ()), Call(SessionVerb.GETNUMKEYS, ()))
+    listing.take(0, Status.OK, ([b"/k", b"/\0init/"],))
+    counting.take(0, Status.OK, (7,))
+    assert listing.pieces == (I64.pack(2) + U64.pack(2) + b"/k" + U64.pack(5) + b"init/",)
+    assert counting.pieces == (I64.pack(7),)
+
+
+def test_the_other_calls_of_a_key_space_have_its_keys():
+    slot = make_slot((Verb.MULTI_GET, [b"/a", b"/b"]), KeySpace("s"))
+    assert slot.begin() == (Call(SessionVerb.MULTI_GET, ([b"/s/a", b"/s/b"],), is_withdrawn=True),)
+    assert slot.take(0, Status.EXPIRED, ([b"/s/b"],)) == [Call(SessionVerb.READ, (b"/s/a",))]
+    slot.take(1, Status.OK, (1, b"v"))
+    assert slot.pieces == (U64.pack(1) + b"v", U64.pack(0))

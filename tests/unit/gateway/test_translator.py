@@ -48,7 +48,7 @@ class DumbServer:
         self.waiting = {}
         self.answers = deque()
 
-    def ask(self, call, verb, fields):
+    def ask(self, call, verb, fields, peer=0):
         try:
             answer = self.apply(verb, *fields)
         except KeyspaceError as refusal:

@@ -1,0 +1,91 @@
+"""Key spaces: what local peers name ``k`` is ``<prefix>k`` on the other side, and back.
+
+Rules:
+
+- In the key space ``rounds/7/`` a user's key ``k`` is the user's key ``rounds/7/k`` of the store: just as a
+  ``PrefixStore("rounds/7", store)`` has it, so that both may be used on one store.
+- On the wire a user's key begins with ``/``. Clients keep a few keys of their own without it (``init/``); these get a
+  NUL byte behind the prefix, and so does a user's key that begins with one. So no two keys fall together.
+- Queues and barriers are named as keys are.
+- All keys of a key space begin with its prefix and nobody else's do, except those of key spaces inside it.
+
+::
+
+    local /k          ----->  /rounds/7/k
+    local init/       ----->  /rounds/7/<NUL>init/
+    local /<NUL>k     ----->  /rounds/7/<NUL>/<NUL>k
+
+What this file does not know: calls, answers, who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from rallypoint.protocol.codec import Request
+from rallypoint.protocol.spec import VERBS, Kind, Verb
+
+__all__ = ["NAME_SIZE_MAX", "KeySpace"]
+
+NAME_SIZE_MAX: Final = 1024
+"""Bytes of a key space's name; a key and its prefix together may be as long as one key."""
+
+_FOREIGN = b"\0"
+
+
+class KeySpace:
+    """One key space.
+
+    Args:
+        name: what stands in front of each key; a slash is added unless it ends with one. Empty for the whole store,
+            in which keys without ``/`` are told apart all the same.
+
+    Attributes:
+        name: as users of a store see it, with the slash.
+        prefix: as it travels.
+
+    Raises:
+        ValueError: the name is longer than ``NAME_SIZE_MAX``, holds a NUL byte, or is nothing but a slash.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name if not name or name.endswith("/") else f"{name}/"
+        encoded = self.name.encode()
+        if len(encoded) > NAME_SIZE_MAX:
+            raise ValueError(f"a key space's name has {len(encoded)} bytes, it may have {NAME_SIZE_MAX}")
+        if self.name == "/" or _FOREIGN in encoded:
+            raise ValueError(f"{name!r} is no name of a key space: it must be text without NUL, and not just a slash")
+        self.prefix = b"/" + encoded
+
+    def __repr__(self) -> str:
+        return f"KeySpace({self.name!r})"
+
+    def outward(self, key: bytes) -> bytes:
+        """Give a local peer's key as the other side has it."""
+        if key[:1] == b"/" and key[1:2] != _FOREIGN:
+            return self.prefix + key[1:]
+        return self.prefix + _FOREIGN + key
+
+    def inward(self, key: bytes) -> bytes:
+        """Give a key of this key space as local peers have it."""
+        rest = key[len(self.prefix) :]
+        return rest[1:] if rest[:1] == _FOREIGN else b"/" + rest
+
+    def translate(self, request: Request) -> Request:
+        """Give a request with the other side's keys."""
+        verb = Verb(request[0])
+        fields = (_TRANSLATED[kind](self, field) for kind, field in zip(VERBS[verb].request, request[1:], strict=True))
+        return (request[0], *fields)
+
+
+def _same(_: KeySpace, field: Any) -> Any:
+    return field
+
+
+_TRANSLATED: Final[Mapping[Kind, Callable[[KeySpace, Any], Any]]] = {
+    **dict.fromkeys(Kind, _same),
+    Kind.KEY: KeySpace.outward,
+    Kind.KEYS: lambda space, keys: [space.outward(key) for key in keys],
+    Kind.PAIRS: lambda space, pairs: [(space.outward(key), value) for key, value in pairs],
+}
