@@ -27,7 +27,8 @@ from rallypoint.net.stream import lost, silent, translate
 from rallypoint.protocol import client
 from rallypoint.store import connections, plans
 from rallypoint.store.calls import PythonClient, forked
-from rallypoint.store.connections import Connection, Connections, ping
+from rallypoint.store.connection import IN_STEP, Connection, ping
+from rallypoint.store.connections import Connections
 from rallypoint.store.credentials import NO_CREDENTIALS, Credentials
 from rallypoint.store.lane import open_lane
 from rallypoint.store.reach import SESSION_TIMEOUT_S, Reacher
@@ -114,7 +115,7 @@ class Helper:
     lost_error = ConnectionLostError
     legacy_error = client.LegacyServerError
     expired_error = client.WaitExpired
-    in_step_errors = connections.IN_STEP
+    in_step_errors = IN_STEP
     judged_errors = (lost_error, expired_error)  # what a call may go on after
 
     def __init__(self, endpoint: Endpoint, reconnect: Callable[[Endpoint, float], Connection]) -> None:

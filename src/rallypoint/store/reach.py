@@ -28,8 +28,8 @@ from rallypoint.protocol.session.auth import Hello, Welcome
 from rallypoint.protocol.session.codec import encode_request
 from rallypoint.protocol.session.handshake import handshake
 from rallypoint.protocol.session.spec import LABEL_SIZE_MAX, NONCE_SIZE, SESSION_TIMEOUT_MS_MAX, SessionVerb
-from rallypoint.store import connections
 from rallypoint.store.base import as_timeout_s
+from rallypoint.store.connection import shake_hands
 from rallypoint.store.credentials import NO_CREDENTIALS, Credentials, has_token
 from rallypoint.store.route import PROOF_S_MAX, call_locally
 from rallypoint.store.uplink import Link, nobody_listens
@@ -237,7 +237,7 @@ class Reacher:
                 raise  # a server whose session this is speaks our dialect: the connection broke
             stream = self._connect(endpoint, deadline)
             try:
-                connections.shake_hands(stream, deadline)
+                shake_hands(stream, deadline)
                 self._refuse_plain(endpoint)
             except BaseException:
                 stream.close()
@@ -262,7 +262,7 @@ class Reacher:
             return
         other = self._connect(endpoint, deadline)
         try:
-            connections.shake_hands(other, deadline)
+            shake_hands(other, deadline)
         finally:
             other.close()
         if not _hears(stream, min(SILENCE_S, deadline.remaining_s() * SILENCE_SHARE)):

@@ -24,8 +24,8 @@ from rallypoint.net.stream import Stream
 from rallypoint.net.unix import ROOT, has_local_names, local_name, peer_user
 from rallypoint.protocol import client
 from rallypoint.server.limits import SPIN_US_MAX
-from rallypoint.store import connections
-from rallypoint.store.connections import Connection, ping, shake_hands
+from rallypoint.store.connection import Connection, ping, shake_hands
+from rallypoint.store.connection import connect as connect_directly
 from rallypoint.store.hosting import server_spin_us
 from rallypoint.types import Endpoint
 
@@ -76,7 +76,7 @@ def connect(
     Raises:
         ConnectTimeoutError: if nobody answered as a store does.
     """
-    connection = connections.connect(endpoint, timeout_s, via=via, tls=tls)
+    connection = connect_directly(endpoint, timeout_s, via=via, tls=tls)
     if not is_direct and tls is None and has_local_names():
         try:
             shorter = _short_cut(connection)

@@ -8,7 +8,8 @@ from tests.support.raw_server import running_loop
 from rallypoint.errors import ConnectionLostError, ForkedStoreError, StoreTimeoutError
 from rallypoint.store import calls
 from rallypoint.store.calls import PythonClient
-from rallypoint.store.connections import Connections, connect
+from rallypoint.store.connection import connect
+from rallypoint.store.connections import Connections
 from rallypoint.types import Endpoint
 
 LONG_S = 60.0

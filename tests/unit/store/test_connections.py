@@ -11,7 +11,6 @@ from tests.support.scripted_peer import scripted_peer
 
 from rallypoint.errors import (
     ConnectionLostError,
-    ConnectTimeoutError,
     LocalProtocolError,
     QueueEmptyError,
     RemoteProtocolError,
@@ -20,7 +19,7 @@ from rallypoint.errors import (
 )
 from rallypoint.protocol.spec import Verb
 from rallypoint.store import native
-from rallypoint.store.connections import IDLE_SIDES_MAX, connect
+from rallypoint.store.connections import IDLE_SIDES_MAX
 from rallypoint.types import Endpoint
 
 pytestmark = pytest.mark.usefixtures("each_c10d_client")
@@ -395,16 +394,3 @@ def test_a_signal_handler_may_use_the_store_that_its_thread_waits_on(line, peer,
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert answers == [True]
-
-
-def test_connecting_to_a_peer_that_accepts_and_stays_silent_ends_in_time(peer):
-    with pytest.raises(ConnectTimeoutError, match=r"timed out after 100ms while trying to connect to \(127\.0\.0\.1, "):
-        connect(Endpoint("127.0.0.1", peer.port), 0.1)
-
-
-def test_connecting_to_a_peer_that_is_no_store_says_so(peer, pool):
-    connecting = pool.submit(connect, Endpoint("127.0.0.1", peer.port), 0.1)
-    peer.accept(shakes_hands=False).reply(b"HTTP")
-    with pytest.raises(ConnectTimeoutError) as caught:
-        connecting.result(JOIN_S)
-    assert caught.value.__cause__ is not None

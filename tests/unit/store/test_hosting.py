@@ -10,7 +10,7 @@ from rallypoint.errors import BindError, DistNetworkError, DistStoreError
 from rallypoint.protocol.session.auth import Token
 from rallypoint.server.security import Security
 from rallypoint.store import hosting
-from rallypoint.store.connections import connect
+from rallypoint.store.connection import connect
 from rallypoint.store.hosting import host_server, is_agent_store, server_mode, server_spin_us
 
 HOST = "127.0.0.1"

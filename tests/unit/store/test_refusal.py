@@ -10,7 +10,7 @@ from tests.support.stores import HOST, JOIN_S, making_stores
 
 from rallypoint.errors import AuthenticationError
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.store.connections import connect
+from rallypoint.store.connection import connect
 from rallypoint.types import Endpoint
 
 TOKEN = "a-token-of-this-job"

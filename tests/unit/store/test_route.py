@@ -18,7 +18,7 @@ from rallypoint.net.unix import listen_locally, local_name
 from rallypoint.protocol.spec import Verb
 from rallypoint.server.limits import SPIN_US_MAX
 from rallypoint.store import route
-from rallypoint.store.connections import ping
+from rallypoint.store.connection import ping
 from rallypoint.store.native import make_client
 from rallypoint.store.route import connect, spin_time_us
 from rallypoint.types import Endpoint
@@ -113,16 +113,16 @@ def test_without_a_descriptor_for_the_short_cut_tcp_it_is(monkeypatch):
 
 def test_a_server_that_resets_the_connection_at_once_is_lost_at_the_first_call(pool, monkeypatch):
     def connect_and_be_reset(*arguments, **options):
-        connection = connections_connect(*arguments, **options)
+        connection = connect_directly(*arguments, **options)
         conversation = accepted.get(timeout=JOIN_S)
         conversation.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         conversation.close()
         select.select([connection.stream.fileno()], [], [])
         return connection
 
-    accepted, connections_connect = SimpleQueue(), route.connections.connect
+    accepted, connect_directly = SimpleQueue(), route.connect_directly
     with ScriptedPeer() as peer:
-        monkeypatch.setattr(route.connections, "connect", connect_and_be_reset)
+        monkeypatch.setattr(route, "connect_directly", connect_and_be_reset)
         connecting = pool.submit(make_client, Endpoint(HOST, peer.port), LONG_S)
         accepted.put(peer.accept())
         client = connecting.result(JOIN_S)
