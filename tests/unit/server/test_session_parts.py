@@ -8,6 +8,7 @@ from tests.support.twins import make_engine, over_each_twin
 from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb, Status
 from rallypoint.server.changes import State, apply
 from rallypoint.server.engine import Engine
+from rallypoint.server.limits import SESSION_RESTART_GRACE_S
 
 V = SessionVerb
 OF_CONNECTIONS = {V.HELLO, V.PROVE, V.BYE, V.CANCEL, V.UNWATCH}
@@ -77,8 +78,9 @@ def test_a_session_that_does_not_come_back_to_another_life_ends() -> None:
     bench = Bench(journal=True)
     bench.client(timeout_ms=3000)
     later = restarted(bench)
+    later.wait(SESSION_RESTART_GRACE_S - 0.1)
     assert later.engine.statistics().sessions == 1
-    later.wait(3.1)
+    later.wait(0.2)
     assert later.engine.statistics().sessions == 0
 
 
