@@ -20,7 +20,8 @@ Theory of operation::
                                             |         '-> Reply(7, ...)                     '-> Reply(9, GO_ON)
                                             '-- next request, unless 7 has caused too much: Pause(7)
 
-    first byte 0x00 --> protocol.server.RequestReader        --> c10d_verbs ----.
+    first byte 0x00 --> protocol.server.RequestReader
+                        --> c10d_dialect --> c10d_verbs ------------------------.
     first byte R    --> protocol.session.server.FrameReader                     |--> ground: keyspace, waiters, effects
                         --> session_dialect: HELLO, sessions --> session_verbs -'
 
@@ -33,20 +34,18 @@ What this file does not know: sockets, threads, what a step costs, where ``now``
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
-from rallypoint.protocol.codec import Request, RequestError
+from rallypoint.protocol.codec import RequestError
 from rallypoint.protocol.server import RequestReader
 from rallypoint.protocol.session.codec import encode_closing
 from rallypoint.protocol.session.server import FrameReader
 from rallypoint.protocol.session.spec import OPENING
 from rallypoint.protocol.spec import CloseReason
-from rallypoint.server.access import Forbids, Gate
+from rallypoint.server.access import Gate
 from rallypoint.server.addresses import Addresses
-from rallypoint.server.c10d_verbs import C10dVerbs, Handler
+from rallypoint.server.c10d_dialect import C10dDialect
 from rallypoint.server.changes import Change, State
 from rallypoint.server.ground import Ground
-from rallypoint.server.keyspace import KeyspaceError
 from rallypoint.server.limits import DEFAULT_LIMITS, STEP_REQUESTS_MAX, Limits
 from rallypoint.server.peer import REFUSALS_KEPT, Peer, Refused
 from rallypoint.server.session_dialect import Talk
@@ -145,9 +144,7 @@ class Engine:
         self.parts = SessionParts(self.ground, self, seed=seed, gate=gate, data_id=data_id)
         self._dialect = self.parts.dialect
         self.status = Status(self)
-        self._handlers = C10dVerbs(self.ground, self.admit).handlers
-        if (forbids := self.parts.forbids) is not None:
-            self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
+        self._c10d = C10dDialect(self.ground, self, self.parts.forbids)
         self._timed: tuple[Timed, ...] = (self.handshakes, *self.parts.timed)
 
     # --- the door ----------------------------------------------------------------------------------------
@@ -228,7 +225,7 @@ class Engine:
             stored_size=keyspace.stored_size,
             waiting=self.ground.waiting,
             input_held=self._input_held,
-            requests=self._requests,
+            requests=self._requests + self._c10d.requests,
             closed=dict(self._closed),
             sessions=len(self.parts.sessions),
             answers_size=self.parts.sessions.answers_size,
@@ -253,7 +250,7 @@ class Engine:
 
     def evict(self, peer: int, sentence: str) -> None:
         """Close a peer, for the session dialect, because another has its session now."""
-        self._close(peer, CloseReason.TAKEN_OVER, sentence)
+        self.close(peer, CloseReason.TAKEN_OVER, sentence)
 
     def is_paused(self, peer: int) -> bool:
         """Tell whether a peer's output is waited for: what need not be sent to it now can wait too."""
@@ -274,9 +271,9 @@ class Engine:
             detail = f"{len(self.peers)} peers are connected, the limit is {self._limits.connections_max}"
             oldest = self.handshakes.oldest()
             if oldest is None:
-                self._close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
+                self.close(peer, CloseReason.TOO_MANY_CONNECTIONS, detail)
                 return
-            self._close(oldest, CloseReason.TOO_MANY_HANDSHAKES, f"{detail}, and its handshake is the oldest")
+            self.close(oldest, CloseReason.TOO_MANY_HANDSHAKES, f"{detail}, and its handshake is the oldest")
         self.peers[peer] = Peer(self._open, event, now)
         self._await_handshake(peer)
 
@@ -293,14 +290,14 @@ class Engine:
         handshakes, limit = self.handshakes, self._limits.handshakes_max
         if len(handshakes) >= limit and (oldest := handshakes.oldest()) is not None:
             detail = f"{len(handshakes)} handshakes are under way, the limit is {limit}, and this one is the oldest"
-            self._close(oldest, CloseReason.TOO_MANY_HANDSHAKES, detail)
+            self.close(oldest, CloseReason.TOO_MANY_HANDSHAKES, detail)
         handshakes.begin(peer, self.ground.now)
 
     def _close_unread(self, event: Unread) -> None:
         if event.peer in self.peers:
             limit = self._limits.output_total_max
             detail = f"all peers leave {event.total} bytes unread, this one {event.held}, the limit is {limit}"
-            self._close(event.peer, CloseReason.OUTPUT_TOTAL, detail)
+            self.close(event.peer, CloseReason.OUTPUT_TOTAL, detail)
 
     def _open(self, peer: int, state: Peer, data: bytes, now: float) -> None:
         """Find out from the first byte which dialect a peer speaks, and serve it."""
@@ -309,7 +306,7 @@ class Engine:
             return
         is_session = data[0] == _OPENING_BYTE
         if self._gate is not None and (why := self._gate.refusal(state.origin, is_session=is_session)) is not None:
-            self._close(peer, CloseReason.AUTHENTICATION_REQUIRED, why)
+            self.close(peer, CloseReason.AUTHENTICATION_REQUIRED, why)
             return
         if is_session:
             state.reader = reader = FrameReader(self._limits.input_size_max)
@@ -317,49 +314,16 @@ class Engine:
             state.serve = self._serve_session
         else:
             state.reader = RequestReader(self._limits.input_size_max)
-            state.serve = self._serve_c10d
+            state.serve = self._c10d.serve
         if (why := self.addresses.refusal(state.origin.host)) is not None:
-            self._close(peer, CloseReason.TOO_MANY_FROM_ADDRESS, why)
+            self.close(peer, CloseReason.TOO_MANY_FROM_ADDRESS, why)
             return
         self.addresses.add(state.origin.host)
         state.host = state.origin.host
         state.serve(peer, state, data, now)
 
-    def _serve_c10d(self, peer: int, state: Peer, data: bytes, now: float) -> None:
-        """Apply the peer's whole requests, until there are no more or they have caused too much output."""
-        self.ground.now = now
-        reader: Any = state.reader  # a RequestReader
-        if data:
-            state.received += len(data)
-            reader.feed(data)
-        if state.is_paused:
-            self._hold(state)
-            return
-        next_request = reader.next
-        handlers = self._handlers
-        output_size_max = self._output_size_max
-        produced = 0
-        requests = 0
-        try:
-            while (request := next_request()) is not None:
-                requests += 1
-                produced += handlers[request[0]](peer, request)
-                if produced > output_size_max:
-                    state.is_paused = True
-                    self.ground.effects.append(Pause(peer))
-                    break
-                if not reader.has_more:
-                    break
-        except (RequestError, KeyspaceError) as refusal:
-            self._close(peer, refusal.reason, str(refusal))
-        else:
-            if reader.held or state.held or state.is_paused:
-                self._hold(state)
-        state.sent += produced
-        self._requests += requests
-
     def _serve_session(self, peer: int, state: Peer, data: bytes, now: float) -> None:
-        """As ``_serve_c10d``, in the session dialect."""
+        """As ``C10dDialect.serve``, in the session dialect."""
         talk = state.talk
         assert talk is not None
         self.ground.now = now
@@ -381,24 +345,13 @@ class Engine:
                 if not talk.reader.has_more:
                     break
         except RequestError as refusal:
-            self._close(peer, refusal.reason, str(refusal))
+            self.close(peer, refusal.reason, str(refusal))
         else:
             if state.held or talk.reader.held or state.is_paused:
-                self._hold(state)
+                self.hold(state)
 
-    def _guarded(self, handler: Handler, forbids: Forbids) -> Handler:
-        """Give a c10d verb that first asks whether the peer may."""
-
-        def serve(peer: int, request: Request) -> int:
-            why = forbids(self.peers[peer].origin.identity, request)
-            if why is not None:
-                raise RequestError(CloseReason.FORBIDDEN, why)
-            return handler(peer, request)
-
-        return serve
-
-    def _hold(self, state: Peer) -> None:
-        """Account for what the peer's reader keeps; over the total, close those that keep the most."""
+    def hold(self, state: Peer) -> None:
+        """Account, for the dialects, for what a peer's reader keeps; over the total, close those that keep the most."""
         assert state.reader is not None
         held = state.reader.held + state.reader.unread
         self._input_held += held - state.held
@@ -407,9 +360,10 @@ class Engine:
         while (total := self._input_held) > limit:
             peer, largest = max(self.peers.items(), key=lambda entry: entry[1].held)
             detail = f"begun requests of all peers hold {total} bytes, this one's {largest.held}, the limit is {limit}"
-            self._close(peer, CloseReason.INPUT_TOTAL, detail)
+            self.close(peer, CloseReason.INPUT_TOTAL, detail)
 
-    def _close(self, peer: int, reason: CloseReason, detail: str) -> None:
+    def close(self, peer: int, reason: CloseReason, detail: str) -> None:
+        """Close a peer, and forget it; say why."""
         self._closed[reason] = self._closed.get(reason, 0) + 1
         state = self.peers.get(peer)
         self.refused.append(Refused(self.ground.now, "" if state is None else state.address, reason, detail))
@@ -437,4 +391,4 @@ class Engine:
     def _expire(self, peer: int) -> None:
         awaited = "VALIDATE" if self.peers[peer].talk is None else "HELLO"
         detail = f"{awaited} did not come within {self._limits.handshake_timeout_s:g} s"
-        self._close(peer, CloseReason.HANDSHAKE_TIMEOUT, detail)
+        self.close(peer, CloseReason.HANDSHAKE_TIMEOUT, detail)
