@@ -104,9 +104,13 @@ def discover_handlers(backend: str | None = None) -> list[str]:
         The names that were loaded.
     """
     announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    return [
-        point.name for point in announced if (backend is None or point.name == backend) and _register_plug_in(point)
-    ]
+    wanted = [point for point in announced if backend is None or point.name == backend]
+    return [point.name for point in wanted if not _is_ours(point) and _register_plug_in(point)]
+
+
+def _is_ours(point: importlib.metadata.EntryPoint) -> bool:
+    """Tell whether this package itself announces it: to torchrun, for here its backends are built in."""
+    return point.value.startswith("rallypoint.")
 
 
 def _register_plug_in(point: importlib.metadata.EntryPoint) -> bool:

@@ -189,3 +189,16 @@ def test_a_plug_in_does_not_replace_a_built_in_backend(site: Path, caplog: pytes
     assert "static" not in discover_handlers()
     assert "already registered" in caplog.text
     assert isinstance(get_rendezvous_handler(parameters("static", rank=0)), StaticTCPRendezvous)
+
+
+def test_what_this_package_announces_to_torchrun_is_no_plug_in_of_its_own(
+    site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = site / "rallypoint_again-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: rallypoint-again\nVersion: 1\n")
+    value = "rallypoint.integrations.torchrun:get_handler"
+    (info / "entry_points.txt").write_text(f"[torchrun.handlers]\nannounced_by_us = {value}\n")
+    with caplog.at_level(logging.WARNING, logger="rallypoint.rendezvous"):
+        assert "announced_by_us" not in discover_handlers()
+    assert not caplog.records
