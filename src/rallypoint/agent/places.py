@@ -13,12 +13,13 @@ Source: keys and values as observed in torch 2.13.0, so that a torch agent can b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import RendezvousStateError, RendezvousTimeoutError
+from rallypoint.rendezvous.numbering import NodeWorkers, Ranks, number_workers
 
 if TYPE_CHECKING:
     from rallypoint.store.base import Store
@@ -27,43 +28,6 @@ __all__ = ["NodeWorkers", "Ranks", "agree_on_ranks", "number_workers"]
 
 LOOK_INTERVAL_S = 1.0
 """The longest that a node waits for the others' numbers before it looks whether the round still stands."""
-
-
-class NodeWorkers(NamedTuple):
-    """What one node runs."""
-
-    role: str
-    workers: int
-
-
-class Ranks(NamedTuple):
-    """The ranks of one node's workers: its worker ``i`` has ``first_rank + i`` and ``first_role_rank + i``."""
-
-    first_rank: int
-    world_size: int
-    first_role_rank: int
-    role_world_size: int
-
-
-def number_workers(nodes: Sequence[NodeWorkers]) -> list[Ranks]:
-    """Give the ranks of all nodes' workers.
-
-    Args:
-        nodes: what each node runs, in the order of node ranks.
-
-    Shape: as many as ``nodes``, in the same order.
-    """
-    world_size = sum(node.workers for node in nodes)
-    role_sizes: dict[str, int] = {}
-    for node in nodes:
-        role_sizes[node.role] = role_sizes.get(node.role, 0) + node.workers
-    numbered: list[Ranks] = []
-    first_rank, first_of_role = 0, dict.fromkeys(role_sizes, 0)
-    for node in nodes:
-        numbered.append(Ranks(first_rank, world_size, first_of_role[node.role], role_sizes[node.role]))
-        first_rank += node.workers
-        first_of_role[node.role] += node.workers
-    return numbered
 
 
 def agree_on_ranks(

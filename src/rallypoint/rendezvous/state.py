@@ -62,6 +62,7 @@ __all__ = [
     "Phase",
     "Standing",
     "State",
+    "check_state",
     "decode_state",
     "encode_state",
     "label_of",
@@ -326,10 +327,19 @@ def decode_state(data: bytes) -> State:
         state = _DECODER.decode(data)
     except msgspec.DecodeError as error:
         raise RendezvousStateError(f"the rendezvous state ({len(data)} bytes) cannot be read: {error}") from error
+    check_state(state)
+    return state
+
+
+def check_state(state: State) -> None:
+    """Refuse a state of which one part denies another.
+
+    Raises:
+        RendezvousStateError: if there is such a part; the sentence says which.
+    """
     fault = next(_faults_in(state), None)
     if fault:
         raise RendezvousStateError(f"the rendezvous state (version {state.version}) is not coherent: {fault}")
-    return state
 
 
 def _faults_in(state: State) -> Iterator[str]:

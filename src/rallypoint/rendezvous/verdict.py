@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from rallypoint.rendezvous.state import State
+from rallypoint.rendezvous.state import News, State
 
 __all__ = ["Verdict", "VerdictKind", "judge"]
 
@@ -37,11 +37,13 @@ class Verdict(NamedTuple):
         kind: what.
         why: one sentence.
         outcome: for ``CLOSED``: how the run ended.
+        news: what went wrong last, the latest last, if that is known with the verdict.
     """
 
     kind: VerdictKind
     why: str
     outcome: str | None = None
+    news: tuple[News, ...] = ()
 
 
 def judge(state: State, node_id: str, entered: int) -> Verdict:

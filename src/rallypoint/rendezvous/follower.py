@@ -1,0 +1,386 @@
+"""What one node does under a coordinator: it reports where it stands, and follows the orders that count.
+
+Rules
+-----
+1. Only an order above the last one seen counts; by term first, so that a coordinator that was deposed is not heard.
+   While a node wants in, an order must answer the report in which it said so, or a later one.
+2. Nobody is in a round but by an ADMITTED order for the very proposal that it has acknowledged.
+3. Patience is the node's own: how long it waits to get in, and how long it stands by, on its own clock.
+4. A node for which no renewal that was *sent* within the last 0.8 of its lease's time was acknowledged takes itself for
+   cut off: before the store can end the lease, and so before a world without it can be running. That no coordinator
+   says anything means nothing.
+5. After FENCED or CUT_OFF it never acts on that round again; a node that has done its part cannot be fenced from work
+   that is finished.
+
+::
+
+      Wanted ------> WANTING --- ADMITTED ---> IN A ROUND --- OVER, FENCED, CLOSED; cut off ---> TOLD --- Wanted ...
+                     |     ^
+       STAND_BY, ... +-----+--- time is up, REFUSED, CLOSED ---> stopped
+
+What this file does not know: how reports and orders travel, what workers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from rallypoint.rendezvous.decision import Rules, StopKind
+from rallypoint.rendezvous.follower_moves import (
+    AllSucceeded,
+    Closing,
+    Effect,
+    Enter,
+    Event,
+    Granted,
+    LeaseLost,
+    Leaving,
+    Ordered,
+    Progressed,
+    Publish,
+    Renewed,
+    Say,
+    Serve,
+    Served,
+    Stop,
+    Tell,
+    Ticked,
+    Wanted,
+    WorkerFailed,
+)
+from rallypoint.rendezvous.gathering import ENDED, name_size
+from rallypoint.rendezvous.reports import Failure, Order, OrderKind, Report, Workers
+from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX, Card
+from rallypoint.rendezvous.verdict import Verdict, VerdictKind
+from rallypoint.types import Endpoint
+
+__all__ = [
+    "CUT_OFF_SHARE",
+    "AllSucceeded",
+    "Closing",
+    "Effect",
+    "Enter",
+    "Event",
+    "Follower",
+    "Granted",
+    "LeaseLost",
+    "Leaving",
+    "Ordered",
+    "Progressed",
+    "Publish",
+    "Renewed",
+    "Say",
+    "Serve",
+    "Served",
+    "Stop",
+    "Tell",
+    "Ticked",
+    "Wanted",
+    "WorkerFailed",
+]
+
+CUT_OFF_SHARE = 0.8
+"""A node takes itself for cut off after this share of its lease's time."""
+
+
+class Follower:
+    """One node's machine.
+
+    Args:
+        node_id: 128 random bits in hexadecimal, the node's own.
+        card: how it introduces itself.
+        rules: the numbers; ``dead_after_s`` is the time to live of its lease.
+        workers: what it runs; ``None`` if the coordinator need not number the workers.
+
+    Attributes:
+        node_id: see there.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, node_id: str, card: Card, rules: Rules, workers: Workers | None = None) -> None:
+        self.node_id = node_id
+        self._rules = rules
+        self._report = Report(
+            node=node_id, number=0, card=card, min_nodes=rules.min_nodes, max_nodes=rules.max_nodes, workers=workers
+        )
+        self._seen = (-1, -1)
+        self._wish = 0  # the number of the report that said so, while the node wants in
+        self._since = 0.0
+        self._spare_since: float | None = None
+        self._serving = 0
+        self._closed: Order | None = None
+        self._verdict: Verdict | None = None  # of the round that the node is in; None while it is in none
+        self._renewed_at = float("-inf")
+        self._why = ""
+        self._effects: list[Effect] = []
+        self._doers: dict[type[Event], Callable[[Any, float], None]] = {
+            Wanted: self._want,
+            Ordered: self._obey,
+            Progressed: self._progress,
+            Renewed: self._renew,
+            LeaseLost: self._lose_lease,
+            Granted: self._grant,
+            Served: self._serve,
+            WorkerFailed: self._fail,
+            AllSucceeded: self._succeed,
+            Leaving: self._leave,
+            Closing: self._close,
+            Ticked: lambda _event, _now: None,
+        }
+
+    # --- what the node is ----------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report:
+        """All that the node wants and has done."""
+        return self._report
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What has become of the round that the node is in; ``None`` while it is in none."""
+        return self._verdict
+
+    @property
+    def is_wanting(self) -> bool:
+        """Whether it wants in and is not."""
+        return self._report.wants_in
+
+    # --- the one door --------------------------------------------------------------------------------------
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Take one event, and give all that follows.
+
+        Args:
+            event: what happened.
+            now: seconds on the driver's monotonic clock.
+
+        Cost: O(1).
+        """
+        self._effects = []
+        self._doers[type(event)](event, now)
+        self._look_at_clock(now)
+        effects, self._effects = self._effects, []
+        published = [effect for effect in effects if isinstance(effect, Publish)]
+        return [effect for effect in effects if not isinstance(effect, Publish)] + published[-1:]
+
+    def next_deadline(self) -> float | None:
+        """Give when ``Ticked`` is due, on the driver's clock; ``None`` if nothing waits for time to pass."""
+        if self._report.wants_in:
+            is_spare = self._spare_since is not None
+            limit_s = self._rules.spare_timeout_s if is_spare else self._rules.join_timeout_s
+            return (self._spare_since if self._spare_since is not None else self._since) + limit_s
+        return self._cut_off_at() if self._is_at_risk() else None
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    def _is_at_risk(self) -> bool:
+        is_current = self._verdict is not None and self._verdict.kind is VerdictKind.CURRENT
+        return is_current and self._report.done is None
+
+    def _cut_off_at(self) -> float:
+        return self._renewed_at + CUT_OFF_SHARE * self._rules.dead_after_s
+
+    def _look_at_clock(self, now: float) -> None:
+        if self._report.wants_in:
+            self._look_at_patience(now)
+        elif self._is_at_risk() and now >= self._cut_off_at():
+            silent_s = now - self._renewed_at
+            why = (
+                f"no renewal of this node's lease that was sent in the last {silent_s:.1f} s was acknowledged, so this "
+                "node stops: it cannot know whether the others go on"
+            )
+            self._judge(Verdict(VerdictKind.CUT_OFF, why))
+
+    def _look_at_patience(self, now: float) -> None:
+        rules = self._rules
+        if self._spare_since is not None:
+            stood_by_s = now - self._spare_since
+            if stood_by_s >= rules.spare_timeout_s:
+                self._give_up(StopKind.NOT_NEEDED, f"stood by for {stood_by_s:.1f} s and was not needed")
+            return
+        waited_s = now - self._since
+        if waited_s >= rules.join_timeout_s:
+            size = name_size(rules.min_nodes, rules.max_nodes)
+            heard = self._why or "no coordinator has answered"
+            self._give_up(StopKind.TIMED_OUT, f"waited {waited_s:.1f} s for {size} nodes: {heard}")
+
+    # --- what the node does itself -------------------------------------------------------------------------
+
+    def _want(self, _event: Wanted, now: float) -> None:
+        self._since, self._spare_since, self._why = now, None, ""
+        entered = self._report.entered
+        if self._verdict is not None and self._verdict.kind in {VerdictKind.FENCED, VerdictKind.CUT_OFF}:
+            entered = None
+        self._verdict = None
+        if self._closed is not None:
+            self._stop_as_closed(self._closed, is_spare=False)
+            return
+        self._ask_for_place(entered)
+
+    def _ask_for_place(self, entered: int | None) -> None:
+        self._publish(
+            joining=self._report.joining + 1,
+            wants_in=True,
+            entered=entered,
+            acknowledged=0,
+            endpoint=None,
+            done=None,
+            leaving="",
+        )
+        self._wish, self._serving = self._report.number, 0
+
+    def _fail(self, event: WorkerFailed, _now: float) -> None:
+        entered = self._report.entered
+        if entered is None or not self._is_mine():
+            return
+        number = self._report.failure.number + 1 if self._report.failure is not None else 1
+        message = event.message[:MESSAGE_SIZE_MAX]
+        failure = Failure(number=number, round=entered, message=message, exit_code=event.exit_code, final=event.final)
+        self._publish(failure=failure)
+
+    def _succeed(self, _event: AllSucceeded, _now: float) -> None:
+        if self._report.entered is not None and self._is_mine():
+            self._publish(done=self._report.entered)
+
+    def _is_mine(self) -> bool:
+        """Tell whether the node may still speak of the round that it was in."""
+        return self._verdict is not None and self._verdict.kind not in {VerdictKind.FENCED, VerdictKind.CUT_OFF}
+
+    def _leave(self, event: Leaving, _now: float) -> None:
+        self._verdict = None
+        self._publish(wants_in=False, leaving=event.why[:MESSAGE_SIZE_MAX] or "told to")
+
+    def _close(self, event: Closing, _now: float) -> None:
+        self._publish(closing=event.why[:MESSAGE_SIZE_MAX] or "told to")
+
+    def _serve(self, event: Served, _now: float) -> None:
+        if self._report.wants_in and event.proposal == self._serving:
+            self._publish(acknowledged=event.proposal, endpoint=event.endpoint)
+
+    # --- the lease -----------------------------------------------------------------------------------------
+
+    def _renew(self, event: Renewed, _now: float) -> None:
+        self._renewed_at = max(self._renewed_at, event.sent_at)
+
+    def _lose_lease(self, event: LeaseLost, _now: float) -> None:
+        if self._is_at_risk():
+            why = f"this node's lease has ended, so the others take it for gone: {event.why}"
+            self._judge(Verdict(VerdictKind.FENCED, why))
+
+    def _grant(self, _event: Granted, _now: float) -> None:
+        if self._report.number:
+            self._publish()
+
+    # --- orders --------------------------------------------------------------------------------------------
+
+    def _progress(self, event: Progressed, _now: float) -> None:
+        if self._report.wants_in and self._spare_since is None:
+            self._say(event.text)
+
+    def _obey(self, event: Ordered, now: float) -> None:
+        order = event.order
+        if (order.term, order.number) <= self._seen:
+            return
+        self._seen = order.term, order.number
+        if order.kind is OrderKind.CLOSED:
+            self._closed = order
+            self._hear(order, is_spare=self._spare_since is not None)
+        elif self._report.wants_in:
+            if order.report >= self._wish:
+                self._obey_wanting(order, now)
+        elif self._verdict is not None and order.round == self._report.entered:
+            if order.kind is OrderKind.OVER:
+                self._judge(Verdict(VerdictKind.OVER, order.why, None, order.news))
+            elif order.kind is OrderKind.FENCED:
+                self._judge(Verdict(VerdictKind.FENCED, order.why, None, order.news))
+
+    def _obey_wanting(self, order: Order, now: float) -> None:
+        kind = order.kind
+        if kind is OrderKind.STAND_BY:
+            self._spare_since = now if self._spare_since is None else self._spare_since
+            self._say(order.why)
+        elif kind in {OrderKind.WAIT, OrderKind.QUARANTINED, OrderKind.PROPOSED}:
+            self._stop_standing_by(now)
+            self._say(order.why)
+            if kind is OrderKind.PROPOSED:
+                self._agree(order)
+        elif kind is OrderKind.ADMITTED and order.proposal == self._report.acknowledged:
+            self._enter(order)
+        elif kind is OrderKind.FENCED:
+            self._stop_standing_by(now)
+            self._say(order.why)
+            self._ask_for_place(None)
+        elif kind is OrderKind.REFUSED:
+            self._give_up(StopKind.REFUSED, order.why)
+
+    def _stop_standing_by(self, now: float) -> None:
+        if self._spare_since is not None:
+            self._spare_since, self._since = None, now  # it has waited for something else until now
+
+    def _agree(self, order: Order) -> None:
+        if order.proposal in {self._report.acknowledged, self._serving}:
+            return
+        if order.rank == 0:
+            self._serving = order.proposal
+            self._effects.append(Serve(order.proposal, order.round))
+        else:
+            self._publish(acknowledged=order.proposal, endpoint=None)
+
+    def _enter(self, order: Order) -> None:
+        self._spare_since, self._why = None, ""
+        self._publish(wants_in=False, entered=order.round)
+        self._effects.append(Enter(order))
+        self._judge(Verdict(VerdictKind.CURRENT, f"round {order.round} goes on, its world size is {order.size}"))
+
+    def _hear(self, order: Order, *, is_spare: bool) -> None:
+        """The run has ended, for everybody."""
+        was_wanting = self._report.wants_in
+        self._publish(wants_in=False, has_heard=True)
+        if was_wanting:
+            self._stop_as_closed(order, is_spare=is_spare)
+        elif self._verdict is not None:
+            self._judge(Verdict(VerdictKind.CLOSED, order.why, order.outcome, order.news))
+
+    def _stop_as_closed(self, order: Order, *, is_spare: bool) -> None:
+        kind = StopKind.NOT_NEEDED if is_spare else StopKind.CLOSED
+        self._effects.append(Stop(kind, f"the run {ENDED.get(order.outcome, 'ended')}: {order.why}", order.outcome))
+
+    def _give_up(self, kind: StopKind, why: str) -> None:
+        self._spare_since = None
+        self._publish(wants_in=False, leaving=why[:MESSAGE_SIZE_MAX])
+        self._effects.append(Stop(kind, why))
+
+    # --- what steps are made of ----------------------------------------------------------------------------
+
+    def _publish(
+        self,
+        **changes: bool | int | str | Endpoint | Failure | None,
+    ) -> None:
+        self._report = replace(self._report, number=self._report.number + 1, **changes)
+        self._effects.append(Publish(self._report))
+
+    def _judge(self, verdict: Verdict) -> None:
+        """Tell what has become of the round; a worse thing is told after a better one, never the other way round."""
+        before = self._verdict
+        if before is not None and _GRAVITY[verdict.kind] <= _GRAVITY[before.kind]:
+            return
+        self._verdict = verdict
+        self._effects.append(Tell(verdict))
+
+    def _say(self, why: str) -> None:
+        if why and why != self._why:
+            self._why = why
+            self._effects.append(Say(why))
+
+
+_GRAVITY = {
+    VerdictKind.CURRENT: 0,
+    VerdictKind.OVER: 1,
+    VerdictKind.CUT_OFF: 2,
+    VerdictKind.FENCED: 3,
+    VerdictKind.CLOSED: 4,
+}

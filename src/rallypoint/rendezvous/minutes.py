@@ -1,0 +1,94 @@
+"""What a coordinator writes down before it tells anybody: all that its successor cannot read in the nodes' reports.
+
+Rules
+-----
+1. Who wants in, who has acknowledged, whose worker failed: all that stands in the reports, which outlive a coordinator.
+   What was decided on their account stands here: the proposal, the completed round, its end, the closure, the counts.
+2. Minutes carry the term of who wrote them. They travel as one JSON object; fields that have their default are left
+   out, keys are sorted, so that equal minutes are equal bytes.
+3. Bytes that came from a store are data: they are decoded against the types, within limits, or refused.
+
+What this file does not know: what the decisions were made for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from rallypoint.errors import RendezvousStateError
+from rallypoint.rendezvous.policy import Books
+from rallypoint.rendezvous.state import NODE_COUNT_MAX, STATE_SIZE_MAX, Count, NodeId, State, check_state
+
+__all__ = ["SCHEMA", "Minutes", "decode_minutes", "encode_minutes"]
+
+SCHEMA = 1
+"""The version of the shape below; minutes with another number are refused."""
+
+
+class Minutes(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What was decided.
+
+    Attributes:
+        schema: ``SCHEMA``.
+        term: of the coordinator that wrote them.
+        state: the run as it stands.
+        books: what it has cost, and what it may cost.
+        heard: node -> the number of its last report that counts; what it reported up to then was dealt with when it
+            was dropped.
+    """
+
+    schema: int = SCHEMA
+    term: Count
+    state: State
+    books: Books = Books()
+    heard: Annotated[dict[NodeId, Count], Meta(max_length=NODE_COUNT_MAX)] = {}
+
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_DECODER = msgspec.json.Decoder(Minutes)
+
+
+def encode_minutes(minutes: Minutes) -> bytes:
+    """Give the bytes that travel.
+
+    Raises:
+        RendezvousStateError: if they are more than ``STATE_SIZE_MAX``.
+
+    Cost: O(n) for n nodes; about 0.3 ms and 120 KB for 1,000.
+    """
+    data = _ENCODER.encode(minutes)
+    if len(data) > STATE_SIZE_MAX:
+        raise RendezvousStateError(
+            f"the minutes of a run of {len(minutes.state.nodes)} nodes take {len(data)} bytes, over the limit of "
+            f"{STATE_SIZE_MAX}"
+        )
+    return data
+
+
+def decode_minutes(data: bytes) -> Minutes:
+    """Read minutes.
+
+    Raises:
+        RendezvousStateError: if they are too large, of another schema, no minutes, or not coherent; the sentence says
+            which.
+    """
+    if len(data) > STATE_SIZE_MAX:
+        raise RendezvousStateError(
+            f"the minutes of a coordinator take {len(data)} bytes, over the limit of {STATE_SIZE_MAX}; not read"
+        )
+    try:
+        minutes = _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        raise RendezvousStateError(
+            f"the minutes of a coordinator ({len(data)} bytes) cannot be read: {error}"
+        ) from error
+    if minutes.schema != SCHEMA:
+        raise RendezvousStateError(
+            f"the minutes of a coordinator have schema {minutes.schema}, this version of rallypoint reads {SCHEMA}: "
+            "run the same version on all nodes"
+        )
+    check_state(minutes.state)
+    return minutes
