@@ -148,6 +148,7 @@ class Agent:
                 max_restarts=spec.max_restarts,
                 grace_s=grace_s,
                 store_patience_s=store_patience_s,
+                is_budget_shared=spec.rdzv_handler.keeps_budget,
                 success_wait_s=math.inf if knows_success(spec.rdzv_handler) else FOREIGN_SUCCESS_WAIT_S,
             )
         )

@@ -5,7 +5,8 @@ Rules
 * A group is all or nothing: one failed worker stops all workers of this node.
 * The restart budget (``max_restarts``) is spent by failures of this node's own workers only. A round that ends
   because of others (a node came, went, or failed) is free. The failure that finds the budget empty is final:
-  it ends the run for everybody.
+  it ends the run for everybody. A budget that all nodes share (``is_budget_shared``) is not this machine's to
+  count: it reports each failure, and hears if the run is closed by it.
 * A failure is reported before the workers are stopped, so that the other nodes stop at the same time.
 * Round over: stop, rendezvous again. Run closed: stop, end with the run's outcome. Fenced (the others went on
   without this node) or cut off (nobody answers, and they may have): kill at once, rendezvous again as a newcomer.
@@ -226,9 +227,12 @@ def _run(m: _Memory, event: Started) -> Decision:
 
 def _fail(m: _Memory, message: str, returncode: int) -> Decision:
     allowed = m.rules.max_restarts
-    final = m.restarts_used >= allowed
+    final = m.restarts_used >= allowed and not m.rules.is_budget_shared
     m.failure_code = exit_code_of(returncode)
-    if final:
+    if m.rules.is_budget_shared:
+        m.restarts_used = min(allowed, m.restarts_used + 1)
+        plan = _Plan(f"{message}; the nodes have {allowed} restart(s) together")
+    elif final:
         why = f"{message}; " + (f"none of {allowed} restart(s) is left" if allowed else "no restarts are allowed")
         plan = _Plan(why, Finish(GroupState.FAILED, m.failure_code))
     else:

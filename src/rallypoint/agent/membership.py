@@ -128,6 +128,7 @@ class Membership:
         self._retired: list[RoundWatch] = []
         self._errands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._is_closing = False
+        handler.expect_workers(mine.role, mine.workers)
         self._thread = threading.Thread(target=self._run_errands, name="rallypoint-membership", daemon=True)
         self._thread.start()
 
@@ -194,7 +195,9 @@ class Membership:
     def _try_to_join(self) -> Event:
         info = self._handler.next_rendezvous()
         ranks: Ranks | None
-        if self._is_identical:
+        if (places := getattr(info, "places", None)) is not None:
+            ranks = Ranks(places.first_rank, places.world_size, places.first_role_rank, places.role_world_size)
+        elif self._is_identical:
             ranks = number_workers([self._mine] * info.world_size)[info.rank]
         else:
             ranks = agree_on_ranks(info.store, info.rank, info.world_size, self._mine, is_current=self._is_current)

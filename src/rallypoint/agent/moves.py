@@ -74,6 +74,7 @@ class GroupRules:
     Attributes:
         local_world_size: how many workers this node runs, at least 1.
         max_restarts: how many failures of own workers are answered by another round, 0 or more.
+        is_budget_shared: whether ``max_restarts`` is of all nodes together; who counts closes the run after it.
         grace_s: seconds between the signal that asks workers to end and SIGKILL, 0 or more.
         store_patience_s: seconds without any answer from the store until the node gives up.
         success_wait_s: seconds that a node whose workers ended well waits for the others.
@@ -86,6 +87,7 @@ class GroupRules:
     store_patience_s: float = 30.0
     success_wait_s: float = math.inf
     farewell_s: float = 5.0
+    is_budget_shared: bool = False
 
 
 # --- what can happen -------------------------------------------------------------------------------------

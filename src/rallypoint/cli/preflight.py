@@ -94,13 +94,15 @@ def check_endpoint(ctx: click.Context, backend: str, endpoint: str, nodes_max: i
     from rallypoint.net.address import parse_endpoint
     from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 
-    if backend not in ("c10d", "static") or not endpoint or endpoint.startswith("unix:"):
+    if backend not in ("c10d", "static", "rallypoint") or not endpoint or endpoint.startswith("unix:"):
         return
+    if backend == "rallypoint" and ("://" in endpoint or "," in endpoint):
+        return  # read where it is used
     try:
         parse_endpoint(endpoint, default_port)  # it explains better, the other one is stricter
         port = parse_rendezvous_endpoint(endpoint, default_port).port
     except ValueError as error:
-        if backend == "static" or "/" not in endpoint:
+        if backend != "c10d" or "/" not in endpoint:
             raise click.UsageError(str(error), ctx) from error
         return  # the path of a file store
     if port == 0 and nodes_max > 1:

@@ -51,7 +51,7 @@ nothing else; several nodes meet at a store that `rallypoint serve`, or the firs
 
 \b
     rallypoint run --nproc-per-node 2 train.py --epochs 10
-    rallypoint run --nnodes 2 --rdzv-backend c10d --rdzv-endpoint host-a:29400 train.py
+    rallypoint run --nnodes 2 --rdzv-backend rallypoint --rdzv-endpoint host-a:29400 train.py
 
 The exit code is that of the first worker that failed, 128 + n after signal n, and 0 after success. A script that is
 not there gives 2; with --no-python, a program that is not there gives 127, and one that is not executable 126.
@@ -178,7 +178,12 @@ NOT_NEGATIVE = SecondsRange(min=0)
     default="1",
     help="How many workers this node runs.",
 )
-@_option("--rdzv-backend", metavar="NAME", default="static", help="How nodes meet: c10d, static, or a plug-in's name.")
+@_option(
+    "--rdzv-backend",
+    metavar="NAME",
+    default="static",
+    help="How nodes meet: rallypoint, c10d, etcd, static, or a plug-in's name.",
+)
 @_option("--rdzv-endpoint", metavar="HOST[:PORT]", default="", help="Where nodes meet.")
 @_option("--rdzv-id", metavar="NAME", help="The run's name; nodes that give the same one meet.  [default: none]")
 @_option(
@@ -204,7 +209,14 @@ NOT_NEGATIVE = SecondsRange(min=0)
 @_option(
     "--monitor-interval", type=POSITIVE, default=0.1, help="Seconds between looks at a rendezvous that cannot call."
 )
-@_option("--node-rank", type=click.IntRange(min=0), default=0, show_default=True, help="This node's rank (static).")
+@_option(
+    "--node-rank", type=click.IntRange(min=0), default=0, show_default=True,
+    help="This node's rank (static), or the one that it would like (rallypoint, etcd).",
+)  # fmt: skip
+@_option(
+    "--label", "labels", multiple=True, metavar="NAME=VALUE",
+    help="A word about this node, such as rack=a; may be given again (rallypoint, etcd).",
+)  # fmt: skip
 @_option("--master-addr", metavar="HOST", default="127.0.0.1", help="Node 0 as all nodes reach it (static).")
 @_option(
     "--master-port",
@@ -267,7 +279,10 @@ def run(ctx: click.Context, /, program: str, arguments: tuple[str, ...], **optio
     from rallypoint.twin import native
 
     # Below, a signal raises an exception, and an exception inside an import can be lost: so import all of it here.
-    for module in (*_NEEDED_LATER, *(["rallypoint.agent.functions"] if options["run_path"] else [])):
+    more = ["rallypoint.agent.functions"] if options["run_path"] else []
+    if options["rdzv_backend"] not in ("c10d", "static"):
+        more.append("rallypoint.rendezvous.coordinated_store")
+    for module in (*_NEEDED_LATER, *more):
         importlib.import_module(module)
     native()
     if options["auth"]:
@@ -311,6 +326,7 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
     """Give the launch configuration that the options mean."""
     from rallypoint.agent.logs import LogOptions
     from rallypoint.launch.config import LaunchConfig
+    from rallypoint.rendezvous.registry import COORDINATED_BACKENDS
 
     fewest, most = options["nnodes"]
     backend, endpoint, run_id = options["rdzv_backend"], options["rdzv_endpoint"], options["rdzv_id"]
@@ -328,6 +344,11 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
             raise click.UsageError(f"the static backend has fixed ranks, so --nnodes={fewest}:{most} needs c10d", ctx)
         endpoint = endpoint or _static_endpoint(options)
         conf["rank"] = options["node_rank"]
+    elif backend in COORDINATED_BACKENDS:
+        if ctx.get_parameter_source("node_rank") is not click.core.ParameterSource.DEFAULT:
+            conf.setdefault("rank", options["node_rank"])
+        if conf.get("worker_store") == "gateway":
+            _load_gateway()
     check_endpoint(ctx, backend, endpoint, most, MASTER_PORT)
     logs = LogOptions(
         log_dir=options["log_dir"],
@@ -356,7 +377,25 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         log_line_prefix_template=os.environ.get(LOG_LINE_PREFIX_ENV),
         signals_to_handle=options["signals_to_handle"],
         shutdown_timeout=options["shutdown_timeout"],
+        labels=_labels(ctx, options["labels"]),
     )
+
+
+def _labels(ctx: click.Context, given: tuple[str, ...]) -> dict[str, str]:
+    from rallypoint.rendezvous.settings import read_labels
+
+    try:
+        return read_labels(";".join(given))
+    except ValueError as error:
+        raise click.UsageError(f"--label: {error}", ctx) from error
+
+
+def _load_gateway() -> None:
+    """Let the rendezvous know what serves a store to this machine's workers: that is above it."""
+    from rallypoint.gateway.local import LocalGateway
+    from rallypoint.rendezvous.worker_store import use_gateway
+
+    use_gateway(LocalGateway)
 
 
 def _plug_in(ctx: click.Context, name: str, logs: Any) -> Any:

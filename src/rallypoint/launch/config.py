@@ -21,6 +21,8 @@ from rallypoint.events import emit
 from rallypoint.observe.metrics import MetricsConfig, check_metrics
 from rallypoint.observe.records import get_logging_handler
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.registry import COORDINATED_BACKENDS
+from rallypoint.rendezvous.settings import read_labels
 
 __all__ = ["GRACE_ENV", "ConfigError", "LaunchConfig"]
 
@@ -49,7 +51,8 @@ class LaunchConfig:
         rdzv_backend: the rendezvous backend's name.
         rdzv_configs: the backend's own options.
         rdzv_timeout: seconds to wait for the other nodes; -1: the backend's default.
-        max_restarts: how many failures of own workers are answered by another round, 0 or more.
+        max_restarts: how many failures of workers are answered by another round, 0 or more: of own workers, and with a
+            rendezvous through a coordinator those of all nodes together.
         monitor_interval: seconds between looks at a rendezvous that cannot tell its news by itself, above 0.
         start_method: how the processes of a function are made: ``spawn``, ``forkserver`` or ``fork``.
         log_line_prefix_template: stands before each line of tee'd output; ``None``: as ``logs_specs`` says.
@@ -64,6 +67,7 @@ class LaunchConfig:
         virtual_local_rank: whether each worker sees one device only, as local rank 0.
         shutdown_timeout: seconds that workers have to end before SIGKILL, wherever they are stopped, 0 or more;
             ``None``: TORCH_ELASTIC_SHUTDOWN_TIMEOUT, or 30.
+        labels: words about this node, such as its rack, for a rendezvous through a coordinator.
 
     Raises:
         ConfigError: (a ValueError) if a value is out of range.
@@ -92,6 +96,7 @@ class LaunchConfig:
     duplicate_stderr_filters: Sequence[str] | None = None
     virtual_local_rank: bool = False
     shutdown_timeout: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.min_nodes <= self.max_nodes:
@@ -111,6 +116,9 @@ class LaunchConfig:
             raise ConfigError(
                 f"{', '.join(taken)} cannot be set by the rendezvous options; there are options of their own"
             )
+        if self.labels and self.rdzv_backend not in COORDINATED_BACKENDS:
+            known = ", ".join(COORDINATED_BACKENDS)
+            raise ConfigError(f"labels are for the rendezvous backends {known}, not for {self.rdzv_backend!r}")
         self._check_observers()
         self.shutdown_timeout = self._read_grace()
         if not self.run_id:
@@ -165,6 +173,10 @@ class LaunchConfig:
         options = dict(self.rdzv_configs)
         if self.rdzv_timeout > 0:
             options.setdefault("timeout" if self.rdzv_backend == "static" else "join_timeout", self.rdzv_timeout)
+        if self.rdzv_backend in COORDINATED_BACKENDS:
+            options.setdefault("max_restarts", self.max_restarts)
+            if self.labels:
+                options["labels"] = {**read_labels(options.get("labels")), **self.labels}
         return RendezvousParameters(
             self.rdzv_backend,
             self.rdzv_endpoint,

@@ -29,7 +29,8 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -50,9 +51,9 @@ from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.store.base import Store
 from rallypoint.store.file import FileStore
 from rallypoint.store.tcp import TCPStore
-from rallypoint.types import Endpoint, as_bytes
+from rallypoint.types import Endpoint, Timeout, as_bytes
 
-__all__ = ["DEFAULT_PORT", "SCHEMA", "C10dRendezvousBackend", "create_backend"]
+__all__ = ["DEFAULT_PORT", "SCHEMA", "C10dRendezvousBackend", "create_backend", "open_tcp_store"]
 
 DEFAULT_PORT = 29400
 """The port of a rendezvous endpoint that names none."""
@@ -278,7 +279,7 @@ def create_backend(params: RendezvousParameters) -> tuple[C10dRendezvousBackend,
     if store_type not in {"tcp", "file"}:
         raise ValueError("Invalid store type given. Currently only supports file and tcp.")
     try:
-        store, where, is_host = _create_file_store(params) if store_type == "file" else _create_tcp_store(params)
+        store, where, is_host = _create_file_store(params) if store_type == "file" else open_tcp_store(params)
     except RendezvousError as error:
         emit(
             "rendezvous.failed",
@@ -300,7 +301,23 @@ def create_backend(params: RendezvousParameters) -> tuple[C10dRendezvousBackend,
     return C10dRendezvousBackend(store, params.run_id, announces=store_type == "tcp"), store
 
 
-def _create_tcp_store(params: RendezvousParameters) -> tuple[Store, str, bool]:
+def open_tcp_store(
+    params: RendezvousParameters, *, session_timeout: Timeout | None = None, dialect: str | None = None
+) -> tuple[TCPStore, str, bool]:
+    """Reach, or start, the store at the endpoint that the parameters name, as ``create_backend`` says.
+
+    Args:
+        params: the endpoint, and the options ``is_host`` and ``read_timeout``.
+        session_timeout: as of ``TCPStore``.
+        dialect: as of ``TCPStore``.
+
+    Returns:
+        The store, where others reach it, and whether it is served here.
+
+    Raises:
+        ValueError: if an option or the endpoint is wrong.
+        RendezvousConnectionError: if the store cannot be reached, or not be started.
+    """
     endpoint = parse_rendezvous_endpoint(params.endpoint, DEFAULT_PORT)
     is_host = params.get_as_bool("is_host")
     timeout_s = _read_timeout_s(params)
@@ -312,30 +329,42 @@ def _create_tcp_store(params: RendezvousParameters) -> tuple[Store, str, bool]:
         )
     try:
         with told_if_slow(endpoint, timeout_s, params.run_id):
-            store, is_host = _reach(endpoint, is_host, timeout_s)
+            store, is_host = _reach(endpoint, is_host, partial(_open, timeout_s, session_timeout, dialect))
     except (OSError, RuntimeError, ValueError) as error:
         raise RendezvousConnectionError(_UNREACHABLE) from error
     return store, str(Endpoint(store.host, store.port)), is_host
 
 
-def _reach(endpoint: Endpoint, is_host: bool | None, timeout_s: float) -> tuple[TCPStore, bool]:
+_Open: TypeAlias = Callable[[Endpoint, bool], TCPStore]
+
+
+def _reach(endpoint: Endpoint, is_host: bool | None, open_store: _Open) -> tuple[TCPStore, bool]:
     if is_host is None and (endpoint.host.startswith("unix:") or matches_machine_hostname(endpoint.host)):
-        return _host_or_connect(endpoint, timeout_s)
-    return _open_tcp_store(endpoint, bool(is_host), timeout_s), bool(is_host)
+        return _host_or_connect(endpoint, open_store)
+    return open_store(endpoint, bool(is_host)), bool(is_host)
 
 
-def _host_or_connect(endpoint: Endpoint, timeout_s: float) -> tuple[TCPStore, bool]:
+def _host_or_connect(endpoint: Endpoint, open_store: _Open) -> tuple[TCPStore, bool]:
     try:
-        return _open_tcp_store(endpoint, True, timeout_s), True
+        return open_store(endpoint, True), True
     except BindError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-    return _open_tcp_store(endpoint, False, timeout_s), False
+    return open_store(endpoint, False), False
 
 
-def _open_tcp_store(endpoint: Endpoint, is_host: bool, timeout_s: float) -> TCPStore:
+def _open(
+    timeout_s: float, session_timeout: Timeout | None, dialect: str | None, endpoint: Endpoint, is_host: bool
+) -> TCPStore:
     return TCPStore(
-        endpoint.host, endpoint.port, is_master=is_host, timeout=timeout_s, wait_for_workers=False, multi_tenant=True
+        endpoint.host,
+        endpoint.port,
+        is_master=is_host,
+        timeout=timeout_s,
+        wait_for_workers=False,
+        multi_tenant=True,
+        session_timeout=session_timeout,
+        dialect=dialect,
     )
 
 

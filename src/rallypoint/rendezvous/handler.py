@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 
 if TYPE_CHECKING:
+    from rallypoint.rendezvous.reports import Places
     from rallypoint.store.base import Store
 
 __all__ = [
@@ -208,6 +209,7 @@ class RendezvousInfo:
         world_size: the number of nodes in the round.
         bootstrap_store_info: where the workers find their store.
         round: the number of the round, 0 and up; it grows with every new agreement of the run.
+        places: where this node's workers stand among all workers of the round, if the nodes have agreed on that too.
     """
 
     def __init__(
@@ -217,12 +219,15 @@ class RendezvousInfo:
         world_size: int,
         bootstrap_store_info: RendezvousStoreInfo,
         round: int = 0,  # noqa: A002 - the word for it everywhere else
+        *,
+        places: Places | None = None,
     ) -> None:
         self._store = store
         self._rank = rank
         self._world_size = world_size
         self._bootstrap_store_info = bootstrap_store_info
         self._round = round
+        self._places = places
 
     @property
     def store(self) -> Store:
@@ -248,6 +253,11 @@ class RendezvousInfo:
     def round(self) -> int:
         """The number of the round."""
         return self._round
+
+    @property
+    def places(self) -> Places | None:
+        """Where this node's workers stand; ``None``: the nodes have to tell each other."""
+        return self._places
 
     def __repr__(self) -> str:
         return f"RendezvousInfo(round={self._round}, rank={self._rank}, world_size={self._world_size})"
@@ -332,6 +342,22 @@ class RendezvousHandler(ABC):
 
         Returns:
             Whether it went as it should; calling it again is allowed.
+        """
+
+    @property
+    def keeps_budget(self) -> bool:
+        """Whether the handler, for all nodes together, counts restarts and says when none is left.
+
+        Then the agent reports no failure as final; the run closes when the budget is used up.
+        """
+        return False
+
+    def expect_workers(self, role: str, count: int) -> None:  # noqa: B027 - most handlers do not number workers
+        """Say what this node runs, before it joins for the first time, so that the handler can number the workers.
+
+        Args:
+            role: the workers' role.
+            count: how many there are, at least 1.
         """
 
     def check_round(self) -> RoundNews:

@@ -17,6 +17,7 @@ from rallypoint.rendezvous.endpoint import refuse_unknown_options
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousHandlerCreator, RendezvousParameters
 
 __all__ = [
+    "COORDINATED_BACKENDS",
     "ENTRY_POINT_GROUP",
     "RendezvousHandlerRegistry",
     "discover_handlers",
@@ -27,6 +28,9 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "torchrun.handlers"
 """Where installed packages announce rendezvous backends."""
+
+COORDINATED_BACKENDS = ("rallypoint", "etcd", "etcd-v2")
+"""Rendezvous through a coordinator: over a server of ours, and over etcd, where both of torch's names mean v3."""
 
 _log = logging.getLogger("rallypoint.rendezvous")
 
@@ -163,10 +167,18 @@ def _create_static_handler(params: RendezvousParameters) -> RendezvousHandler:
     return create_rdzv_handler(params)
 
 
+def _create_coordinated_handler(params: RendezvousParameters) -> RendezvousHandler:
+    from rallypoint.rendezvous.coordinated_store import create_coordinated_handler
+
+    return create_coordinated_handler(params)
+
+
 def register_default_handlers() -> None:
     """Register the built-in backends; done when this module is imported."""
     rendezvous_handler_registry.register("c10d", _create_c10d_handler)
     rendezvous_handler_registry.register("static", _create_static_handler)
+    for backend in COORDINATED_BACKENDS:
+        rendezvous_handler_registry.register(backend, _create_coordinated_handler)
 
 
 register_default_handlers()

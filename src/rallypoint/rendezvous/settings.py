@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from rallypoint.rendezvous.decide import Rules
 from rallypoint.rendezvous.endpoint import refuse_unknown_options
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.policy import Policy
 from rallypoint.types import Timeout, as_seconds
 
-__all__ = ["KNOWN_OPTIONS", "RendezvousSettings", "RendezvousTimeout"]
+__all__ = [
+    "COORDINATED_OPTIONS",
+    "KNOWN_OPTIONS",
+    "CoordinatedSettings",
+    "RendezvousSettings",
+    "RendezvousTimeout",
+    "read_labels",
+]
+
+LABEL_SIZE_MAX = 255
+"""Characters of a label's name, and of its value."""
 
 OWN_OPTIONS = (
     "join_timeout",
@@ -29,6 +42,33 @@ KNOWN_OPTIONS = frozenset(
     (*OWN_OPTIONS, "timeout", "store_type", "read_timeout", "is_host")
 )
 """The options that a rendezvous through a backend takes."""
+
+BUDGET_OPTIONS = {
+    "max_restarts": "failed",
+    "max_restarts_dropped": "dropped",
+    "max_restarts_left": "left",
+    "max_restarts_joined": "joined",
+}
+"""Options that limit how often a run may go on, and the cause that each is for."""
+
+POLICY_OPTIONS = {
+    "flap_limit": "flap_limit",
+    "flap_window": "flap_window_s",
+    "short_stay": "short_stay_s",
+    "cool_down": "cool_down_s",
+    "cool_down_max": "cool_down_max_s",
+}
+
+COORDINATED_OPTIONS = frozenset(
+    (*KNOWN_OPTIONS - {"store_type"}, *BUDGET_OPTIONS, *POLICY_OPTIONS, "labels", "worker_store")
+)
+"""The options that a rendezvous through a coordinator takes."""
+
+WORKER_STORES = ("embedded", "gateway")
+
+COORDINATED_INTERVAL_S = 1.0
+COORDINATED_ATTEMPTS = 5
+"""How often a node renews its lease; after so many intervals without it is gone. A lost connection says so sooner."""
 
 
 class RendezvousTimeout:
@@ -130,23 +170,32 @@ class RendezvousSettings:
             raise ValueError(f"The keep-alive attempts ({self.keep_alive_max_attempt}) must be at least 1.")
 
     @classmethod
-    def from_parameters(cls, params: RendezvousParameters) -> RendezvousSettings:
+    def from_parameters(
+        cls,
+        params: RendezvousParameters,
+        known: Collection[str] = KNOWN_OPTIONS,
+        interval_s: float = 5.0,
+        attempts: int = 3,
+    ) -> RendezvousSettings:
         """Read the settings out of ``params.config``.
 
         Options, in seconds and with fractions where they are durations: ``join_timeout``, ``last_call_timeout``,
         ``close_timeout``, ``heartbeat_timeout``, ``spare_timeout``, ``keep_alive_interval``; as a whole number
         ``keep_alive_max_attempt``; ``rank``, this node's wish (-1: none).
 
+        Args:
+            params: where they stand.
+            known: the options that there are.
+            interval_s: the keep-alive interval if none is given, in seconds.
+            attempts: the keep-alive attempts likewise.
+
         Raises:
             ValueError: for an option that does not exist, naming the nearest that does, and for bad values.
         """
-        refuse_unknown_options(params, KNOWN_OPTIONS)
+        refuse_unknown_options(params, known)
         spare_s = params.get_as_seconds("spare_timeout")
-        interval_s = params.get_as_seconds("keep_alive_interval", 5.0)
-        attempts = params.get_as_int("keep_alive_max_attempt", 3)
         rank = params.get_as_int("rank", -1)
-        assert interval_s is not None
-        assert attempts is not None
+        asked = params.get_as_int("keep_alive_max_attempt")
         return cls(
             run_id=params.run_id,
             min_nodes=params.min_nodes,
@@ -157,8 +206,8 @@ class RendezvousSettings:
                 close=params.get_as_seconds("close_timeout"),
                 heartbeat=params.get_as_seconds("heartbeat_timeout"),
             ),
-            keep_alive_interval=timedelta(seconds=interval_s),
-            keep_alive_max_attempt=attempts,
+            keep_alive_interval=timedelta(seconds=params.get_as_seconds("keep_alive_interval", interval_s) or 0.0),
+            keep_alive_max_attempt=attempts if asked is None else asked,
             spare_timeout=None if spare_s is None else timedelta(seconds=spare_s),
             rank_wish=rank if rank is not None and rank >= 0 else None,
         )
@@ -176,6 +225,92 @@ class RendezvousSettings:
             keep_alive_max_attempt=self.keep_alive_max_attempt,
             answer_s=self.timeout.heartbeat.total_seconds(),
         )
+
+
+@dataclass(frozen=True)
+class CoordinatedSettings:
+    """All that one node was told about a rendezvous through a coordinator.
+
+    Attributes:
+        node: what every rendezvous is told.
+        policy: what the run may cost; the first coordinator's counts.
+        labels: words about this node, such as its rack.
+        worker_store: ``"embedded"``: rank 0 serves a store for each round; ``"gateway"``: each node serves the run's
+            own, with a prefix for each round.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    node: RendezvousSettings
+    policy: Policy = field(default_factory=Policy)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    worker_store: str = "embedded"
+
+    def __post_init__(self) -> None:
+        if self.worker_store not in WORKER_STORES:
+            raise ValueError(f"worker_store is {self.worker_store!r}; it must be one of {', '.join(WORKER_STORES)}")
+
+    @property
+    def ttl_s(self) -> float:
+        """For how long a lease outlives the last sign of life of its holder, in seconds."""
+        return self.node.rules.dead_after_s
+
+    @classmethod
+    def from_parameters(
+        cls, params: RendezvousParameters, known: Collection[str] = COORDINATED_OPTIONS
+    ) -> CoordinatedSettings:
+        """Read the settings out of ``params.config``.
+
+        Options beside those of ``RendezvousSettings``: ``max_restarts`` (of failed workers, all nodes together),
+        ``max_restarts_dropped``, ``max_restarts_left``, ``max_restarts_joined``; ``flap_limit``, and in seconds
+        ``flap_window``, ``short_stay``, ``cool_down``, ``cool_down_max``; ``labels``, a mapping or
+        ``"rack=a;zone=b"``; ``worker_store``.
+
+        Raises:
+            ValueError: for an option that does not exist, naming the nearest that does, and for bad values.
+        """
+        node = RendezvousSettings.from_parameters(params, known, COORDINATED_INTERVAL_S, COORDINATED_ATTEMPTS)
+        numbers = {option: _limit(params, option) for option in (*BUDGET_OPTIONS, "flap_limit")}
+        restarts = {cause: limit for option, cause in BUDGET_OPTIONS.items() if (limit := numbers[option]) is not None}
+        durations = {
+            name: params.get_as_seconds(option) for option, name in POLICY_OPTIONS.items() if name[-2:] == "_s"
+        }
+        given: dict[str, Any] = {"flap_limit": numbers["flap_limit"], **durations}
+        policy = Policy(restarts=restarts, **{name: value for name, value in given.items() if value is not None})
+        return cls(node, policy, read_labels(params.get("labels")), str(params.get("worker_store", "embedded")))
+
+
+def read_labels(given: object) -> dict[str, str]:
+    """Give labels as a mapping.
+
+    Args:
+        given: a mapping of text to text, or ``"rack=a;zone=b"``; ``None``: no labels.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        pairs = [part.partition("=") for part in given.split(";") if part.strip()]
+        labels = {name.strip(): value.strip() for name, sign, value in pairs if sign}
+        is_fine = len(labels) == len(pairs)
+    else:
+        is_fine = isinstance(given, Mapping)
+        labels = {str(name): str(value) for name, value in given.items()} if isinstance(given, Mapping) else {}
+    if not is_fine or not all(labels) or any(len(word) > LABEL_SIZE_MAX for pair in labels.items() for word in pair):
+        raise ValueError(
+            f"labels are {given!r}; they are written NAME=VALUE, each name once, {LABEL_SIZE_MAX} characters at most"
+        )
+    return labels
+
+
+def _limit(params: RendezvousParameters, option: str) -> int | None:
+    limit = params.get_as_int(option)
+    if limit is not None and limit < 0:
+        raise ValueError(f"The rendezvous configuration option '{option}' is {limit}; it must be 0 or more.")
+    return limit
 
 
 def _positive(name: str, timeout: Timeout | None, default_s: float) -> timedelta:

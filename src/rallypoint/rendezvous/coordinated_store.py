@@ -1,0 +1,117 @@
+"""From a rendezvous endpoint to the store that a coordinated run stands on.
+
+=====================================  ==========================================================================
+``host[:port]``, ``unix:PATH``         as for ``c10d``: served by the first process of that machine, else reached
+``host1[:port],host2[:port]``          several places where one server is to be found; only reached
+``tcp://host:port``, ``tls://...``     only reached
+``etcd://host:port[,host:port]``       an etcd cluster; so is any endpoint with the backends ``etcd`` and ``etcd-v2``
+=====================================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+from urllib.parse import urlsplit
+
+from rallypoint.errors import RendezvousConnectionError
+from rallypoint.events import emit
+from rallypoint.rendezvous.c10d import DEFAULT_PORT, open_tcp_store
+from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler, Ground
+from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
+from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.settings import COORDINATED_OPTIONS, CoordinatedSettings
+from rallypoint.store.base import Store
+from rallypoint.store.tcp import TCPStore
+from rallypoint.types import Endpoint
+
+__all__ = ["ETCD_OPTIONS", "create_coordinated_handler"]
+
+ETCD_OPTIONS = frozenset(
+    ("protocol", "ssl_cert", "ssl_cert_key", "ca_cert", "cert", "key", "cacert", "etcd_prefix", "user", "password")
+)
+"""Options of torch's etcd backends that are ours too."""
+
+_ETCD_BACKENDS = ("etcd", "etcd-v2")
+_ETCD_PORT = 2379
+
+
+def create_coordinated_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler:
+    """Make a handler from parameters, as a registry does.
+
+    Raises:
+        ValueError: for an option that does not exist, bad values, and endpoints that cannot be read.
+        RendezvousConnectionError: if the store cannot be reached, or be started, or keeps no sessions.
+    """
+    is_etcd = params.backend in _ETCD_BACKENDS or params.endpoint.startswith("etcd://")
+    known = COORDINATED_OPTIONS | ETCD_OPTIONS if is_etcd else COORDINATED_OPTIONS
+    settings = CoordinatedSettings.from_parameters(params, known)  # before a port is bound
+    ground = _open_etcd(params) if is_etcd else _open_tcp(params)
+    try:
+        _refuse_without_sessions(ground, params.backend)
+        emit(
+            "rendezvous.connected",
+            f"run {params.run_id!r} meets at {ground.where}" + (", which this node hosts" if ground.is_host else ""),
+            backend=params.backend,
+            run_id=params.run_id,
+            endpoint=ground.where,
+            is_host=ground.is_host,
+        )
+        return CoordinatedRendezvousHandler(settings, ground, backend=params.backend, local_addr=params.local_addr)
+    except BaseException:
+        ground.store.close()
+        raise
+
+
+def _refuse_without_sessions(ground: Ground, backend: str) -> None:
+    if not ground.store.has_sessions():
+        raise RendezvousConnectionError(
+            f"{ground.where} keeps no sessions: the backend {backend!r} needs a server of rallypoint (rallypoint serve) "
+            "or etcd; the backend 'c10d' runs on torch's own"
+        )
+
+
+def _open_tcp(params: RendezvousParameters) -> Ground:
+    endpoint = params.endpoint
+    if "://" in endpoint or ("," in endpoint and not endpoint.startswith("unix:")):
+        store: TCPStore = _connect(params)
+        return Ground(store, f"the store at {params.endpoint}")
+    store, where, is_host = open_tcp_store(params, session_timeout=SESSION_S, dialect="auto")
+    return Ground(store, f"the store at {where}", is_host)
+
+
+def _connect(params: RendezvousParameters) -> TCPStore:
+    """Reach a server that somebody else runs."""
+    timeout_s = params.get_as_seconds("read_timeout", 60.0) or 60.0
+    parts = urlsplit(params.endpoint) if "://" in params.endpoint else None
+    if parts is not None and parts.scheme not in ("tcp", "tls"):
+        raise ValueError(
+            f"the rendezvous endpoint {params.endpoint!r} has the scheme {parts.scheme!r}; known are tcp, tls, etcd"
+        )
+    places = params.endpoint if parts is None else parts.netloc
+    endpoint = Endpoint(places, DEFAULT_PORT) if "," in places else parse_rendezvous_endpoint(places, DEFAULT_PORT)
+    try:
+        return TCPStore(
+            endpoint.host,
+            endpoint.port,
+            is_master=False,
+            timeout=timeout_s,
+            wait_for_workers=False,
+            session_timeout=SESSION_S,
+            dialect="auto",
+            tls=True if parts is not None and parts.scheme == "tls" else None,
+        )
+    except (OSError, RuntimeError) as error:
+        raise RendezvousConnectionError(f"the store at {params.endpoint} cannot be reached: {error}") from error
+
+
+def _open_etcd(params: RendezvousParameters) -> Ground:
+    try:
+        module: Any = importlib.import_module("rallypoint.store.etcd")
+    except ImportError as error:
+        raise RendezvousConnectionError(
+            f"the rendezvous backend {params.backend!r} needs an extra that is not installed: pip install "
+            "'rallypoint[etcd]'"
+        ) from error
+    store: Store = module.open_etcd(params.endpoint.removeprefix("etcd://"), params.config, session_timeout=SESSION_S)
+    return Ground(store, f"etcd at {params.endpoint}")

@@ -1,0 +1,371 @@
+"""One of the nodes coordinates: it is elected, hears all reports, lets the machine decide, and tells everybody.
+
+This is the driver of ``office``: a supervised thread with a connection of its own, and no rule of its own. All nodes of
+a run have one; one of them is in office, the others watch who it is::
+
+    candidate: watch "coordinator" --- free ---> create it under a lease ---> in office
+                   ^                                                            |
+                   |                     read "state" and all of "nodes/"       |
+                   |                     again and again: take all events that are there,
+                   |                       let the office decide, store its minutes,
+                   |                       then tell the nodes                  |
+                   +----- the lease is lost, or somebody else wrote "state" ----+
+
+Nothing is told before it is stored, and nothing can be stored or told by a coordinator that was deposed: the minutes
+are swapped by revision, and orders are written under the office lease.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from rallypoint.clock import SYSTEM_CLOCK, Clock
+from rallypoint.errors import LeaseLostError, RendezvousStateError, StoreTimeoutError
+from rallypoint.events import emit
+from rallypoint.rendezvous.board import Board, Holder, node_of
+from rallypoint.rendezvous.office_moves import (
+    DropKeySpaces,
+    Effect,
+    Event,
+    Gone,
+    Progress,
+    Record,
+    Recorded,
+    Reported,
+    Send,
+    Ticked,
+    TookOffice,
+)
+from rallypoint.rendezvous.reports import Report, decode_report, encode_order
+from rallypoint.store.session_calls import Changed, Missed, Watch
+
+__all__ = ["Coordinator", "DeposedError", "Officer"]
+
+LOOK_S: Final = 10.0
+"""A candidate looks again who is in office after so many seconds in which the store said nothing."""
+
+RENEWALS_IN_TTL: Final = 3
+"""The office lease is renewed so often in its time to live."""
+
+PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
+"""Between attempts while the store fails."""
+
+BATCH_MAX: Final = 4096
+"""So many events are decided on at once; the rest has its turn after that."""
+
+
+class DeposedError(Exception):
+    """Somebody else is in office."""
+
+
+class Officer(Protocol):
+    """What decides, ``office.Office``."""
+
+    def step_all(self, events: Iterable[Event], now: float) -> Sequence[Effect]:
+        """Take events, give what they cause."""
+        ...
+
+    def next_deadline(self) -> float | None:
+        """Give the time at which ``Ticked`` is due, ``None`` for never."""
+        ...
+
+
+class Coordinator:
+    """A candidate for the office, and the coordinator while it has it.
+
+    Args:
+        open_board: makes a connection of its own, and gives what closes it too; asked again if that one is lost for
+            good.
+        make_office: makes the machine, once a term.
+        me: how this candidate is known.
+        ttl_s: for how long the office lease outlives a coordinator that is not heard of, in seconds.
+        run_id: the run, for events.
+        is_over: tells whether this node has heard of the end of the run; then it need not stand, because who has not
+            heard does.
+        clock: what all times are measured on.
+
+    Threads: one of its own; ``start`` and ``stop`` may be called from any.
+    """
+
+    def __init__(
+        self,
+        open_board: Callable[[], tuple[Board, Callable[[], None]]],
+        make_office: Callable[[], Officer],
+        me: Holder,
+        ttl_s: float,
+        run_id: str,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._is_over = is_over
+        self._open_board = open_board
+        self._make_office = make_office
+        self._me = me
+        self._ttl_s = ttl_s
+        self._run_id = run_id
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._watch: Watch | None = None
+        self._is_in_office = False
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._run, name="rallypoint-coordinator", daemon=True)
+
+    @property
+    def is_in_office(self) -> bool:
+        """Whether it coordinates, as far as it knows."""
+        return self._is_in_office
+
+    def start(self) -> None:
+        """Stand as a candidate; once."""
+        self._thread.start()
+
+    @property
+    def stopper(self) -> Callable[[], None]:
+        """What tells the thread to end, without referring to this object."""
+        return self._stopping.set
+
+    def retire(self) -> None:
+        """Have the thread end after what it decides next, so that the node's own farewell is still heard by it."""
+        self._stopping.set()
+        if not self._is_in_office:
+            self._wake()
+
+    def stop(self, timeout_s: float) -> None:
+        """Give the office up and end the thread, within ``timeout_s`` seconds; doing it again is fine."""
+        self._stopping.set()
+        self._wake()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end of the thread, at most ``timeout_s`` seconds."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _wake(self) -> None:
+        watch = self._watch
+        if watch is not None:
+            watch.close()
+
+    # --- the thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s = 0.0
+        while not self._stopping.wait(pause_s):
+            try:
+                board, close = self._open_board()
+            except Exception as error:  # noqa: BLE001 - supervised: told, tried again
+                pause_s = self._tell_trouble(error, pause_s)
+                continue
+            try:
+                while not self._stopping.is_set():
+                    self._stand(board)
+                    self._trouble, pause_s = "", 0.0
+            except Exception as error:  # noqa: BLE001 - supervised: told, tried again over a new connection
+                if not self._stopping.is_set():
+                    pause_s = self._tell_trouble(error, pause_s)
+            finally:
+                close()
+
+    def _tell_trouble(self, error: Exception, pause_s: float) -> float:
+        if repr(error) != self._trouble:
+            self._trouble = repr(error)
+            emit("coordinator.trouble", f"coordinating failed, trying again: {error!r}", run_id=self._run_id)
+        return min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
+
+    # --- the candidate -----------------------------------------------------------------------------------
+
+    def _stand(self, board: Board) -> None:
+        """Wait until the office is free, try to take it, and hold it."""
+        with board.watch_office() as watch:
+            self._watch = watch
+            try:
+                while board.holder() is not None and not self._stopping.is_set():
+                    self._wait_for_end(watch)
+            finally:
+                self._watch = None
+        if self._is_over():
+            self._stopping.set()
+        if self._stopping.is_set():
+            return
+        asked_at = self._clock.now()
+        lease = board.grant(self._ttl_s)
+        try:
+            term = board.take_office(self._me, lease)
+            if term:
+                _Term(self, board, lease, term, asked_at).hold()
+        except (DeposedError, LeaseLostError) as error:
+            emit("coordinator.deposed", f"this node does not coordinate any more: {error}", run_id=self._run_id)
+        finally:
+            self._is_in_office = False
+            board.revoke(lease)
+
+    def _wait_for_end(self, watch: Watch) -> None:
+        """Return when there may be nobody in office."""
+        until = self._clock.now() + LOOK_S
+        while (left_s := until - self._clock.now()) > 0:
+            try:
+                event = watch.next(left_s)
+            except StoreTimeoutError:
+                return
+            if not isinstance(event, Changed):
+                return
+
+
+class _Term:
+    """One term in office."""
+
+    def __init__(self, candidate: Coordinator, board: Board, lease: int, term: int, renewed_at: float) -> None:
+        self._candidate = candidate
+        self._clock = candidate._clock  # noqa: SLF001 - one class in two parts
+        self._board = board
+        self._lease = lease
+        self._term = term
+        self._ttl_s = candidate._ttl_s  # noqa: SLF001 - as above
+        self._renewed_at = renewed_at
+        self._office = candidate._make_office()  # noqa: SLF001 - as above
+        self._known: dict[str, int] = {}  # the revision of the report, or of its removal, by node
+        self._minutes_at = 0
+
+    def hold(self) -> None:
+        """Coordinate until told to stop.
+
+        Raises:
+            DeposedError: somebody else has recorded.
+            LeaseLostError: the lease has ended.
+        """
+        candidate = self._candidate
+        with self._board.watch_reports() as watch:
+            minutes = self._board.minutes()
+            self._minutes_at = minutes.revision
+            reports = tuple(event.report for event in self._read_all() if isinstance(event, Reported))
+            emit(
+                "coordinator.elected",
+                f"this node coordinates run {candidate._run_id!r} in term {self._term}, with {len(reports)} "  # noqa: SLF001
+                f"report{'' if len(reports) == 1 else 's'} to begin with",
+                run_id=candidate._run_id,  # noqa: SLF001
+                term=self._term,
+                process=os.getpid(),
+            )
+            candidate._watch, candidate._is_in_office = watch, True  # noqa: SLF001
+            try:
+                self._decide((TookOffice(self._term, minutes.data, reports),))
+                while not candidate._stopping.is_set():  # noqa: SLF001
+                    self._decide(self._next_events(watch))
+                    self._renew_if_due()
+            except ValueError:
+                if not candidate._stopping.is_set():  # noqa: SLF001 - else the watch was closed to wake this thread
+                    raise
+            finally:
+                candidate._watch = None  # noqa: SLF001
+
+    # --- events in ---------------------------------------------------------------------------------------
+
+    def _next_events(self, watch: Watch) -> tuple[Event, ...]:
+        """Wait for something to happen, and take all of it."""
+        renew_at = self._renewed_at + self._ttl_s / RENEWALS_IN_TTL
+        until = min(renew_at, self._due_at())
+        events: list[Event] = []
+        try:
+            events.extend(self._take(watch, max(0.0, until - self._clock.now())))
+            while len(events) < BATCH_MAX:
+                events.extend(self._take(watch, 0.0))
+        except StoreTimeoutError:
+            pass
+        if self._clock.now() >= self._due_at():
+            events.append(Ticked())
+        return tuple(events)
+
+    def _due_at(self) -> float:
+        due_at = self._office.next_deadline()
+        return math.inf if due_at is None else due_at
+
+    def _take(self, watch: Watch, timeout_s: float) -> list[Event]:
+        happened = watch.next(timeout_s)
+        if isinstance(happened, Missed):
+            return self._read_all()
+        node = node_of(happened.key)
+        if happened.revision <= self._known.get(node, 0):
+            return []  # it was read already, or something newer
+        self._known[node] = happened.revision
+        if isinstance(happened, Changed):
+            return self._reported(node, happened.value)
+        return [self._gone(node)]
+
+    def _read_all(self) -> list[Event]:
+        """Read all reports; who was there before and is not is gone."""
+        events: list[Event] = []
+        found = self._board.reports()
+        for posted in found:
+            if posted.revision > self._known.get(posted.node, 0):
+                events.extend(self._reported(posted.node, posted.data))
+        there = {posted.node: posted.revision for posted in found}
+        events.extend(self._gone(node) for node in self._known if node not in there)
+        self._known = there
+        return events
+
+    def _reported(self, node: str, data: bytes) -> list[Event]:
+        report = self._decoded(node, data)
+        return [] if report is None else [Reported(report)]
+
+    def _decoded(self, node: str, data: bytes) -> Report | None:
+        try:
+            report = decode_report(data)
+        except RendezvousStateError as error:
+            trouble = str(error)
+        else:
+            if report.node == node:
+                return report
+            trouble = f"it is signed by {report.node[:6]}"
+        emit("coordinator.trouble", f"the report of node {node[:6]} is left out: {trouble}", node=node)
+        return None
+
+    def _gone(self, node: str) -> Event:
+        return Gone(node, f"its connection was lost, or it was silent for {self._ttl_s:g} s")
+
+    # --- effects out -------------------------------------------------------------------------------------
+
+    def _decide(self, events: tuple[Event, ...]) -> None:
+        """Let the office decide on events, and on what follows from that, and carry it out."""
+        while events:
+            effects = self._office.step_all(events, self._clock.now())
+            orders: list[tuple[str, bytes]] = []
+            recorded: list[Event] = []
+            for effect in effects:
+                match effect:
+                    case Record(number, minutes):
+                        self._send(orders)
+                        self._record(minutes)
+                        recorded.append(Recorded(number))
+                    case Send(node, order):
+                        orders.append((node, encode_order(order)))
+                    case Progress(text):
+                        self._send(orders)
+                        self._board.tell_progress(text, self._lease)
+                    case DropKeySpaces(below):
+                        self._send(orders)
+                        self._board.drop_rounds(below)
+            self._send(orders)
+            events = tuple(recorded)
+
+    def _send(self, orders: list[tuple[str, bytes]]) -> None:
+        if orders:
+            self._board.send(orders, self._lease)
+            orders.clear()
+
+    def _record(self, minutes: bytes) -> None:
+        revision = self._board.record(minutes, self._minutes_at)
+        if not revision:
+            raise DeposedError(f"another coordinator has recorded since term {self._term} began")
+        self._minutes_at = revision
+
+    def _renew_if_due(self) -> None:
+        now = self._clock.now()
+        if now >= self._renewed_at + self._ttl_s / RENEWALS_IN_TTL:
+            self._board.renew(self._lease)
+            self._renewed_at = now

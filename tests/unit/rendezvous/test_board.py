@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+from tests.support.stores import making_stores
+
+from rallypoint.errors import LeaseLostError
+from rallypoint.rendezvous.board import Board, Holder, node_of
+from rallypoint.store.prefix import PrefixStore
+from rallypoint.store.session_calls import ABSENT, Changed, Deleted
+
+A, B = "a" * 32, "b" * 32
+
+
+@pytest.fixture
+def store():
+    with making_stores() as build:
+        yield build(dialect="session")
+
+
+@pytest.fixture
+def board(store):
+    return Board(store, "run 7")
+
+
+def test_a_report_stands_as_long_as_its_lease(board):
+    lease = board.grant(60)
+    with board.watch_reports() as watch:
+        revision = board.post_report(A, b"first", lease)
+        assert [(posted.node, posted.data, posted.revision) for posted in board.reports()] == [(A, b"first", revision)]
+        board.renew(lease)
+        board.revoke(lease)
+        board.revoke(lease)
+        happened = [watch.next(10), watch.next(10)]
+    assert [type(event) for event in happened] == [Changed, Deleted]
+    assert {node_of(event.key) for event in happened} == {A}
+    assert board.reports() == []
+    with pytest.raises(LeaseLostError):
+        board.renew(lease)
+    with pytest.raises(LeaseLostError):
+        board.post_report(A, b"second", lease)
+
+
+def test_the_terms_of_an_office_rise_whoever_asked_first(board):
+    early, late = board.grant(60), board.grant(60)
+    assert board.holder() is None
+    with board.watch_office() as watch:
+        first = board.take_office(Holder(B, "b"), late)
+        assert board.take_office(Holder(A, "a"), early) == 0
+        assert board.holder() == Holder(B, "b")
+        board.revoke(late)
+        assert isinstance(watch.next(10), Changed)
+        assert isinstance(watch.next(10), Deleted)
+    assert board.take_office(Holder(A, "a"), early) > first > 0
+
+
+def test_a_holder_that_cannot_be_read_is_a_holder(store, board):
+    PrefixStore("rallypoint.rendezvous.run 7", store).set("coordinator", "?")
+    assert board.holder().label == "somebody who does not say its name"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_orders_are_written_only_by_who_is_in_office(board, count):
+    lease = board.grant(60)
+    with board.watch_order(A) as watch:
+        board.send([(A, b"wait"), (B, b"wait"), ("c" * 32, b"wait")][:count], lease)
+        assert watch.next(10).value == b"wait"
+    assert board.order(A) == b"wait"
+    board.revoke(lease)
+    assert board.order(A) is None
+    with pytest.raises(LeaseLostError):
+        board.send([(A, b"stop"), (B, b"stop"), ("c" * 32, b"stop")][:count], lease)
+    assert board.order(A) is None
+
+
+def test_minutes_are_swapped_by_who_has_seen_the_last(board):
+    assert board.minutes() == (None, ABSENT)
+    first = board.record(b"1", ABSENT)
+    assert board.minutes() == (b"1", first)
+    assert board.record(b"other", ABSENT) == 0
+    assert board.record(b"2", first) > first
+    assert board.record(b"3", first) == 0
+    assert board.minutes().data == b"2"
+
+
+def test_progress_goes_with_its_teller(board):
+    assert board.progress() == ""
+    lease = board.grant(60)
+    board.tell_progress("1 of 2 nodes", lease)
+    assert board.progress() == "1 of 2 nodes"
+    board.revoke(lease)
+    assert board.progress() == ""
+
+
+def test_what_rounds_shared_is_dropped_once(store, board):
+    for number in (0, 1, 2):
+        board.agents_store(number).set("k", str(number))
+        store.set(f"{board.workers_prefix(number)}/k", "v")
+    board.drop_rounds(2)
+    assert store.list_prefix("rallypoint.rendezvous.run 7/rounds/0") == []
+    assert store.list_prefix("rallypoint.rendezvous.run 7/rounds/1") == []
+    assert board.agents_store(2).get("k") == b"2"
+    assert store.check([f"{board.workers_prefix(2)}/k"])
+    board.agents_store(0).set("late", "v")
+    board.drop_rounds(2)
+    assert board.agents_store(0).check(["late"])
+
+
+def test_runs_do_not_see_each_other(store, board):
+    other = Board(store, "run 8")
+    other.post_report(A, b"r", other.grant(60))
+    assert board.reports() == []

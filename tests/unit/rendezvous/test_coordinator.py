@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+from tests.support.agents import observed
+from tests.support.stores import JOIN_S, making_stores
+
+from rallypoint.rendezvous import coordinator as module
+from rallypoint.rendezvous.board import Board, Holder
+from rallypoint.rendezvous.coordinator import Coordinator
+from rallypoint.rendezvous.office_moves import (
+    DropKeySpaces,
+    Gone,
+    Progress,
+    Record,
+    Recorded,
+    Reported,
+    Send,
+    Ticked,
+    TookOffice,
+)
+from rallypoint.rendezvous.reports import Order, OrderKind, Report, decode_order, encode_report
+from rallypoint.rendezvous.state import Card
+
+A, B = "a" * 32, "b" * 32
+NEVER_S = 3600.0
+
+
+def report(node, number=1):
+    return encode_report(
+        Report(node=node, number=number, card=Card(host="h", address="h"), min_nodes=1, max_nodes=2, wants_in=True)
+    )
+
+
+def order(number, why="as told"):
+    return Order(term=1, number=number, kind=OrderKind.WAIT, why=why)
+
+
+class ScriptedOffice:
+    """Writes down what happens; answers with what a test has laid out for it."""
+
+    def __init__(self):
+        self.seen = []
+        self.answers = {}  # type of event -> effects
+        self.due_at = None
+        self.changed = threading.Condition()
+
+    def step_all(self, events, now):
+        effects = []
+        with self.changed:
+            for event in events:
+                self.seen.append(event)
+                if isinstance(event, Ticked):
+                    self.due_at = None
+                effects += self.answers.pop(type(event), [])
+            self.changed.notify_all()
+        return effects
+
+    def next_deadline(self):
+        return self.due_at
+
+    def await_event(self, kind, count=1):
+        with self.changed:
+            found = []
+
+            def has_come():
+                found[:] = [event for event in self.seen if isinstance(event, kind)]
+                return len(found) >= count
+
+            assert self.changed.wait_for(has_come, JOIN_S), f"{kind.__name__} did not come: {self.seen}"
+            return found[count - 1]
+
+
+class Stage:
+    """A server, and candidates for its office."""
+
+    def __init__(self, stack):
+        build = stack.enter_context(making_stores())
+        self.stack = stack
+        self.store = build(dialect="session", session_timeout=0.1)
+        self.board = Board(self.store, "run")
+        self.lease = self.board.grant(NEVER_S)
+        self.connections = []
+
+    def open_board(self):
+        own = self.store.clone()
+        self.connections.append(own)
+        return Board(own, "run"), own.close
+
+    def candidate(self, node=A, ttl_s=NEVER_S, office=None):
+        office = office or ScriptedOffice()
+        candidate = Coordinator(self.open_board, lambda: office, Holder(node, node[:1]), ttl_s, "run")
+        self.stack.callback(candidate.stop, JOIN_S)
+        candidate.start()
+        return candidate, office
+
+    def post(self, node, number=1):
+        self.board.post_report(node, report(node, number), self.lease)
+
+
+@pytest.fixture
+def stage():
+    with ExitStack() as stack:
+        yield Stage(stack)
+
+
+def test_who_is_elected_reads_what_is_there_and_hears_what_comes(stage):
+    stage.board.record(b"minutes", 0)
+    stage.post(A)
+    _, office = stage.candidate()
+    began = office.await_event(TookOffice)
+    assert began.minutes == b"minutes"
+    assert [found.node for found in began.reports] == [A]
+    assert began.term > 0
+    stage.post(B)
+    assert office.await_event(Reported).report.node == B
+    stage.post(B, 2)
+    assert office.await_event(Reported, 2).report.number == 2
+    stage.board.revoke(stage.lease)
+    gone = {office.await_event(Gone, count).node for count in (1, 2)}
+    assert gone == {A, B}
+
+
+def test_nobody_is_told_before_it_is_recorded(stage):
+    office = ScriptedOffice()
+    office.answers = {
+        TookOffice: [Record(7, b"decided")],
+        Recorded: [Send(A, order(1)), Send(B, order(1)), Progress("1 of 2"), DropKeySpaces(2)],
+    }
+    seen = []
+    stage.board.agents_store(1).set("k", "v")
+    watch = stage.stack.enter_context(stage.board.watch_order(A))
+    stage.candidate(office=office)
+    seen.append(watch.next(JOIN_S))
+    assert decode_order(seen[0].value).number == 1
+    assert stage.board.minutes().data == b"decided"
+    assert office.await_event(Recorded) == Recorded(7)
+    stage.post(B)  # by the time that this was heard, all that came before it is done
+    office.await_event(Reported)
+    assert stage.board.progress() == "1 of 2"
+    assert not stage.board.agents_store(1).check(["k"])
+    assert decode_order(stage.board.order(B)).kind is OrderKind.WAIT
+
+
+def test_another_takes_the_office_when_its_holder_goes(stage):
+    first, office = stage.candidate(A)
+    began = office.await_event(TookOffice)
+    second, other = stage.candidate(B)
+    stage.post(A)
+    office.await_event(Reported)
+    assert first.is_in_office
+    assert not second.is_in_office
+    first.stop(JOIN_S)
+    assert other.await_event(TookOffice).term > began.term
+    assert stage.board.holder() == Holder(B, "b")
+
+
+def test_who_finds_that_another_has_recorded_stands_down(stage):
+    office = ScriptedOffice()
+    office.answers = {Reported: [Record(1, b"mine")]}
+    with observed() as events:
+        stage.candidate(office=office)
+        office.await_event(TookOffice)
+        stage.board.record(b"theirs", 0)
+        stage.post(A)
+        office.await_event(TookOffice, 2)
+    assert any(event.name == "coordinator.deposed" for event in events)
+    assert not any(isinstance(event, Recorded) for event in office.seen)
+    assert office.await_event(TookOffice, 2).minutes == b"theirs"
+
+
+def test_a_lease_that_ended_ends_the_term(stage):
+    office = ScriptedOffice()
+    office.answers = {Reported: [Send(A, order(1))]}
+    candidate, _ = stage.candidate(office=office)
+    office.await_event(TookOffice)
+    (lease,) = [one["lease"] for one in stage.store.status("leases")["leases"] if one["lease"] != stage.lease]
+    stage.board.revoke(lease)
+    stage.post(A)
+    assert office.await_event(TookOffice, 2).term > office.await_event(TookOffice).term
+    assert candidate is not None
+
+
+def test_the_lease_is_renewed_while_nothing_happens(stage):
+    candidate, office = stage.candidate(ttl_s=0.3)
+    office.await_event(TookOffice)
+    with office.changed:
+        office.changed.wait_for(lambda: len(office.seen) > 1, 1.0)
+    assert candidate.is_in_office
+    assert len(office.seen) == 1
+
+
+def test_what_is_due_is_told_in_time(stage):
+    office = ScriptedOffice()
+    office.due_at = 0.0
+    stage.candidate(office=office)
+    office.await_event(Ticked)
+
+
+def test_a_report_that_cannot_be_read_is_told_and_left_out(stage):
+    _, office = stage.candidate()
+    office.await_event(TookOffice)
+    with observed() as events:
+        stage.board.post_report(A, b"{}", stage.lease)
+        stage.board.post_report(A, report(B), stage.lease)
+        stage.post(B)
+        office.await_event(Reported)
+    troubles = [event.message for event in events if event.name == "coordinator.trouble"]
+    assert len(troubles) == 2
+    assert "signed by bbbbbb" in troubles[1]
+
+
+def test_after_missed_changes_everything_is_read_again(stage, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_MAX", 1)
+    _, office = stage.candidate()
+    office.await_event(TookOffice)
+    stage.post(A)
+    office.await_event(Reported)
+    from rallypoint.store import watch as watches
+
+    monkeypatch.setattr(watches, "EVENTS_MAX", 0)  # the next event overflows the queue
+    stage.post(B)
+    assert office.await_event(Reported, 2).report.node == B
+
+
+def test_a_candidate_that_cannot_connect_says_so_once_and_tries_again():
+    tried = threading.Semaphore(0)
+
+    def open_board():
+        tried.release()
+        raise ConnectionError("no way")
+
+    with observed() as events:
+        candidate = Coordinator(open_board, ScriptedOffice, Holder(A, "a"), 1.0, "run")
+        candidate.start()
+        for _ in range(3):
+            assert tried.acquire(timeout=JOIN_S)
+        candidate.stop(JOIN_S)
+    assert [event.name for event in events] == ["coordinator.trouble"]
+
+
+def test_a_farewell_is_heard_by_the_own_coordinator_that_retires(stage):
+    candidate, office = stage.candidate()
+    office.await_event(TookOffice)
+    candidate.retire()
+    stage.post(A, 2)
+    candidate.join(JOIN_S)
+    assert office.await_event(Reported).report.node == A
+    assert not candidate.is_in_office
+    assert stage.board.holder() is None
