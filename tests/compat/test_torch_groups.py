@@ -1,0 +1,164 @@
+"""Process groups of real torch on stores of ours: by ``as_torch_store`` and by URL."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.relayed import started
+
+MEMBER = Path(__file__).parent.parent / "support" / "torch_group_member.py"
+PATIENCE_S = 100
+GROUP_TIMEOUT_S = 60.0
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
+
+
+def run_group(where: str, world_size: int, timeout_s: float = GROUP_TIMEOUT_S, **more: str) -> list[dict[str, Any]]:
+    """Run all members; give what they report."""
+    return run_members([(where, rank, world_size) for rank in range(world_size)], timeout_s, **more)
+
+
+def run_members(members: list[tuple[str, int, int]], timeout_s: float, **more: str) -> list[dict[str, Any]]:
+    """Run members, each with its own store, rank and world size."""
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
+    processes = []
+    try:
+        for member in members:
+            command = [sys.executable, str(MEMBER), *map(str, member), str(timeout_s)]
+            processes.append(
+                subprocess.Popen(
+                    command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+            )
+        ends = [(*process.communicate(timeout=PATIENCE_S), process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    assert [code for *_, code in ends] == [0] * len(members), "\n".join(errors for _, errors, _ in ends)
+    return [json.loads(output) for output, *_ in ends]
+
+
+def check_work(reports: list[dict[str, Any]]) -> None:
+    """Check that the members of a group did all that they should."""
+    count = len(reports)
+    values = [10.0 * (rank + 1) for rank in range(count)]
+    for rank, report in enumerate(reports):
+        assert "error" not in report, report
+        assert report["total"] == sum(range(1, count + 1))
+        everybody, zero, even = report["sums"]
+        assert everybody == sum(values)
+        assert zero == values[rank]
+        assert even == (sum(values[::2]) if rank % 2 == 0 else values[rank])
+        assert report["gathered"] == [{"rank": other} for other in range(count)]
+        assert report["object"] == "from 0"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with started("serve", "--bind", "127.0.0.1") as (_, port):
+        yield port
+
+
+# --- as_torch_store --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["session", "c10d"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_a_group_meets_on_a_server(dialect: str, world_size: int) -> None:
+    with started("serve", "--bind", "127.0.0.1") as (_, port):
+        check_work(run_group(f"{dialect}:{port}", world_size))
+
+
+def test_a_group_meets_in_a_file(tmp_path: Path) -> None:
+    check_work(run_group(f"file:{tmp_path}/store", 3))
+
+
+def test_a_group_of_one_needs_no_more_than_a_dictionary() -> None:
+    check_work(run_group("hash:", 1))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"TORCH_DIST_INIT_BARRIER": "1"},
+        {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"},
+        {"TORCH_GLOO_LAZY_INIT": "1"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_a_group_meets_however_torch_is_told_to_begin(more: dict[str, str]) -> None:
+    with started("serve", "--bind", "127.0.0.1") as (_, port):
+        check_work(run_group(f"session:{port}", 2, **more))
+
+
+@pytest.mark.parametrize("dialect", ["session", "c10d"])
+def test_a_wait_for_a_member_ends_after_the_groups_timeout(dialect: str) -> None:
+    with started("serve", "--bind", "127.0.0.1") as (_, port):
+        (report,) = run_members([(f"{dialect}:{port}", 0, 2)], timeout_s=1.5)
+    assert (report["error"], report["cause"]) == ("DistStoreError", "StoreTimeoutError")
+    assert "missing 1 of" in report["text"]
+    assert report["waited_s"] < PATIENCE_S / 2  # the store's own timeout is 300 s
+
+
+def test_a_barrier_at_the_beginning_ends_after_the_groups_timeout_too(port: int) -> None:
+    where = f"session:{port}"
+    (report,) = run_members([(where, 0, 2)], 1.5, TORCH_DIST_INIT_BARRIER="1", TORCH_GLOO_LAZY_INIT="1")
+    assert report["error"] in {"DistStoreError", "DistBackendError"}
+    assert report["waited_s"] < PATIENCE_S / 2
+
+
+# --- the URL ---------------------------------------------------------------------------------------------
+
+
+def test_a_group_meets_at_a_url(port: int) -> None:
+    check_work(run_group(f"rallypoint://127.0.0.1:{port}/by-url", 3))
+
+
+def test_a_run_that_begins_anew_meets_anew(port: int) -> None:
+    for _ in range(2):
+        check_work(run_group(f"rallypoint://127.0.0.1:{port}/again", 2))
+
+
+def test_a_group_meets_at_the_second_of_two_places(port: int) -> None:
+    with started("serve", "--bind", "127.0.0.1") as (_, gone):
+        pass
+    check_work(run_group(f"rallypoint://127.0.0.1:{gone},127.0.0.1:{port}/places", 2))
+
+
+def test_a_group_meets_at_a_url_of_a_file(tmp_path: Path) -> None:
+    check_work(run_group(f"rallypoint+file://{tmp_path}/store?run=r", 2))
+
+
+def test_rank_0_serves_where_the_url_says_so() -> None:
+    with started("serve", "--bind", "127.0.0.1") as (_, free):
+        pass
+    check_work(run_group(f"rallypoint://127.0.0.1:{free}/served?serve=1", 2))
+
+
+def test_a_group_meets_on_a_guarded_server(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o600)
+    with started("serve", "--bind", "127.0.0.1", "--token-file", str(token)) as (_, guarded):
+        url = f"rallypoint://127.0.0.1:{guarded}/guarded"
+        check_work(run_group(url, 2, RALLYPOINT_TOKEN_FILE=str(token)))
+        (report,) = run_members([(url, 0, 1)], 5)
+    assert report["error"] == "DistNetworkError"
+    assert "token" in report["text"]
+
+
+def test_a_url_names_the_member_that_does_not_come(port: int) -> None:
+    url = f"rallypoint://127.0.0.1:{port}/lonely"
+    reports = run_members([(url, 0, 3), (url, 2, 3)], 6)
+    for report in reports:
+        assert report["error"] == "DistStoreError"
+        assert "rank 1" in report["text"]
