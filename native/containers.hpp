@@ -241,8 +241,10 @@ class Table {
         return entry;
     }
 
-    void erase(Entry *entry) {
-        Entry **at = chain(key_.hash(entry->name()));
+    void erase(Entry *entry) { erase(entry, key_.hash(entry->name())); }
+    // The same for who has remembered the hash of a long name.
+    void erase(Entry *entry, uint64_t hash) {
+        Entry **at = chain(hash);
         while (*at != entry) at = &(*at)->next;
         *at = entry->next;
         order_.remove(*entry);

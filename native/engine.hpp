@@ -106,6 +106,8 @@ class Engine : StatusVerb {
         }
         end_sessions();
         end_leases();
+        waiters_.tidy();
+        readers_.tidy();
         settle();
     }
 
@@ -122,7 +124,8 @@ class Engine : StatusVerb {
     double next_deadline() const {
         const Peer *first = strangers_.first;
         const double handshake = first == nullptr ? static_cast<double>(INFINITY) : first->deadline;
-        return fmin(handshake, fmin(next_end(), leases_.next_deadline()));
+        const double work = waiters_.is_tidy() && readers_.is_tidy() ? static_cast<double>(INFINITY) : now_;
+        return fmin(fmin(handshake, work), fmin(next_end(), leases_.next_deadline()));
     }
 
     // The numbers. Cost: the number of peers.

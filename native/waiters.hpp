@@ -2,7 +2,8 @@
 //
 // Theory of operation. Peers that wait for the same list share one `WaitSet`: n peers that wait for m names cost m + n.
 // A set is registered under all its names and counts those that are absent. Where a change completes several sets,
-// their members are released in the order in which they came, which each one's `turn` tells.
+// their members are released in the order in which they came, which each one's `turn` tells. A set whose last member
+// has gone is shared no more; if it has many names it leaves their lists in portions, and has no members meanwhile.
 #pragma once
 
 #include "codec.hpp"
@@ -45,8 +46,10 @@ struct WaitSet {
     WaitLine line;
     Watch *watches = nullptr;  // one for each name, each name once
     Table<WaitSet *>::Entry *list = nullptr;  // the names as on the wire; null if this set is not shared
+    uint64_t list_hash = 0;
     uint32_t count = 0;
     uint32_t missing = 0;
+    Link<WaitSet> of_left;
 };
 
 struct Barrier {
@@ -57,6 +60,7 @@ struct Barrier {
 class Waiters {
   public:
     explicit Waiters(const HashKey &key) : key_(key), names_(key), sets_(key), barriers_(key) {}
+    ~Waiters() { tidy(UINT64_MAX); }
 
     // Peers that wait.
     size_t count() const { return count_; }
@@ -79,6 +83,7 @@ class Waiters {
         WaitSet *set = new (take_memory(sizeof(WaitSet))) WaitSet;
         Fields fields = {list.data};
         const int64_t count = fields.number();
+        if (left_.first != nullptr) tidy(static_cast<uint64_t>(count));
         for (int64_t i = 0; i < count; ++i) {
             const Name name(key_, fields.text());
             auto *entry = names_.find(name);
@@ -92,22 +97,25 @@ class Waiters {
         }
         // A list that names something twice would take more memory than its names are counted for.
         if (set->count == count && list.size <= UINT32_MAX) {
-            set->list = sets_.insert(Name(key_, list));
+            const Name all(key_, list);
+            set->list = sets_.insert(all);
+            set->list_hash = all.hash;
             set->list->item = latest_ = set;
         }
         return set;
     }
 
     void discard(WaitSet *set) {
-        while (Watch *watch = set->watches) {
-            set->watches = watch->next;
-            watch->name->watches.remove(*watch);
-            if (watch->name->watches.first == nullptr) names_.erase(Table<Watched>::entry_of(watch->name));
-            free(watch);
-        }
         if (latest_ == set) latest_ = nullptr;
-        if (set->list != nullptr) sets_.erase(set->list);
-        free(set);
+        if (set->list != nullptr) sets_.erase(set->list, set->list_hash);
+        left_.add(*set);
+        if (set->count <= kAtOnceMax) take_out(*set, UINT64_MAX);
+    }
+
+    // Whether nothing is left of waits that are over; and take that out of the lists of so many names.
+    bool is_tidy() const { return left_.first == nullptr; }
+    void tidy(uint64_t count = kTidyMax) {
+        while (left_.first != nullptr && count > 0) count = take_out(*left_.first, count);
     }
 
     // Register a peer that waits for nothing.
@@ -165,7 +173,7 @@ class Waiters {
         for (Watch *watch = first_watch(name); watch != nullptr; watch = watch->of_name.after) {
             watch->set->missing -= is_newly_present;
             Waiter *candidate = watch->set->line.first;
-            if (watch->set->missing == 0 && (first == nullptr || candidate->turn < first->turn)) first = candidate;
+            if (watch->set->missing == 0 && candidate != nullptr && (first == nullptr || candidate->turn < first->turn)) first = candidate;
         }
         if (first == nullptr) return released_;
         first->called.hold(make_value(static_cast<Bytes>(name)));
@@ -193,6 +201,20 @@ class Waiters {
     }
 
   private:
+    // Take a set out of the lists of so many names, and give it back once it is in none; gives how many are not used.
+    uint64_t take_out(WaitSet &set, uint64_t count) {
+        while (Watch *watch = set.watches) {
+            if (count-- == 0) return 0;
+            set.watches = watch->next;
+            watch->name->watches.remove(*watch);
+            if (watch->name->watches.first == nullptr) names_.erase(Table<Watched>::entry_of(watch->name));
+            free(watch);
+        }
+        left_.remove(set);
+        free(&set);
+        return count;
+    }
+
     static int compare_turns(const void *left, const void *right) {
         return (*static_cast<Waiter *const *>(left))->turn < (*static_cast<Waiter *const *>(right))->turn ? -1 : 1;
     }
@@ -217,6 +239,7 @@ class Waiters {
     Table<Barrier> barriers_;
     WaitSet *latest_ = nullptr;
     Ring<Waiter *> released_;
+    List<WaitSet, &WaitSet::of_left> left_;  // of which nobody is a member any more
     size_t count_ = 0;
     uint64_t names_held_ = 0;
     uint64_t turns_ = 0;

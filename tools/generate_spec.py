@@ -30,6 +30,7 @@ from rallypoint.server import (
     sessions,
     status,
     turns,
+    waiters,
     watches,
 )
 from rallypoint.store import connections
@@ -81,6 +82,7 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (codec, ("_SHOWN_MAX",)),
     (keyspace, ("ENTRY_SIZE",)),
     (sessions, ("ANSWER_SIZE",)),
+    (waiters, ("AT_ONCE_MAX", "TIDY_MAX")),
     (watches, ("EVENT_SIZE", "LENGTHS_MAX")),
     (status, ("SCHEMA_VERSION", "LISTED_MAX", "NAMES_MAX", "_RATE_OVER_S")),
     (peer, ("REFUSALS_KEPT",)),

@@ -21,6 +21,7 @@ What this file does not know: requests, replies of the session dialect, what a s
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from rallypoint.protocol.codec import I64, U64
@@ -84,7 +85,7 @@ class Ground:
         self.now = 0.0
         self.on_release: Callable[[int], None] = _nobody
         self._on_change: Callable[[Change], None] | None = None
-        self._poppers: dict[bytes, dict[int, None]] = {}
+        self._poppers: dict[bytes, OrderedDict[int, None]] = {}
         self._popping = 0  # how many they are
         self._listing: bytes | None = None  # keys as LISTED, kept until one comes or goes
         self.on_change = None
@@ -111,6 +112,16 @@ class Ground:
     def names_held(self) -> int:
         """Names that are waited for, each counted once for each waiter."""
         return self.waiters.names_held + self.readers.names_held
+
+    @property
+    def is_tidy(self) -> bool:
+        """Tell whether nothing is left of waits that are over."""
+        return not self.waiters.left and not self.readers.left
+
+    def tidy(self) -> None:
+        """Take away a portion of what is left of waits that are over."""
+        self.waiters.tidy()
+        self.readers.tidy()
 
     def note(self, change: Change) -> None:
         """Note a change of something other than keys and queues, if there is a journal."""
@@ -193,7 +204,7 @@ class Ground:
 
     def wait_for_item(self, waiter: int, name: bytes) -> None:
         """Register a waiter for an item of a queue that is empty; ``keyspace.pop`` takes it in ``on_release``."""
-        self._poppers.setdefault(name, {})[waiter] = None
+        self._poppers.setdefault(name, OrderedDict())[waiter] = None
         self._popping += 1
 
     def leave_queue(self, waiter: int, name: bytes) -> None:

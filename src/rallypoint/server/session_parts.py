@@ -19,7 +19,7 @@ from rallypoint.server.session_verbs import SessionVerbs
 from rallypoint.server.session_waits import WaitVerbs
 from rallypoint.server.session_watches import SessionWatches
 from rallypoint.server.sessions import Sessions
-from rallypoint.server.timed import SessionEnds, Timed
+from rallypoint.server.timed import Leftovers, SessionEnds, Timed
 
 __all__ = ["SessionParts"]
 
@@ -74,7 +74,7 @@ class SessionParts:
             data_id=self.data_id,
             life_id=self.life_id,
         )
-        self.timed: tuple[Timed, ...] = (SessionEnds(self.sessions, self.verbs), self.leases)
+        self.timed: tuple[Timed, ...] = (SessionEnds(self.sessions, self.verbs), self.leases, Leftovers(ground))
 
     def restore(self, state: State, now: float) -> None:
         """Begin with what an earlier life has left; the journal is told nothing."""

@@ -28,6 +28,7 @@ What this file does not know: verbs, replies, connections but by their number, h
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from heapq import heapify, heappop, heappush
@@ -127,7 +128,8 @@ class Session:
         self.ends_at = now + timeout_s
         self.end_serial = 0
         self.done = 0
-        self.answers: dict[int, tuple[Answer | None, int]] = {}
+        # A plain dict does not find its first entry in O(1) after deletions.
+        self.answers: OrderedDict[int, tuple[Answer | None, int]] = OrderedDict()
         self.answers_size = 0
         self.pending: dict[int, Pending] = {}
         self.calls: dict[int, bytes] = {}

@@ -1,4 +1,4 @@
-"""What ends by time: handshakes that do not come, and sessions that nobody comes back to.
+"""What ends by time: handshakes that do not come, sessions that nobody comes back to; and what is done by and by.
 
 Rules:
 
@@ -6,6 +6,7 @@ Rules:
 - Handshakes have the same time each, so that they are due in the order in which they began.
 - A session without a connection ends when its time is over. A server that stood still could not hear those that came
   back: it gives them ``GRACE_S`` to be heard.
+- What may be done later is due at once, and done in portions, so that nobody waits for more than one of them.
 
 What this file does not know: why, and what follows from it.
 """
@@ -17,11 +18,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from rallypoint.server.ground import Ground
 from rallypoint.server.limits import GRACE_S, STALL_S
 from rallypoint.server.session_verbs import SessionVerbs
 from rallypoint.server.sessions import Sessions
 
-__all__ = ["Handshakes", "SessionEnds", "Timed"]
+__all__ = ["Handshakes", "Leftovers", "SessionEnds", "Timed"]
 
 
 class Timed(Protocol):
@@ -104,3 +106,22 @@ class SessionEnds:
             return
         for session in self._sessions.ended(now):
             self._verbs.end(session)
+
+
+class Leftovers:
+    """What is left of waits for many names that are over.
+
+    Args:
+        ground: where it is.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    def next_deadline(self) -> float | None:
+        """Give the time of the last step if there is something left: it is due."""
+        return None if self._ground.is_tidy else self._ground.now
+
+    def tick(self, now: float) -> None:  # noqa: ARG002 - it is due at any time
+        """Take a portion away."""
+        self._ground.tidy()

@@ -8,11 +8,12 @@ Rules:
 - A new key releases every waiter that it completes. A queue item releases one: the first registered.
 - A waiter on a barrier is released when an arrival brings the count to its world size, and by nothing else.
 - Who waits is a number: a peer's, or one below 0 that stands for a request of a session.
-- A released, cancelled, replaced or closed waiter leaves nothing behind.
+- A released, cancelled, replaced or closed waiter is gone at once. If it had many names, it is taken out of their
+  lists in portions, ``tidy``, so that its end costs no more than anybody else's.
 
 Theory of operation. Each waiter is registered under *all* its names, present or not, and counts those that are absent.
 The engine reports each change of presence, both ways, so the count is exact at all times and a release needs no
-look at the other names: n names cost n steps to register, one step for each change, n to release::
+look at the other names: n names cost n steps to register, one step for each change, n to be forgotten::
 
     WAIT [a b c]     names: a -> {7: w}   b -> {7: w}   c -> {7: w}      w.missing = 2   (b is there)
     SET a            appeared(a) ........................................ w.missing = 1
@@ -30,12 +31,22 @@ What this file does not know: the keyspace, replies, what time it is.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-__all__ = ["Wait", "Waiters"]
+__all__ = ["AT_ONCE_MAX", "TIDY_MAX", "Wait", "Waiters"]
+
+AT_ONCE_MAX: Final = 512
+"""A waiter with more names than these is taken out of their lists in portions."""
+
+TIDY_MAX: Final = 512
+"""Names in one portion, while nobody registers new ones."""
 
 _NOBODY: Final[list[int]] = []
+
+_Key = TypeVar("_Key")
+_Any = TypeVar("_Any")
 
 
 class Wait(NamedTuple):
@@ -53,11 +64,12 @@ class Wait(NamedTuple):
 
 
 class _Waiter:
-    """One peer's wait for names."""
+    """One peer's wait for names; ``peer`` is ``None`` once it is over."""
 
-    __slots__ = ("missing", "names", "since")
+    __slots__ = ("missing", "names", "peer", "since")
 
-    def __init__(self, names: dict[bytes, None], missing: int, since: float) -> None:
+    def __init__(self, peer: int, names: dict[bytes, None], missing: int, since: float) -> None:
+        self.peer: int | None = peer
         self.names = names
         self.missing = missing
         self.since = since
@@ -68,18 +80,20 @@ class Waiters:
 
     Attributes:
         names_held: names that peers wait for, each counted once for each peer. Read only, for others.
+        left: waits that are over and still stand under names, for ``tidy``. Read only, for others.
 
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_barriers", "_calls", "_least", "_names", "_pending", "names_held")
+    __slots__ = ("_barriers", "_calls", "_least", "_names", "_pending", "left", "names_held")
 
     def __init__(self) -> None:
-        self._names: dict[bytes, dict[int, _Waiter]] = {}
+        self._names: dict[bytes, dict[_Waiter, None]] = {}
         self._barriers: dict[bytes, dict[int, int]] = {}
         self._least: dict[bytes, int] = {}  # of each barrier: no lower count releases anybody
         self._pending: dict[int, _Waiter | tuple[bytes, float]] = {}
         self._calls: dict[int, bytes] = {}
+        self.left: deque[_Waiter] = deque()
         self.names_held = 0
 
     def __len__(self) -> int:
@@ -91,21 +105,23 @@ class Waiters:
 
         Args:
             peer: not registered for anything: ``forget`` comes first.
-            names: the names, each once, in a dictionary that is not changed afterwards.
+            names: the names, each once, in a dictionary that is ours from now on.
             missing: how many of them are absent, at least 1.
             since: the time, for ``wait_of``.
 
         Cost: the number of names.
         """
-        waiter = _Waiter(names, missing, since)
+        if self.left:  # what is left never grows beyond what was allowed at one time
+            self.tidy(len(names))
+        waiter = _Waiter(peer, names, missing, since)
         self._pending[peer] = waiter
         self.names_held += len(names)
         for name in names:
             there = self._names.get(name)
             if there is None:
-                self._names[name] = {peer: waiter}
+                self._names[name] = {waiter: None}
             else:
-                there[peer] = waiter
+                there[waiter] = None
 
     def wait_barrier(self, peer: int, name: bytes, world_size: int, since: float = 0.0) -> None:
         """Register a peer for a barrier's count; ``forget`` comes first."""
@@ -116,10 +132,22 @@ class Waiters:
     def forget(self, peer: int) -> bytes | None:
         """Drop a peer's wait and its call, if it has any; give the queue it was called to and did not pop.
 
-        Cost: the number of names that the peer waits for.
+        Cost: the number of names that the peer waits for, ``AT_ONCE_MAX`` at most.
         """
         self._drop(peer)
         return self._calls.pop(peer, None)
+
+    def tidy(self, count: int = TIDY_MAX) -> None:
+        """Take waits that are over out of the lists of so many names."""
+        left = self.left
+        while left and count > 0:
+            waiter = left[0]
+            names = waiter.names
+            for _ in range(min(count, len(names))):
+                _leave(self._names, names.popitem()[0], waiter)
+                count -= 1
+            if not names:
+                left.popleft()
 
     def appeared(self, name: bytes, is_newly_present: bool) -> list[int]:
         """Take note of a new key; give the peers that it releases.
@@ -128,15 +156,16 @@ class Waiters:
             name: the key.
             is_newly_present: no queue of that name held an item.
 
-        Cost: the number of waiters on the name, and of the names of those that are released.
+        Cost: the number of waiters on the name, and of the names of those that are released, ``AT_ONCE_MAX`` at most
+        for each of them.
         """
         there = self._names.get(name)
         if there is None:
             return _NOBODY
         if is_newly_present:
-            for waiter in there.values():
+            for waiter in there:
                 waiter.missing -= 1
-        released = [peer for peer, waiter in there.items() if not waiter.missing]
+        released = [waiter.peer for waiter in there if not waiter.missing and waiter.peer is not None]
         for peer in released:
             self._drop(peer)
         return released
@@ -154,10 +183,11 @@ class Waiters:
         if there is None:
             return None
         if is_newly_present:
-            for waiter in there.values():
+            for waiter in there:
                 waiter.missing -= 1
-        for peer, waiter in there.items():
-            if not waiter.missing:
+        for waiter in there:
+            peer = waiter.peer
+            if not waiter.missing and peer is not None:
                 self._drop(peer)
                 self._calls[peer] = name
                 return peer
@@ -176,7 +206,7 @@ class Waiters:
         """Take note that a name is no longer present. Cost: the number of waiters on it."""
         there = self._names.get(name)
         if there is not None:
-            for waiter in there.values():
+            for waiter in there:
                 waiter.missing += 1
 
     def arrived(self, name: bytes, count: int) -> list[int]:
@@ -209,7 +239,7 @@ class Waiters:
 
     def names_waited_for(self) -> Iterable[bytes]:
         """Give each name that somebody waits for, barriers aside."""
-        return self._names.keys()
+        return [name for name, there in self._names.items() if any(waiter.peer is not None for waiter in there)]
 
     def _drop(self, peer: int) -> None:
         waiter = self._pending.pop(peer, None)
@@ -220,13 +250,17 @@ class Waiters:
             if waiter[0] not in self._barriers:
                 del self._least[waiter[0]]
         else:
+            waiter.peer = None
             self.names_held -= len(waiter.names)
+            if len(waiter.names) > AT_ONCE_MAX:
+                self.left.append(waiter)
+                return
             for name in waiter.names:
-                _leave(self._names, name, peer)
+                _leave(self._names, name, waiter)
 
 
-def _leave(table: dict[bytes, dict[int, _Waiter]] | dict[bytes, dict[int, int]], name: bytes, peer: int) -> None:
+def _leave(table: dict[bytes, dict[_Key, _Any]], name: bytes, who: _Key) -> None:
     there = table[name]
-    del there[peer]
+    del there[who]
     if not there:
         del table[name]

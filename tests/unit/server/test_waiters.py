@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rallypoint.server.waiters import Waiters
+from rallypoint.server.waiters import AT_ONCE_MAX, Waiters
 
 
 @pytest.fixture
@@ -135,3 +135,37 @@ def test_what_a_peer_waits_for_is_told_to_people():
     ]
     assert waiters.wait_of(9) is None
     assert dict(waiters.barriers()) == {b"c": {8: 2}}
+
+
+def test_a_waiter_with_many_names_is_gone_at_once_and_leaves_their_lists_in_portions(waiters: Waiters) -> None:
+    many = [b"%d" % number for number in range(AT_ONCE_MAX + 1)]
+    waiters.wait(7, names(*many), len(many))
+    waiters.wait(8, names(b"0"), 1)
+    assert waiters.forget(7) is None
+    assert (len(waiters), waiters.names_held, waiters.wait_of(7)) == (1, 1, None)
+    assert waiters.names_waited_for() == [b"0"]
+    waiters.wait(7, names(b"0"), 1)  # as if anew: behind the other
+    assert waiters.appeared(b"0", True) == [8, 7]
+    for name in many[1:]:
+        assert waiters.appeared(name, True) == []
+    waiters.tidy()
+    waiters.tidy()
+    assert not waiters.left
+    assert not waiters._names
+
+
+def test_a_released_waiter_with_many_names_holds_no_call_up(waiters: Waiters) -> None:
+    many = [b"%d" % number for number in range(AT_ONCE_MAX + 1)]
+    waiters.wait(7, names(*many), 1)
+    assert waiters.appeared(b"0", True) == [7]
+    waiters.wait(9, names(b"1"), 1)
+    assert waiters.pushed(b"1", True) == 9
+    assert waiters.called_to(9) == b"1"
+
+
+def test_new_names_take_away_as_many_that_are_left(waiters: Waiters) -> None:
+    many = [b"%d" % number for number in range(2 * AT_ONCE_MAX)]
+    for peer in range(100):
+        waiters.wait(peer, names(*many), len(many))
+        waiters.forget(peer)
+    assert len(waiters.left) <= 2
