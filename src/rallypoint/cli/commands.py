@@ -31,6 +31,7 @@ COMMANDS = {
     "run": CommandEntry("rallypoint.cli.run", "Start the workers of this node and keep them going."),
     "serve": CommandEntry("rallypoint.cli.serve", "Serve a store that clients reach over the network."),
     "relay": CommandEntry("rallypoint.cli.relay", "Let plain clients of this machine use a guarded server."),
+    "gateway": CommandEntry("rallypoint.cli.gateway", "Let plain TCPStore clients use any store."),
     "status": CommandEntry(
         "rallypoint.cli.status", "Look into a server: who is there, who waits for what, who is missing."
     ),

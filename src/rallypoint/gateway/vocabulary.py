@@ -75,10 +75,12 @@ class RelayLimits:
     """Bounds of one relay, besides those of a server for its local peers.
 
     Attributes:
-        patience_s: seconds that the server upstream may be gone before the local peers are closed.
+        patience_s: seconds that the server upstream may be gone before the local peers are closed; of a gateway,
+            seconds for which a request is tried at a store that is lost.
         unanswered_max: requests of one peer that are on their way; with more it is held.
         unanswered_size_max: their bytes.
         unanswered_total_max: bytes of the requests of all peers that are on their way.
+        threads_max: threads in which a gateway calls its store, besides the two of those who wait.
 
     Raises:
         ValueError: a bound is not above 0.
@@ -88,6 +90,7 @@ class RelayLimits:
     unanswered_max: int = 256
     unanswered_size_max: int = 16 << 20
     unanswered_total_max: int = 256 << 20
+    threads_max: int = 8
 
     def __post_init__(self) -> None:
         for field in fields(self):

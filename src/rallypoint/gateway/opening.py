@@ -1,0 +1,53 @@
+"""Opening a store by URL, for whoever is no member of a job: without rank and world size."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from rallypoint.net.address import parse_endpoint
+from rallypoint.store.base import Store
+from rallypoint.store.url import rendezvous
+from rallypoint.types import Timeout
+
+__all__ = ["open_store"]
+
+
+def open_store(url: str, timeout: Timeout) -> Store:
+    """Open a store.
+
+    Args:
+        url: ``tcp://host:port`` or ``tls://host:port`` (several: ``host:port,host:port``), ``file:///path``, ``hash://``
+            for an empty one of this process, or a scheme that ``register_rendezvous_handler`` was told, as ``etcd://``.
+        timeout: the store's, seconds or a ``timedelta``.
+
+    Raises:
+        ValueError: the URL lacks something.
+        RuntimeError: nobody knows its scheme.
+        DistError: the store cannot be reached.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in {"tcp", "tls"}:
+        from rallypoint.store.tcp import TCPStore
+
+        first = parse_endpoint(parts.netloc.split(",")[0])
+        return TCPStore(
+            parts.netloc if "," in parts.netloc else first.host,
+            first.port,
+            timeout=timeout,
+            wait_for_workers=False,
+            tls=True if parts.scheme == "tls" else None,
+        )
+    if parts.scheme == "file":
+        if not parts.path:
+            raise ValueError(f"{url!r} has no path: write file:///path")
+        from rallypoint.store.file import FileStore
+
+        store: Store = FileStore(parts.path)
+        store.set_timeout(timeout)
+        return store
+    if parts.scheme == "hash":
+        from rallypoint.store.hash import HashStore
+
+        return HashStore()
+    store, _, _ = next(rendezvous(url, timeout=timeout))
+    return store

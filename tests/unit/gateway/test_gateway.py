@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+
+import pytest
+from tests.support.losing_store import LosingStore
+from tests.support.raw_server import PATIENCE_S, RawClient
+
+from rallypoint.gateway import gateway as module
+from rallypoint.gateway.gateway import Gateway
+from rallypoint.gateway.spaces import KeySpace
+from rallypoint.gateway.vocabulary import RelayLimits
+from rallypoint.net.address import listen
+from rallypoint.protocol.spec import KEY_SIZE_MAX, Verb
+from rallypoint.server.limits import Limits
+from rallypoint.store.hash import HashStore
+
+
+class RunningGateway:
+    def __init__(self, store, **options):
+        self.store = store
+        self.lines = []
+        self.line_came = threading.Condition()
+        self.clients = []
+        listeners = listen("127.0.0.1", 0)
+        self.address = listeners[0].getsockname()[:2]
+        self.gateway = Gateway(store, listeners, log=self.log, **options)
+        self.thread = threading.Thread(target=self.gateway.run)
+        self.thread.start()
+
+    def log(self, line):
+        with self.line_came:
+            self.lines.append(line)
+            self.line_came.notify_all()
+
+    def wait_for_line(self, part):
+        with self.line_came:
+            assert self.line_came.wait_for(lambda: any(part in line for line in self.lines), PATIENCE_S), self.lines
+
+    def client(self):
+        client = RawClient(self.address)
+        self.clients.append(client)
+        return client
+
+
+@contextlib.contextmanager
+def running_gateway(store=None, **options):
+    running = RunningGateway(store or HashStore(), **options)
+    try:
+        yield running
+    finally:
+        running.gateway.stop(0.0)
+        running.thread.join(PATIENCE_S)
+        assert not running.thread.is_alive()
+        for client in running.clients:
+            client.close()
+
+
+@pytest.fixture
+def gateway():
+    with running_gateway() as running:
+        yield running
+
+
+def test_local_peers_use_the_stores_keys(gateway):
+    first, second = gateway.client(), gateway.client()
+    first.ask(Verb.SET, b"/k", b"value")
+    assert first.ping()
+    assert second.get(b"/k") == b"value"
+    assert gateway.store.get("k") == b"value"
+    second.ask(Verb.ADD, b"init/", 1)
+    assert second.read(8) == struct.pack("<q", 1)
+    assert not gateway.store.check(["init/"])
+
+
+def test_a_wait_is_released_by_a_peer_and_by_anybody(gateway):
+    waiter, other = gateway.client(), gateway.client()
+    waiter.ask(Verb.WAIT, [b"/k"])
+    assert waiter.ping()
+    other.ask(Verb.SET, b"/k", b"")
+    assert waiter.read(1) == b"\0"
+    waiter.ask(Verb.WAIT, [b"/l"])
+    gateway.store.set("l", "")
+    assert waiter.read(1) == b"\0"
+
+
+def test_a_wait_is_cancelled(gateway):
+    waiter = gateway.client()
+    waiter.ask(Verb.WAIT, [b"/k"])
+    waiter.ask(Verb.CANCEL_WAIT)
+    assert waiter.read(1) == b"\1"
+    gateway.store.set("k", "")
+    assert waiter.get(b"/k") == b""
+
+
+def test_two_key_spaces_of_one_store_do_not_see_each_other():
+    store = HashStore()
+    with (
+        running_gateway(store, space=KeySpace("rounds/6")) as six,
+        running_gateway(store, space=KeySpace("rounds/7")) as seven,
+    ):
+        first, second = six.client(), seven.client()
+        first.ask(Verb.SET, b"/k", b"value")
+        assert first.get(b"/k") == b"value"
+        assert second.get(b"/k") == b""
+        second.ask(Verb.GETNUMKEYS)
+        assert second.read(8) == bytes(8)
+        assert store.get("rounds/6/k") == b"value"
+
+
+def test_a_refusal_of_the_store_closes_the_peer_that_asked(gateway):
+    client, other = gateway.client(), gateway.client()
+    client.ask(Verb.SET, b"/k", b"no number")
+    client.ask(Verb.ADD, b"/k", 1)
+    assert client.read_end() == b""
+    gateway.wait_for_line("no number")
+    assert other.ping()
+
+
+def test_the_longest_key_of_c10d_fits(gateway):
+    client, key = gateway.client(), b"/" + b"k" * (KEY_SIZE_MAX - 1)
+    client.ask(Verb.SET, key, b"value")
+    assert client.get(key) == b"value"
+
+
+def test_peers_of_a_store_that_is_lost_are_closed_when_patience_ends():
+    store = LosingStore()
+    with running_gateway(store, relay_limits=RelayLimits(patience_s=0.05)) as gateway:
+        client, waiter = gateway.client(), gateway.client()
+        waiter.ask(Verb.WAIT, [b"/k"])
+        assert waiter.ping()
+        store.lose()
+        client.ask(Verb.GET, b"/k")
+        assert client.read_end() == b""
+        gateway.wait_for_line("the store could not be reached for 0.")
+        store.find()
+        store.set("k", "")
+        assert waiter.read(1) == b"\0"
+
+
+def test_a_peer_that_goes_leaves_no_wait_behind(gateway):
+    client, other = gateway.client(), gateway.client()
+    client.ask(Verb.WAIT, [b"/k"])
+    assert client.ping()
+    client.close()
+    while gateway.gateway.statistics(PATIENCE_S).unanswered:
+        assert other.ping()
+
+
+def test_names_that_are_waited_for_are_bounded():
+    with running_gateway(limits=Limits(waited_names_max=2)) as gateway:
+        client, other = gateway.client(), gateway.client()
+        client.ask(Verb.WAIT, [b"/a", b"/b", b"/c"])
+        assert client.read_end() == b""
+        gateway.wait_for_line("all peers would wait for 3 names, the limit is 2")
+        assert other.ping()
+
+
+def test_one_in_the_foreground_closes_its_store(monkeypatch):
+    ran = []
+    monkeypatch.setattr(module, "run_until_signalled", lambda gateway, on_ready: ran.append(gateway) or 7)
+    listeners = listen("127.0.0.1", 0)
+    assert module.serve(HashStore(), listeners, space=KeySpace("s")) == 7
+    assert ran[0]._side._closes_store
+    ran[0].loop.abandon()
+    for listener in listeners:
+        listener.close()

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from tests.support.raw_server import running_loop
+
+from rallypoint.gateway.opening import open_store
+from rallypoint.store.file import FileStore
+from rallypoint.store.hash import HashStore
+from rallypoint.store.url import register_rendezvous_handler
+
+
+def test_a_file_is_opened(tmp_path):
+    with open_store(f"file://{tmp_path}/store", 7.0) as store:
+        assert isinstance(store, FileStore)
+        assert store.timeout.total_seconds() == 7.0
+
+
+def test_a_server_is_connected_to():
+    with running_loop() as running:
+        host, port = running.address
+        with open_store(f"tcp://{host}:{port}", 7.0) as store:
+            store.set("k", "v")
+            assert store.get("k") == b"v"
+
+
+def test_a_store_of_this_process_is_empty():
+    assert isinstance(open_store("hash://", 7.0), HashStore)
+
+
+def test_a_scheme_that_was_registered_is_asked():
+    def meet(url, *, timeout, **_):
+        yield (url, timeout), 0, 1
+
+    register_rendezvous_handler("opened", meet)
+    assert open_store("opened://somewhere", 7.0) == ("opened://somewhere", 7.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("file://", ValueError, "has no path"),
+        ("tcp://head", ValueError, "has no port"),
+        ("gopher://head", RuntimeError, "gopher"),
+    ],
+)
+def test_what_is_no_store_is_an_error(url, error, words):
+    with pytest.raises(error, match=words):
+        open_store(url, 7.0)
