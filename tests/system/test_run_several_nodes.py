@@ -10,7 +10,7 @@ from tests.support.launcher import WAIT, Run, has_ended, serving, until, write_s
 
 from rallypoint.store.bootstrap import get_free_port
 
-FAST = "is_host=0,keep_alive_interval=0.2,last_call_timeout=1"
+FAST = "is_host=0,keep_alive_interval=0.2,keep_alive_max_attempt=10"
 SEAT = ("TORCHELASTIC_RESTART_COUNT", "RANK")
 
 
@@ -20,12 +20,13 @@ def endpoint() -> Iterator[str]:
         yield found
 
 
-def options(endpoint: str, nodes: str = "2") -> list[str]:
+def options(endpoint: str, nodes: str = "2", last_call_s: int = 1) -> list[str]:
+    """Give the options of nodes that meet; where those that start together must, the last call has to be longer."""
     return [
         f"--nnodes={nodes}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={endpoint}",
-        f"--rdzv-conf={FAST}",
+        f"--rdzv-conf={FAST},last_call_timeout={last_call_s}",
         "--rdzv-id=test",
         "--shutdown-timeout=5",
     ]
@@ -95,7 +96,7 @@ def test_the_last_failure_ends_the_run_everywhere_and_says_why(tmp_path: Path, e
 
 def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, endpoint: str) -> None:
     work = write_script(tmp_path, "report()", f'if os.environ["WORLD_SIZE"] == "4": {WAIT}')
-    both = [*options(endpoint, "1:2"), "--nproc-per-node=2", work]
+    both = [*options(endpoint, "1:2", last_call_s=3), "--nproc-per-node=2", work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         orphans = a.until_reports(2)
@@ -113,7 +114,7 @@ def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, endpoint: 
 
 def test_a_frozen_agent_kills_its_workers_when_it_wakes_and_comes_back(tmp_path: Path, endpoint: str) -> None:
     work = write_script(tmp_path, "report()", f'if int(os.environ["RALLYPOINT_ROUND"]) < 2: {WAIT}')
-    both = [*options(endpoint, "1:2"), work]
+    both = [*options(endpoint, "1:2", last_call_s=3), work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         (stale,) = a.until_reports(1)
@@ -143,7 +144,7 @@ def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, endpoint: str) -> N
 
 def test_a_node_that_is_told_to_go_leaves_at_once(tmp_path: Path, endpoint: str) -> None:
     work = write_script(tmp_path, "report()", f'if os.environ["GROUP_WORLD_SIZE"] == "2": {WAIT}')
-    both = [*options(endpoint, "1:2"), work]
+    both = [*options(endpoint, "1:2", last_call_s=3), work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         a.until_reports(1)
