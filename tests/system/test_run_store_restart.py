@@ -12,8 +12,8 @@ from tests.support.served import free_port, served
 from rallypoint import TCPStore
 
 SESSION = {"RALLYPOINT_DIALECT": "session"}
-FAST = "is_host=0,last_call_timeout=1,keep_alive_interval=0.2"
-"""A node gives its round up when it has heard nothing for 0.6 seconds."""
+FAST = "is_host=0,last_call_timeout=1,keep_alive_interval=0.2,keep_alive_max_attempt=8"
+"""A node gives its round up when it has heard nothing for 1.6 seconds."""
 
 STEPS = 60
 
