@@ -17,8 +17,8 @@ from rallypoint.protocol.session.codec import encode_closing
 from rallypoint.protocol.session.codec import encode_request as encode_session
 from rallypoint.protocol.session.spec import CLOSING_ID, NONCE_SIZE, OPENING, VERSION, SessionVerb
 from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
+from rallypoint.server import connections, native
 from rallypoint.server import loop as module
-from rallypoint.server import native
 from rallypoint.server.engine import Engine, Limits, Received
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.poller import READ, WRITE, PlainPoller
@@ -120,7 +120,7 @@ def send_for_ever(client):
 
 
 def test_a_refused_peer_that_does_not_leave_is_closed_all_the_same(twin, monkeypatch):
-    monkeypatch.setattr(module, "LINGER_S", 0.05)
+    monkeypatch.setattr(connections, "LINGER_S", 0.05)
     monkeypatch.setattr(native, "LINGER_S", 0.05)
     with running_loop(twin=twin) as running:
         client = running.client(validates=False)
