@@ -7,6 +7,7 @@
 #pragma once
 
 #include "changes.hpp"
+#include "key_index.hpp"
 
 namespace rallypoint {
 
@@ -42,15 +43,20 @@ class Keyspace {
         const Values::Entry *entry = values_.find(name);
         return entry == nullptr ? static_cast<int64_t>(kNoRevision) : entry->item.revision;
     }
-    // Look at each key that begins so, oldest first.
+    // Look at each key, oldest first.
     template <typename Look>
-    void each_key(Bytes prefix, Look look) const {
-        for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) {
-            const Bytes name = entry->name();
-            if (name.size >= prefix.size && Bytes{name.data, prefix.size} == prefix) {
-                look(name);
-            }
-        }
+    void each_key(Look look) const {
+        for (Values::Entry *entry = values_.first(); entry != nullptr; entry = entry->order.after) look(entry->name());
+    }
+
+    struct Stored {
+        Value *value;
+        int64_t revision;
+    };
+    using Values = Table<Stored>;
+    // Give the keys that begin so, in their order, so many of them at most.
+    void find(Bytes prefix, uint64_t most, Ring<Values::Entry *> &found) {
+        index_.find(values_.first(), values_.count(), prefix, most, found);
     }
 
     // The same with queues and their items.
@@ -162,6 +168,7 @@ class Keyspace {
         stored_size_ -= name.size + entry->item.value->size + kEntrySize;
         changes_.key_deleted(name, ++revision_);
         release(entry->item.value);
+        index_.drop(entry);
         values_.erase(entry);
         listing_.drop();
         return true;
@@ -197,7 +204,9 @@ class Keyspace {
 
     // Put back what an earlier life has left.
     void restore(const Name &name, Bytes value, int64_t revision) {
-        values_.insert(name)->item = {make_value(value), revision};
+        Values::Entry *entry = values_.insert(name);
+        entry->item = {make_value(value), revision};
+        index_.add(entry);
         stored_size_ += name.size + value.size + kEntrySize;
     }
     void put_behind(const Name &name, Bytes item) {
@@ -209,11 +218,6 @@ class Keyspace {
     void restore_revision(int64_t revision) { revision_ = revision; }
 
   private:
-    struct Stored {
-        Value *value;
-        int64_t revision;
-    };
-    using Values = Table<Stored>;
     using Queues = Table<Ring<Value *>>;
 
     static constexpr ptrdiff_t DIGITS_MAX = 19;  // of a number of 64 bits
@@ -234,7 +238,9 @@ class Keyspace {
         if (!has_room_for_it || (!is_allowed && !fits(size, refusal))) return REFUSED;
         stored_size_ = size;
         if (old == nullptr) {
-            values_.insert(name)->item = {make_value(value), ++revision_};
+            entry = values_.insert(name);
+            entry->item = {make_value(value), ++revision_};
+            index_.add(entry);
             listing_.drop();
             return CREATED;
         }
@@ -251,9 +257,9 @@ class Keyspace {
         return REPLACED;
     }
 
-    // As C's strtoll reads base 10: white space, a sign, digits; the rest is not looked at.
+    // As C's strtoll reads base 10: white space, a sign, digits; the rest is not looked at, nor what is beyond a length.
     static bool read_number(const Name &name, Bytes text, int64_t *number, Refusal &refusal) {
-        const char *at = text.data, *end = at + text.size;
+        const char *at = text.data, *end = at + (text.size < kNumberSizeMax ? text.size : kNumberSizeMax);
         while (at < end && (*at == ' ' || (*at >= '\t' && *at <= '\r'))) ++at;
         const bool is_negative = at < end && *at == '-';
         if (at < end && (*at == '-' || *at == '+')) ++at;
@@ -290,6 +296,7 @@ class Keyspace {
     const HashKey key_;
     Changes &changes_;
     Values values_;
+    KeyIndex<Values::Entry> index_;
     Queues queues_;
     Held listing_;
     uint64_t stored_size_ = 0;

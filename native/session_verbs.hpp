@@ -150,10 +150,6 @@ class SessionVerbs : protected Ground, Groups::Listener {
     // Give a document about the server; null for none of that name.
     virtual Value *describe(Bytes what) = 0;
 
-    static void sort_keys(Ring<Bytes> &keys) {
-        if (keys.count() > 1) qsort(&keys[0], keys.count(), sizeof(Bytes), compare_keys);
-    }
-
     Ids ids_;
     Sessions sessions_;
     Groups groups_;
@@ -345,41 +341,38 @@ class SessionVerbs : protected Ground, Groups::Listener {
     // --- prefixes -----------------------------------------------------------------------------------------------
 
     bool serve_prefix(Session &session, const Frame &frame, Bytes prefix) {
-        Ring<Bytes> keys;
-        keyspace_.each_key(prefix, [&](Bytes key) { keys.push(key); });
-        sort_keys(keys);
-        if (frame.verb == SessionVerb::DELETE_PREFIX) {
-            for (size_t at = 0; at < keys.count(); ++at) {
+        Ring<Keyspace::Values::Entry *> found;
+        const bool is_deletion = frame.verb == SessionVerb::DELETE_PREFIX;
+        keyspace_.find(prefix, is_deletion ? kDeletedKeysMax : limits_.prefix_keys_max + 1, found);
+        if (is_deletion) {
+            for (size_t at = 0; at < found.count(); ++at) {
                 char copy[kKeySizeMax];  // the key ends with its entry
-                remove(keyspace_.name({copy, static_cast<size_t>(keys[at].copy_to(copy) - copy)}));
+                remove(keyspace_.name({copy, static_cast<size_t>(found[at]->name().copy_to(copy) - copy)}));
             }
-            return answer_number(session, frame, uint64_t{keys.count()});
+            return answer_number(session, frame, uint64_t{found.count()});
+        }
+        if (found.count() > limits_.prefix_keys_max) {
+            return refusal_.say(REPLY_TOO_LARGE, "more than %" PRIu64 " keys begin so, which is the limit of one reply",
+                                limits_.prefix_keys_max);
         }
         const bool has_values = frame.verb == SessionVerb::READ_PREFIX;
         uint64_t size = 8;
-        for (size_t at = 0; at < keys.count(); ++at) {
-            size += 8 + keys[at].size;
-            if (has_values) size += 16 + keyspace_.get(keyspace_.name(keys[at]))->size;
+        for (size_t at = 0; at < found.count(); ++at) {
+            size += 8 + found[at]->size;
+            if (has_values) size += 16 + found[at]->item.value->size;
         }
         bool is_allowed;
         Output *output = answer_pieces(session, frame.id, size, &is_allowed);
         if (output == nullptr) return is_allowed;
-        store(output->extend(8), uint64_t{keys.count()});
-        for (size_t at = 0; at < keys.count(); ++at) {
-            const Bytes key = keys[at];
-            store_text(output->extend(8 + key.size), key);
+        store(output->extend(8), uint64_t{found.count()});
+        for (size_t at = 0; at < found.count(); ++at) {
+            const Keyspace::Values::Entry &entry = *found[at];
+            store_text(output->extend(8 + entry.size), found[at]->name());
             if (!has_values) continue;
-            const Name name = keyspace_.name(key);
-            Value *value = keyspace_.get(name);
-            store(store(output->extend(16), keyspace_.revision_of(name)), uint64_t{value->size});
-            output->append(value);
+            store(store(output->extend(16), entry.item.revision), uint64_t{entry.item.value->size});
+            output->append(entry.item.value);
         }
         return true;
-    }
-    static int compare_keys(const void *left, const void *right) {
-        const Bytes &one = *static_cast<const Bytes *>(left), &other = *static_cast<const Bytes *>(right);
-        const int order = memcmp(one.data, other.data, one.size < other.size ? one.size : other.size);
-        return order != 0 ? order : one.size < other.size ? -1 : 1;
     }
 
     // --- verbs that wait ----------------------------------------------------------------------------------------

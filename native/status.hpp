@@ -410,8 +410,13 @@ class StatusVerb : protected SessionDialect {
         const size_t size = prefix.size == 0 ? 0 : 1 + prefix.size;
         prefix.copy_to(wire + 1);
         Ring<Bytes> found;
-        keyspace_.each_key({wire, size}, [&](Bytes key) { found.push(key); });
-        if (size > 0) sort_keys(found);
+        if (size > 0) {
+            Ring<Keyspace::Values::Entry *> entries;
+            keyspace_.find({wire, size}, UINT64_MAX, entries);
+            for (size_t at = 0; at < entries.count(); ++at) found.push(entries[at]->name());
+        } else {
+            keyspace_.each_key([&](Bytes key) { found.push(key); });
+        }
         uint64_t queue_count = 0;
         keyspace_.each_queue({wire, size}, [&](Bytes, const Ring<Value *> &) { ++queue_count; });
         json.text("prefix", prefix);

@@ -60,8 +60,8 @@ class KeyIndex:
                 self._sorted = None
                 self._fresh = {}
 
-    def keys_with(self, prefix: bytes) -> list[bytes]:
-        """Give the table's keys that begin with ``prefix``, sorted.
+    def keys_with(self, prefix: bytes, most: int | None = None) -> list[bytes]:
+        """Give the table's keys that begin with ``prefix``, sorted, the first ``most`` of them if that is given.
 
         Cost: their number, and that of the keys that are new since the last call; now and then that of all keys.
         """
@@ -73,6 +73,8 @@ class KeyIndex:
             if not key.startswith(prefix):
                 break
             if key in table:
+                if len(found) == most:
+                    break
                 found.append(key)
         return found
 

@@ -37,10 +37,13 @@ from rallypoint.server.changes import Appended, Change, KeyDeleted, KeySet, Popp
 from rallypoint.server.key_index import KeyIndex
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 
-__all__ = ["ENTRY_SIZE", "Keyspace", "KeyspaceError"]
+__all__ = ["ENTRY_SIZE", "NUMBER_SIZE_MAX", "Keyspace", "KeyspaceError"]
 
 ENTRY_SIZE: Final = 128
 """Bytes that one key or one queue item is taken to need besides its text."""
+
+NUMBER_SIZE_MAX: Final = 4096
+"""Bytes of a value that are looked at for a number, white space and leading zeros included."""
 
 # What C's strtoll takes in base 10: white space, a sign, digits; the rest is not looked at.
 _NUMBER = re.compile(rb"[\t\n\v\f\r ]*([+-]?)(0*)([0-9]*)")
@@ -141,9 +144,9 @@ class Keyspace:
         """Give the revision of a key's last change, ``NO_REVISION`` if there is no such key."""
         return self._revisions.get(key, NO_REVISION)
 
-    def keys_with(self, prefix: bytes) -> list[bytes]:
-        """Give the keys that begin with ``prefix``, sorted by their bytes; see ``KeyIndex``."""
-        return self._index.keys_with(prefix)
+    def keys_with(self, prefix: bytes, most: int | None = None) -> list[bytes]:
+        """Give the keys that begin with ``prefix``, sorted by their bytes, the first ``most``; see ``KeyIndex``."""
+        return self._index.keys_with(prefix, most)
 
     def set(self, key: bytes, value: bytes, lease: int = 0) -> bool:
         """Store a value, which belongs to ``lease`` if that is not 0; say whether the key is new."""
@@ -237,8 +240,8 @@ class Keyspace:
     def add(self, key: bytes, delta: int) -> tuple[int, bool]:
         """Add to the number that a value is in decimal text; give the sum and whether the key is new.
 
-        A missing key counts as 0; the text is read as C's ``strtoll`` reads it in base 10; the sum wraps around at
-        64 bits.
+        A missing key counts as 0; the text, its first ``NUMBER_SIZE_MAX`` bytes, is read as C's ``strtoll`` reads it in
+        base 10; the sum wraps around at 64 bits.
 
         Raises:
             KeyspaceError: the text has no digits, or its number does not fit into 64 bits.
@@ -334,7 +337,7 @@ class Keyspace:
     def _number(self, key: bytes, text: bytes | bytearray) -> int:
         if len(text) < _INT64_DIGITS and text.isdigit():
             return int(text)
-        found = _NUMBER.match(text)
+        found = _NUMBER.match(text, 0, NUMBER_SIZE_MAX)
         assert found is not None  # it matches the empty text too
         sign, zeros, digits = found.groups()
         if not zeros and not digits:

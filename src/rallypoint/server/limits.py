@@ -95,6 +95,7 @@ class Limits:
         value_stored_size_max: bytes of one stored value; only APPEND can come near.
         stored_size_max: bytes of all keys, values and queue items together, ``keyspace.ENTRY_SIZE`` added for each.
         keys_max: keys at one time; queues and their items are not keys.
+        prefix_keys_max: keys that one READ_PREFIX or LIST_PREFIX gives; if more begin so, it is refused.
         sessions_max: sessions, with or without a connection.
         session_timeout_s_max: seconds that a session may outlive its connection by.
         session_waits_max: requests of one session that wait at one time.
@@ -129,9 +130,10 @@ class Limits:
     value_stored_size_max: int = VALUE_STORED_SIZE_MAX
     stored_size_max: int = 64 << 30
     keys_max: int = 1 << 28
+    prefix_keys_max: int = 1 << 14
     sessions_max: int = 200_000
     session_timeout_s_max: float = 600.0
-    session_waits_max: int = 1 << 16
+    session_waits_max: int = 1 << 12
     session_answers_max: int = 1 << 16
     session_answers_size_max: int = 1 << 28
     answers_size_max: int = 1 << 30

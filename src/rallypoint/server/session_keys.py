@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from rallypoint.protocol.codec import I64, U64, Request, RequestError
 from rallypoint.protocol.session.codec import encode_reply, encode_reply_head
-from rallypoint.protocol.session.spec import SessionVerb, Status
+from rallypoint.protocol.session.spec import DELETED_KEYS_MAX, SessionVerb, Status
 from rallypoint.protocol.spec import NOT_READY, READY, CloseReason
 from rallypoint.server.ground import Ground
 from rallypoint.server.session_verbs import SessionVerbs, VerbHandler
@@ -116,7 +116,7 @@ class KeyVerbs:
         )
 
     def _read_prefix(self, session: Session, request_id: int, request: Request) -> None:
-        keys = self._keyspace.keys_with(request[1])
+        keys = self._keys_with(request[1])
         pieces = [I64.pack(len(keys))]
         for key in keys:
             value = self._keyspace.get(key)
@@ -128,14 +128,22 @@ class KeyVerbs:
         self._verbs.answer_pieces(session, request_id, pieces)
 
     def _list_prefix(self, session: Session, request_id: int, request: Request) -> None:
-        keys = self._keyspace.keys_with(request[1])
+        keys = self._keys_with(request[1])
         pieces = [I64.pack(len(keys))]
         for key in keys:
             pieces += (U64.pack(len(key)), key)
         self._verbs.answer_pieces(session, request_id, pieces)
 
+    def _keys_with(self, prefix: bytes) -> list[bytes]:
+        limit = self._ground.limits.prefix_keys_max
+        keys = self._keyspace.keys_with(prefix, limit + 1)
+        if len(keys) > limit:
+            sentence = f"more than {limit} keys begin so, which is the limit of one reply"
+            raise RequestError(CloseReason.REPLY_TOO_LARGE, sentence)
+        return keys
+
     def _delete_prefix(self, session: Session, request_id: int, request: Request) -> None:
-        keys = self._keyspace.keys_with(request[1])
+        keys = self._keyspace.keys_with(request[1], DELETED_KEYS_MAX)
         for key in keys:
             self._ground.delete(key)
         self._verbs.answer_number(session, request_id, request, len(keys))

@@ -25,7 +25,7 @@ from rallypoint.errors import (
     RefusedError,
     RemoteProtocolError,
 )
-from rallypoint.protocol.session.spec import MEMBERS_NAMED_MAX, SESSION_VERBS, SessionVerb, Status
+from rallypoint.protocol.session.spec import DELETED_KEYS_MAX, MEMBERS_NAMED_MAX, SESSION_VERBS, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store.base import check_lengths, decode_key, wait_timed_out
 from rallypoint.store.calls import Inherited, Patience
@@ -264,7 +264,11 @@ class SessionClient(Inherited):
         return [wire[1:].decode() for wire in wires]
 
     def delete_prefix(self, prefix: Text, patience: Patience) -> int:  # noqa: D102
-        return self._ask(_V.DELETE_PREFIX, (as_wire(prefix),), patience).number()
+        wire, total, count = as_wire(prefix), 0, DELETED_KEYS_MAX
+        while count == DELETED_KEYS_MAX:
+            count = self._ask(_V.DELETE_PREFIX, (wire,), patience).number()
+            total += count
+        return total
 
     def watch(self, key: Text, is_prefix: bool, since: int | None, patience: Patience) -> SessionWatch:  # noqa: D102
         wire = as_wire(key)

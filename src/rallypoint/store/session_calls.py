@@ -177,15 +177,27 @@ class SessionCalls:
         raise NotImplementedError(_NEEDS)
 
     def read_prefix(self, prefix: Text, /) -> list[Entry]:
-        """Give all entries whose keys begin with a prefix, as of one moment, in no particular order."""
+        """Give all entries whose keys begin with a prefix, as of one moment, in no particular order.
+
+        Raises:
+            RefusedError: there are more than the server gives in one reply (its limit ``prefix_keys_max``).
+        """
         raise NotImplementedError(_NEEDS)
 
     def list_prefix(self, prefix: Text, /) -> list[str]:
-        """Give all keys that begin with a prefix, as of one moment, in no particular order."""
+        """Give all keys that begin with a prefix, as of one moment, in no particular order.
+
+        Raises:
+            RefusedError: there are more than the server gives in one reply (its limit ``prefix_keys_max``).
+        """
         raise NotImplementedError(_NEEDS)
 
     def delete_prefix(self, prefix: Text, /) -> int:
-        """Remove all keys that begin with a prefix, at one moment; give how many there were."""
+        """Remove all keys that begin with a prefix; give how many there were.
+
+        A server removes some thousands of them at one moment, in the order of the keys; those that are written
+        meanwhile may be removed or stay.
+        """
         raise NotImplementedError(_NEEDS)
 
     def watch(self, key: Text, *, is_prefix: bool = False, since: int | None = None) -> Watch:

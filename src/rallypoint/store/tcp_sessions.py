@@ -70,7 +70,7 @@ class TCPSessionCalls(Store):
         return self._session.list_prefix(prefix, self)
 
     def delete_prefix(self, prefix: Text, /) -> int:
-        """Remove all keys that begin with a prefix; give how many there were. Cost: one round trip."""
+        """Remove all keys that begin with a prefix; give how many there were. Cost: one round trip for 4096."""
         return self._session.delete_prefix(prefix, self)
 
     def watch(self, key: Text, *, is_prefix: bool = False, since: int | None = None) -> Watch:

@@ -4,8 +4,9 @@ import pytest
 from tests.support.engine_sessions import Bench
 from tests.support.twins import over_each_twin
 
-from rallypoint.protocol.session.spec import SessionVerb, Status
+from rallypoint.protocol.session.spec import DELETED_KEYS_MAX, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
+from rallypoint.server.keyspace import NUMBER_SIZE_MAX
 
 pytestmark = over_each_twin
 
@@ -96,3 +97,68 @@ def test_every_creation_releases_who_waits_for_the_key(bench) -> None:
         assert writing.ask(verb, *fields)[0] is OK
         assert waiting.read() == [(OK, request_id, ())]
         writing.ask(V.DELETE_PREFIX, b"/k")
+
+
+def test_prefixes_are_found_while_keys_come_and_go(bench) -> None:
+    client = bench.client()
+    assert client.ask(V.LIST_PREFIX, b"/") == (OK, [])
+    keys = [b"/%d/%d" % (number % 7, number) for number in range(3000)]
+    for start in range(0, 3000, 500):
+        client.ask(V.MULTI_SET, [(key, b"") for key in keys[start : start + 500]])
+        assert client.ask(V.LIST_PREFIX, b"/3/") == (
+            OK,
+            sorted(key for key in keys[: start + 500] if key.startswith(b"/3/")),
+        )
+    for key in keys[::2]:
+        client.ask(V.DELETE_KEY, key)
+    left = sorted(keys[1::2])
+    for prefix in (b"", b"/", b"/3/", b"/3/1", b"/7", b"/6/9", b"/8", b"\xff"):
+        assert client.ask(V.LIST_PREFIX, prefix) == (OK, [key for key in left if key.startswith(prefix)])
+    assert client.ask(V.DELETE_PREFIX, b"/3/") == (OK, sum(key.startswith(b"/3/") for key in left))
+    assert client.ask(V.LIST_PREFIX, b"/3/") == (OK, [])
+    client.ask(V.SET, b"/3/", b"")
+    client.ask(V.SET, b"/3", b"")
+    assert client.ask(V.LIST_PREFIX, b"/3") == (OK, [b"/3", b"/3/"])
+
+
+def test_one_reply_gives_so_many_keys_with_a_prefix_and_no_more() -> None:
+    client = Bench(prefix_keys_max=3).client()
+    client.ask(V.MULTI_SET, [(b"/%d" % number, b"") for number in range(3)])
+    assert len(client.ask(V.LIST_PREFIX, b"/")[1]) == 3
+    client.ask(V.SET, b"/3", b"")
+    for verb in (V.LIST_PREFIX, V.READ_PREFIX):
+        status, reason, sentence = client.ask(verb, b"/")
+        assert (status, reason) == (REFUSED, CloseReason.REPLY_TOO_LARGE.value.encode())
+        assert sentence == b"more than 3 keys begin so, which is the limit of one reply"
+        assert len(client.ask(verb, b"/3")[1]) == 1
+    assert client.ask(V.DELETE_PREFIX, b"/") == (OK, 4)
+
+
+def test_one_request_deletes_so_many_keys_the_first_ones(bench) -> None:
+    client = bench.client()
+    keys = [b"/%05d" % number for number in range(DELETED_KEYS_MAX + 5)]
+    client.ask(V.MULTI_SET, [(key, b"") for key in keys])
+    assert client.ask(V.DELETE_PREFIX, b"/") == (OK, DELETED_KEYS_MAX)
+    assert client.ask(V.LIST_PREFIX, b"/") == (OK, keys[DELETED_KEYS_MAX:])
+    assert client.ask(V.DELETE_PREFIX, b"/") == (OK, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (b"1" + b"x" * 1000, 2),
+        (b" " * (NUMBER_SIZE_MAX - 1) + b"7", 8),
+        (b"0" * (NUMBER_SIZE_MAX - 1) + b"7", 8),
+        (b"0" * NUMBER_SIZE_MAX + b"7", 1),
+        (b" " * NUMBER_SIZE_MAX + b"7", None),
+        (b"1" * 8000, None),
+    ],
+)
+def test_a_number_is_looked_for_at_the_beginning_of_a_value(bench, text, number) -> None:
+    client = bench.client()
+    client.ask(V.SET, b"/n", text)
+    status, *reply = client.ask(V.ADD, b"/n", 1)
+    if number is None:
+        assert (status, reply[0]) == (REFUSED, CloseReason.NOT_A_NUMBER.value.encode())
+    else:
+        assert (status, *reply) == (OK, number)

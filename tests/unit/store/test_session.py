@@ -22,7 +22,7 @@ from rallypoint.errors import (
     RemoteProtocolError,
 )
 from rallypoint.protocol.session.codec import encode_reply
-from rallypoint.protocol.session.spec import SessionVerb, Status
+from rallypoint.protocol.session.spec import DELETED_KEYS_MAX, SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store import calls
 from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Entry
@@ -142,6 +142,9 @@ def test_prefixes(store):
     assert sorted(entry[:2] for entry in store.read_prefix("job/")) == [("job/1", b"job/1"), ("job/2", b"job/2")]
     assert [store.delete_prefix("job/"), store.delete_prefix("job/")] == [2, 0]
     assert store.list_keys() == ["other"]
+    many = [f"many/{number}" for number in range(DELETED_KEYS_MAX + 1)]
+    store.multi_set(many, many)
+    assert [store.delete_prefix("many/"), store.delete_prefix("many/")] == [len(many), 0]
 
 
 def test_keys_end_with_their_lease(store):

@@ -29,6 +29,7 @@ from rallypoint.protocol.spec import Kind, Verb
 __all__ = [
     "CLOSING_ID",
     "EXPIRED_FIELDS",
+    "DELETED_KEYS_MAX",
     "GROUP_SIZE_MAX",
     "HELLO_SIZE_MAX",
     "LABEL_SIZE_MAX",
@@ -74,6 +75,9 @@ HELLO_SIZE_MAX: Final = 4096
 
 REPLY_FRAME_SIZE_MAX: Final = 1 << 30
 """Bytes of one reply; a request whose reply would be larger is refused."""
+
+DELETED_KEYS_MAX: Final = 4096
+"""Keys that one DELETE_PREFIX removes; who is answered so many asks again."""
 
 GROUP_SIZE_MAX: Final = 1 << 20
 """Members of one barrier or exchange."""
@@ -296,7 +300,10 @@ SESSION_VERBS: Final[Mapping[SessionVerb, SessionVerbSpec]] = MappingProxyType(
         SessionVerb.READ_PREFIX: _row("KEY prefix", "ENTRIES entries", "Reads all keys that begin so."),
         SessionVerb.LIST_PREFIX: _row("KEY prefix", "LISTED keys", "Names all keys that begin so."),
         SessionVerb.DELETE_PREFIX: _row(
-            "KEY prefix", "I64 how many were removed", "Removes all keys that begin so.", is_write=True
+            "KEY prefix",
+            "I64 how many were removed",
+            "Removes the keys that begin so, the first 4096 of them at one time: who is answered so many asks again.",
+            is_write=True,
         ),
         SessionVerb.LEASE_GRANT: _row(
             "I64 milliseconds to live or 0 as long as the session",
