@@ -47,6 +47,6 @@ def behaviours():
                 yield pytest.param(store, check, id=f"{store}-{check}")
 
 
-@pytest.mark.parametrize(("make", "check"), behaviours(), indirect=["make"])
+@pytest.mark.parametrize(("make", "check"), list(behaviours()), indirect=["make"])
 def test_a_store_behind_a_gateway_behaves_as_a_store(make, check):
     check.run(lambda: Client(make, "a/space"))
