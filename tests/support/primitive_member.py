@@ -24,7 +24,7 @@ LONG_S = 60
 def connect(dialect: str, port: str) -> Store:
     if dialect.startswith("/"):
         return FileStore(dialect)
-    return TCPStore("127.0.0.1", int(port), timeout=LONG_S, dialect=dialect)
+    return TCPStore("127.0.0.1", int(port), timeout=LONG_S, dialect=dialect, session_timeout=TTL_S)
 
 
 def say(*words: object) -> None:

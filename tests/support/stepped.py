@@ -28,8 +28,11 @@ class Member:
     """
 
     def __init__(self, program):
-        self._turn = threading.Semaphore(0)
-        self._done = threading.Semaphore(0)
+        # Plain locks, given to and fro between two threads: nothing else hands over so quickly.
+        self._turn = threading.Lock()
+        self._done = threading.Lock()
+        self._turn.acquire()
+        self._done.acquire()
         self._is_crashed = False
         self.is_over = False
         self.error = None
