@@ -68,6 +68,12 @@ def test_a_function_runs_as_workers_and_survives_an_accident() -> None:
     assert run(str(EXAMPLES / "functions.py")) == "pi is 3.141593, from 4 workers\n"
 
 
+def test_torch_groups_meet_at_a_url_and_name_who_is_missing() -> None:
+    output = run(str(EXAMPLES / "torch_group.py"))
+    assert "the ranks of 3 members add up to 3" in output
+    assert re.search(r"nobody goes on: exchange timeout after .*missing: .*rank 3", output)
+
+
 def test_one_thread_waits_for_what_another_sets_which_torch_cannot() -> None:
     program = str(EXAMPLES / "two_threads.py")
     assert "rallypoint: the wait gave b'42'; the set was not held up" in run(program)
