@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rallypoint.errors import (
     RendezvousClosedError,
@@ -33,11 +33,16 @@ from rallypoint.events import emit
 from rallypoint.observe.log import logged
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, RendezvousParameters, RoundStatus
 from rallypoint.rendezvous.registry import get_rendezvous_handler
+from rallypoint.rendezvous.worker_store import use_gateway
+
+if TYPE_CHECKING:
+    from rallypoint.rendezvous.worker_store import Served
+    from rallypoint.store.base import Store
 
 __all__ = ["TorchrunHandler", "make_handler"]
 
-BACKEND = "c10d"
-"""Which of our backends does the work."""
+BACKEND = "rallypoint"
+"""Which of our backends does the work, whatever torchrun calls it; an endpoint ``etcd://...`` makes it etcd's."""
 
 FAREWELL_S = 5.0
 """How long a node that has ended well stays for the others to say the same: it may hold the store."""
@@ -60,9 +65,17 @@ def make_handler(params: Any) -> TorchrunHandler:
     with ExitStack() as stack:
         # torchrun shows warnings only, unless LOGLEVEL says otherwise.
         stack.enter_context(logged({"LOGLEVEL": "WARNING", **os.environ}))
+        use_gateway(_serve)
         with torchs_errors():
             ours = get_rendezvous_handler(_our_parameters(params))
         return TorchrunHandler(ours, params.backend, stack.pop_all())
+
+
+def _serve(store: Store, key_space: str) -> Served:
+    """Serve a round's keys to this machine's workers, where ``worker_store=gateway`` says so."""
+    from rallypoint.gateway.local import LocalGateway
+
+    return LocalGateway(store, key_space)
 
 
 @contextmanager
