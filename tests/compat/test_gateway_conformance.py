@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
+from tests.support.etcd_members import etcd_cluster, has_etcd
 
 from rallypoint.gateway.local import LocalGateway
+from rallypoint.gateway.opening import open_store
 from rallypoint.store.file import FileStore
 from rallypoint.store.hash import HashStore
 from rallypoint.store.tcp import TCPStore
 from rallypoint.testing import store_checks
 
-STORES = ["hash", "file", "server"]
+STORES = ["hash", "file", "server", *["etcd"] * has_etcd()]
+
+PREFIXES = count()
 
 
 class Client(TCPStore):
@@ -31,11 +37,20 @@ def serving():
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, dialect="session", server="thread")
 
 
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory):
+    with etcd_cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def make(request, tmp_path):
     if request.param == "file":
-        files = iter(range(1000))
+        files = count()
         return lambda: FileStore(str(tmp_path / str(next(files))))
+    if request.param == "etcd":
+        cluster = request.getfixturevalue("etcd")
+        return lambda: open_store(f"{cluster.url}/{next(PREFIXES)}", 30.0)
     return HashStore if request.param == "hash" else serving
 
 
