@@ -218,12 +218,13 @@ class Engine : StatusVerb {
     void serve(Peer &peer) {
         produced_ = 0;
         if (peer.talk != nullptr) return serve_session(peer);
-        while (!peer.is_paused) {
+        for (uint64_t requests = 1; !peer.is_paused; ++requests) {
             Bytes request;
             const Reader::Step step = peer.reader.next(limits_.input_size_max, &request, refusal_);
             if (step == Reader::MORE) break;
             if (step == Reader::REFUSED || (++requests_, !apply(peer, request))) return close(peer);
             pause_if_much(peer);
+            if (peer.reader.held() > 0 && !peer.is_paused && driver_.is_late(requests)) pause(peer);
         }
         finish(peer);
         if (peer.is_known) peer.sent += produced_;
@@ -238,9 +239,9 @@ class Engine : StatusVerb {
                 return close(peer);
             }
             ++requests_;
-            if (produced_ > limits_.output_size_max || (requests == kStepRequestsMax && peer.reader.held() > 0)) {
-                pause(peer);
-            }
+            if (produced_ > limits_.output_size_max) pause(peer);
+            if (peer.reader.held() == 0) continue;
+            if (requests == kStepRequestsMax || driver_.is_late(requests)) pause(peer);
         }
         peer.sent += produced_;
         finish(peer);

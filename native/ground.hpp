@@ -45,6 +45,8 @@ class Driver {
     virtual void closed(Peer &peer, int reason, const char *detail) = 0;
     // Tell whether a peer is on this machine for certain, else put its address, as numbers, if there is one.
     virtual bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) = 0;
+    // Whether a step that has served so many requests, and was asked this after each, is to leave the rest for later.
+    virtual bool is_late(uint64_t) { return false; }
     // Give the bytes that peers leave unread.
     virtual uint64_t unread_size() { return 0; }
     // Put where it comes from, for people.

@@ -399,6 +399,12 @@ class Reactor final : Driver {
         return static_cast<const Connection &>(peer).is_local(host);
     }
 
+    bool is_late(uint64_t requests) override {
+        const double now = clock_now();
+        if (requests == 1) late_at_ = now + kStepS;
+        return now >= late_at_;
+    }
+
     uint64_t unread_size() override { return unread_.size(); }
 
     void address(const Peer &peer, char (&address)[ADDRESS_SIZE]) override {
@@ -607,6 +613,7 @@ class Reactor final : Driver {
     double now_ = clock_now();  // at the beginning of this wake-up
     double measured_at_ = 0;
     int unmeasured_ = 0;        // steps since then
+    double late_at_ = 0;        // when a step is to leave the rest for later
     double due_at_ = 0;
     bool is_accepting_ = false;
     bool is_abandoned_ = false;

@@ -66,7 +66,7 @@ class C10dDialect:
             self._handlers = tuple(self._guarded(handler, forbids) for handler in self._handlers)
 
     def serve(self, peer: int, state: Peer, data: bytes, now: float) -> None:
-        """Apply the peer's whole requests, until there are no more or they have caused too much output."""
+        """Apply the peer's whole requests, until there are no more or they have cost too much for one step."""
         ground = self._ground
         ground.now = now
         reader: Any = state.reader  # a RequestReader
@@ -79,6 +79,7 @@ class C10dDialect:
         next_request = reader.next
         handlers = self._handlers
         output_size_max = self._output_size_max
+        is_late = ground.is_late
         produced = 0
         requests = 0
         try:
@@ -90,6 +91,10 @@ class C10dDialect:
                     ground.effects.append(Pause(peer))
                     break
                 if not reader.has_more:
+                    break
+                if is_late(requests):
+                    state.is_paused = True
+                    ground.effects.append(Pause(peer))
                     break
         except (RequestError, KeyspaceError) as refusal:
             self._close(peer, refusal.reason, str(refusal))

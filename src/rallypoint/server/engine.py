@@ -340,10 +340,12 @@ class Engine:
                 self._requests += 1
                 produced += caused
                 state.sent += caused
-                if produced > self._output_size_max or (requests == STEP_REQUESTS_MAX and talk.reader.has_more):
+                if produced > self._output_size_max:
                     self.pause(peer)
                 if not talk.reader.has_more:
                     break
+                if requests == STEP_REQUESTS_MAX or self.ground.is_late(requests):
+                    self.pause(peer)
         except RequestError as refusal:
             self.close(peer, refusal.reason, str(refusal))
         else:

@@ -49,6 +49,8 @@ class Ground:
         changes: those since they were last taken; ``None`` without a journal.
         effects: what this step causes, in order; the engine gives a new list for each step.
         keyspace: keys and queues. Those who write go by the methods here where there are any.
+        is_late: called with the number of requests that a step has served, while its peer has sent more: tells whether
+            they have to wait for their turn. The driver's to set.
         limits: as given.
         now: the time of this step.
         on_change: called with each change of a key or a queue; ``None`` if nobody but the journal wants to know. What
@@ -67,6 +69,7 @@ class Ground:
         "_popping",
         "changes",
         "effects",
+        "is_late",
         "keyspace",
         "limits",
         "now",
@@ -83,6 +86,7 @@ class Ground:
         self.effects: list[Effect] = []
         self.changes: list[Change] | None = [] if journal else None
         self.now = 0.0
+        self.is_late: Callable[[int], bool] = _never
         self.on_release: Callable[[int], None] = _nobody
         self._on_change: Callable[[Change], None] | None = None
         self._poppers: dict[bytes, OrderedDict[int, None]] = {}
@@ -249,6 +253,10 @@ class Ground:
         assert self._on_change is not None
         self.changes.append(change)
         self._on_change(change)
+
+
+def _never(requests: int) -> bool:  # noqa: ARG001 - without a driver there is no time
+    return False
 
 
 def _nobody(waiter: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
+from rallypoint.clock import SYSTEM_CLOCK
 from rallypoint.events import emit
 from rallypoint.net.unix import remove_stale_file
 from rallypoint.protocol.spec import CloseReason
@@ -70,10 +71,12 @@ def make_loop(
         return NativeLoop(limits, listeners, spin_us=spin_us, log=log, token=token, journal=journal)
     from rallypoint.server.engine import Engine  # beside the compiled server they would be loaded for nothing
     from rallypoint.server.loop import ServerLoop
+    from rallypoint.server.turns import StepTime
 
     gate, tls = (None, None) if security is None else (security.gate(), security.server_tls(log))
     data_id = b"" if journal is None else journal.data_id
     engine = Engine(limits, seed=os.urandom(32), gate=gate, journal=journal is not None, data_id=data_id)
+    engine.ground.is_late = StepTime(SYSTEM_CLOCK).is_late
     commit = None
     if journal is not None:
         from rallypoint.server.durable import go_on  # loads SQLite

@@ -7,7 +7,8 @@ wake-up serves the line for ``HEAVY_SLICE_S``, at least one connection, and then
     ready --light--> served at once, for SLICE_S; those that are left first in the next wake-up
       '-----heavy--> [ 9 | 4 | 7 | ... ] --at least one, for HEAVY_SLICE_S--> served
 
-So what a light connection waits for does not grow with the number of heavy ones.
+So what a light connection waits for does not grow with the number of heavy ones. Nor does it with what one of them has
+sent: a step that has taken ``STEP_S`` serves no other request, and its connection stands in line with the rest.
 
 What this file does not know: what serving is.
 """
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from rallypoint.clock import Clock
 from rallypoint.server.connection import Connection
 
-__all__ = ["HEAVY_S", "HEAVY_SLICE_S", "SLICE_S", "Turns"]
+__all__ = ["HEAVY_S", "HEAVY_SLICE_S", "SLICE_S", "STEP_S", "StepTime", "Turns"]
 
 HEAVY_S = 0.0005
 """Seconds above which a step is slow."""
@@ -30,6 +31,31 @@ SLICE_S = 0.005
 
 HEAVY_SLICE_S = 0.001
 """Seconds that one wake-up spends on heavy connections: light ones that have become ready wait for so long."""
+
+
+STEP_S = 0.002
+"""Seconds after which a step begins no other request of those that its connection has sent."""
+
+
+class StepTime:
+    """How long a step takes, for an engine, which knows no clock; see ``Ground.is_late``.
+
+    Args:
+        clock: what it is measured on.
+    """
+
+    __slots__ = ("_clock", "_until")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until = 0.0
+
+    def is_late(self, requests: int) -> bool:
+        """Tell whether a step that has served so many requests, and was asked this after each, is to end."""
+        now = self._clock.now()
+        if requests == 1:
+            self._until = now + STEP_S
+        return now >= self._until
 
 
 class Turns:

@@ -81,3 +81,15 @@ def test_whether_a_peer_may_is_asked_before_each_request(why):
     bench.serve(SET)
     assert [(identity, request[0]) for identity, request in asked] == [(b"", Verb.VALIDATE), (b"", Verb.SET)]
     assert [reason for _, reason, _ in bench.closed] == ([] if why is None else [CloseReason.FORBIDDEN] * 2)
+
+
+def test_a_step_that_is_late_leaves_the_rest_for_the_next():
+    bench = Bench()
+    asked = []
+    bench.ground.is_late = lambda requests: asked.append(requests) or requests == 2
+    bench.serve(SET)
+    assert asked == []  # nothing is left for later
+    assert bench.serve(GET * 3) == [*[Reply(1, b"\x05" + bytes(7) + b"value")] * 2, Pause(1)]
+    assert asked == [1, 2]
+    bench.peer.is_paused = False
+    assert len(bench.serve(b"")) == 1

@@ -834,3 +834,16 @@ def test_many_requests_of_one_session_leave_others_their_turn():
     assert [effect for effect in first + rest if not isinstance(effect, Reply)] == [Pause(1)]
     for effects in (first, rest):
         assert sum(len(effect.data) for effect in effects if isinstance(effect, Reply)) == STEP_REQUESTS_MAX * size
+
+
+@python_twin_only
+def test_a_step_that_is_late_leaves_a_sessions_rest_for_the_next() -> None:
+    engine = make_engine(Limits())
+    engine.ground.is_late = lambda requests: requests == 2
+    engine.step(Connected(1), 0.0)
+    hello = encode_session_request(SessionVerb.HELLO, 0, 0, VERSION, b"", b"", b"", bytes(NONCE_SIZE), 1000)
+    engine.step(Received(1, OPENING + hello), 0.0)
+    asked = b"".join(encode_session_request(SessionVerb.PING, number, 0, 7) for number in range(1, 4))
+    first, rest = engine.step(Received(1, asked), 0.0), engine.step(Resumed(1), 0.0)
+    assert [type(effect) for effect in first] == [Reply, Reply, Pause]
+    assert [type(effect) for effect in rest] == [Reply]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from rallypoint.server.connection import Connection
-from rallypoint.server.turns import HEAVY_SLICE_S, SLICE_S, Turns
+from rallypoint.server.turns import HEAVY_SLICE_S, SLICE_S, STEP_S, StepTime, Turns
 from rallypoint.testing.clock import ManualClock
 
 
@@ -77,3 +77,13 @@ def test_one_that_is_gone_is_not_served(turns: Turns, clock: ManualClock, connec
     for connection in (*connections[:2], connections[5]):
         turns.discard(connection)
     assert served(turns, clock, 0.0) == [connections[2]]
+
+
+def test_a_step_is_late_after_its_time_and_begins_with_its_first_request(clock: ManualClock) -> None:
+    time = StepTime(clock)
+    for _ in range(2):
+        assert not time.is_late(1)
+        clock.advance(STEP_S / 2)
+        assert not time.is_late(2)
+        clock.advance(STEP_S)
+        assert time.is_late(3)
