@@ -17,6 +17,7 @@ TESTS = ROOT / "tests" / "unit"
 WITHOUT_MODULE = {
     Path("test_exports.py"): "the package's public names",
     Path("test_native_build.py"): "tools/generate_spec.py, native/build.py and hatch_build.py",
+    Path("errors/test_tree.py"): "the page of all exceptions",
     Path("elastic/test_paths.py"): "every module at one of torch's import paths",
 }
 
