@@ -13,13 +13,19 @@ review it as a diff. Nodes are single letters or digits.
 - ``news a b`` says what each hears of its round; ``react`` lets every running node do what its agent would: join again
   if the round is over or it was dropped.
 - ``state`` shows the state.
+
+All are played over the state that nodes share, and once more over a coordinator (``office_stage``), where only what
+users see is compared. A line ``only coordinator`` or ``only shared state`` says that a text is for one of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
+from typing import Protocol
 
+from tests.support.office_stage import OfficeStage
 from tests.support.rendezvous_cluster import Cluster, SimNode
 
 from rallypoint.rendezvous.change import Close, Fail, Leave, Succeed
@@ -27,20 +33,51 @@ from rallypoint.rendezvous.decide import Decision, Enter, Rules, Stop
 from rallypoint.rendezvous.state import Phase, Standing
 from rallypoint.rendezvous.verdict import VerdictKind
 
-__all__ = ["FOLDER", "play", "scenario_files"]
+__all__ = ["FOLDER", "ONLY_COORDINATOR", "ONLY_STATE", "blocks", "play", "scenario_files"]
 
 FOLDER = Path(__file__).parent.parent / "scenarios"
 DASHES = "----"
 STEPS_MAX = 200
+ONLY_COORDINATOR = "only coordinator"
+ONLY_STATE = "only shared state"
 
 
 def scenario_files() -> list[Path]:
     return sorted(FOLDER.glob("*.txt"))
 
 
+class Stage(Protocol):
+    """What plays commands."""
+
+    def run(self, command: str) -> list[str]:
+        """Carry out one; give what happened."""
+        ...
+
+
+def blocks(text: str) -> list[tuple[list[str], list[str]]]:
+    """Give the commands of each block, and the lines that are expected of them."""
+    found: list[tuple[list[str], list[str]]] = []
+    lines = iter(text.splitlines())
+    commands: list[str] = []
+    for line in lines:
+        if line == DASHES:
+            expected = list(itertools.takewhile(bool, lines))
+            found.append((commands, expected))
+            commands = []
+        elif line and not line.startswith("#") and line not in {ONLY_COORDINATOR, ONLY_STATE}:
+            commands.append(line)
+    assert not commands, f"commands without a line of dashes: {commands}"
+    return found
+
+
+def stage_for(text: str) -> Stage:
+    """Make the stage that a text is written for: that of the shared state, unless it says ``only coordinator``."""
+    return OfficeStage() if ONLY_COORDINATOR in text.splitlines() else _Stage()
+
+
 def play(text: str) -> str:
     """Give the text with each expectation replaced by what happened."""
-    stage = _Stage()
+    stage = stage_for(text)
     written: list[str] = []
     lines = iter(text.splitlines())
     commands: list[str] = []
@@ -54,7 +91,7 @@ def play(text: str) -> str:
             commands = []
         else:
             written.append(line)
-            if line and not line.startswith("#"):
+            if line and not line.startswith("#") and line not in {ONLY_COORDINATOR, ONLY_STATE}:
                 commands.append(line)
     assert not commands, f"commands without a line of dashes: {commands}"
     while written and not written[-1]:

@@ -25,6 +25,7 @@ __all__ = [
     "Propose",
     "StandBy",
     "Succeed",
+    "Withdraw",
 ]
 
 
@@ -76,9 +77,16 @@ class Propose:
 
     Attributes:
         ranks: node id -> rank, 0 to n-1.
+        is_in_place: whether the members of the round before may have yet to come back; they acknowledge when they do.
     """
 
     ranks: Mapping[str, int]
+    is_in_place: bool = False
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """The proposal is given up; the round gathers again."""
 
 
 @dataclass(frozen=True)
@@ -146,4 +154,6 @@ class Hear:
     """I know that the run is closed; whoever holds the store need not stay for me."""
 
 
-Action: TypeAlias = Join | StandBy | Beat | Drop | Propose | Acknowledge | Succeed | Fail | Leave | Close | Hear
+Action: TypeAlias = (
+    Join | StandBy | Beat | Drop | Propose | Acknowledge | Succeed | Fail | Leave | Close | Hear | Withdraw
+)

@@ -34,6 +34,7 @@ from rallypoint.rendezvous.actions import (
     Propose,
     StandBy,
     Succeed,
+    Withdraw,
 )
 from rallypoint.rendezvous.state import (
     MESSAGE_SIZE_MAX,
@@ -62,6 +63,7 @@ __all__ = [
     "Propose",
     "StandBy",
     "Succeed",
+    "Withdraw",
     "acknowledge",
     "change",
     "draft",
@@ -152,9 +154,20 @@ def _propose(state: State, action: Propose, _me: str) -> State:
         and state.closure is None
         and state.min_nodes <= len(ranks) <= state.max_nodes
         and sorted(ranks.values()) == list(range(len(ranks)))
-        and all(node_id in state.nodes and state.nodes[node_id].standing is not Standing.RUNNING for node_id in ranks)
+        and all(_may_be_proposed(state, node_id, action.is_in_place) for node_id in ranks)
     )
     return replace(state, phase=Phase.PROPOSED, proposal=state.proposal + 1, members=ranks) if fits else state
+
+
+def _may_be_proposed(state: State, node_id: str, is_in_place: bool) -> bool:
+    node = state.nodes.get(node_id)
+    if node is None:
+        return False
+    return node.standing is not Standing.RUNNING or (is_in_place and node_id in state.previous)
+
+
+def _withdraw(state: State, _action: Withdraw, _me: str) -> State:
+    return _regather(state) if state.phase is Phase.PROPOSED and state.closure is None else state
 
 
 def acknowledge(state: State, proposal: int, endpoints: Mapping[str, Endpoint | None]) -> State:
@@ -242,6 +255,7 @@ _EDITS: dict[type[Action], Callable[[State, Any, str], State]] = {
     Leave: _leave,
     Close: _close,
     Hear: _hear,
+    Withdraw: _withdraw,
 }
 
 

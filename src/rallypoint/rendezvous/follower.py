@@ -112,6 +112,7 @@ class Follower:
         self._since = 0.0
         self._spare_since: float | None = None
         self._serving = 0
+        self._next: Order | None = None  # says what the round after the present one was proposed as
         self._closed: Order | None = None
         self._verdict: Verdict | None = None  # of the round that the node is in; None while it is in none
         self._renewed_at = float("-inf")
@@ -219,7 +220,10 @@ class Follower:
         if self._closed is not None:
             self._stop_as_closed(self._closed, is_spare=False)
             return
+        upcoming, self._next = self._next, None
         self._ask_for_place(entered)
+        if upcoming is not None and entered == upcoming.round:
+            self._agree(upcoming)
 
     def _ask_for_place(self, entered: int | None) -> None:
         self._publish(
@@ -294,6 +298,7 @@ class Follower:
                 self._obey_wanting(order, now)
         elif self._verdict is not None and order.round == self._report.entered:
             if order.kind is OrderKind.OVER:
+                self._next = order if order.proposal else None
                 self._judge(Verdict(VerdictKind.OVER, order.why, None, order.news))
             elif order.kind is OrderKind.FENCED:
                 self._judge(Verdict(VerdictKind.FENCED, order.why, None, order.news))
@@ -326,12 +331,13 @@ class Follower:
             return
         if order.rank == 0:
             self._serving = order.proposal
-            self._effects.append(Serve(order.proposal, order.round))
+            is_next = order.kind is OrderKind.OVER
+            self._effects.append(Serve(order.proposal, order.round + 1 if is_next else order.round))
         else:
             self._publish(acknowledged=order.proposal, endpoint=None)
 
     def _enter(self, order: Order) -> None:
-        self._spare_since, self._why = None, ""
+        self._spare_since, self._why, self._next = None, "", None
         self._publish(wants_in=False, entered=order.round)
         self._effects.append(Enter(order))
         self._judge(Verdict(VerdictKind.CURRENT, f"round {order.round} goes on, its world size is {order.size}"))

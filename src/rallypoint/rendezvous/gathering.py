@@ -130,7 +130,7 @@ def find_place(state: State, bid: Bid, census: Census) -> Decision | None:
         return Decision(_join(bid), f"back for round {state.round}")
     if (known is not None and known.standing is Standing.READY) or me in state.members:
         return None
-    taken = max(census.ready, len(state.members)) + len(census.returning)
+    taken = max(census.ready, len(state.members)) + len(census.returning.difference(state.members))
     if taken < most:
         return Decision(_join(bid), f"round {state.round} has {taken} of {most} places taken")
     awaited = name_awaited(state)

@@ -38,6 +38,7 @@ class Minutes(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         books: what it has cost, and what it may cost.
         heard: node -> the number of its last report that counts; what it reported up to then was dealt with when it
             was dropped.
+        ranks: node -> the rank that it had last, for nodes that are not in the latest rounds of the state.
     """
 
     schema: int = SCHEMA
@@ -45,6 +46,7 @@ class Minutes(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     state: State
     books: Books = Books()
     heard: Annotated[dict[NodeId, Count], Meta(max_length=NODE_COUNT_MAX)] = {}
+    ranks: Annotated[dict[NodeId, Count], Meta(max_length=NODE_COUNT_MAX)] = {}
 
 
 _ENCODER = msgspec.json.Encoder(order="sorted")

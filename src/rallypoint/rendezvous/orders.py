@@ -50,6 +50,7 @@ class Clerk:
         self._number = 0
         self._told: dict[str, _Told] = {}
         self._kept_out: dict[str, tuple[OrderKind, str]] = {}
+        self._twins: dict[str, tuple[int, str]] = {}
         self._spare_whys: dict[str, str] = {}
         self._places: dict[str, Places] = {}
         self._placed = -1  # the proposal that they are of
@@ -57,6 +58,16 @@ class Clerk:
     def refuse(self, node_id: str, why: str) -> None:
         """A node cannot take part."""
         self._kept_out[node_id] = OrderKind.REFUSED, why
+
+    def refuse_twin(self, node_id: str, why: str, number: int) -> None:
+        """Another process has a node's id; it is told once, what the node itself was told stands.
+
+        Args:
+            node_id: the id.
+            why: one sentence.
+            number: of the report of the other process.
+        """
+        self._twins[node_id] = number, why
 
     def keep_out(self, node_id: str, why: str) -> None:
         """A node may not take part for some time."""
@@ -72,7 +83,7 @@ class Clerk:
 
     def forget(self, node_id: str) -> None:
         """A node is gone."""
-        for memory in (self._told, self._kept_out, self._spare_whys):
+        for memory in (self._told, self._kept_out, self._twins, self._spare_whys):
             memory.pop(node_id, None)
 
     def order_for(
@@ -88,6 +99,11 @@ class Clerk:
 
         Cost: O(1); O(n) for the first of n nodes that is admitted to a round.
         """
+        if report.node in self._twins:
+            number, why = self._twins.pop(report.node)
+            self._told.pop(report.node, None)
+            self._number += 1
+            return replace(self._draft(OrderKind.REFUSED, why), number=self._number, report=number)
         order = self._answer(state, report, wait)
         if order is None:
             return None
@@ -116,7 +132,8 @@ class Clerk:
         if report.leaving:
             return None
         if (closure := state.closure) is not None:
-            order = self._draft(OrderKind.CLOSED, closure.why, outcome=closure.outcome, news=_latest(state))
+            news = () if closure.outcome == "succeeded" else _latest(state)
+            order = self._draft(OrderKind.CLOSED, closure.why, outcome=closure.outcome, news=news)
             return None if report.has_heard else order
         if not report.wants_in:
             return self._judge(state, report) if report.entered is not None else None
@@ -147,7 +164,11 @@ class Clerk:
         if verdict.kind is VerdictKind.CURRENT:
             return None
         kind = OrderKind.FENCED if verdict.kind is VerdictKind.FENCED else OrderKind.OVER
-        return self._draft(kind, verdict.why, round_=report.entered, news=_latest(state))
+        order = self._draft(kind, verdict.why, round_=report.entered, news=_latest(state, report.entered))
+        rank = state.members.get(report.node)
+        if kind is OrderKind.FENCED or rank is None or state.phase is not Phase.PROPOSED:
+            return order
+        return replace(order, proposal=state.proposal, rank=rank, size=len(state.members))
 
     def _draft(
         self,
@@ -200,5 +221,5 @@ _BOUND = {OrderKind.PROPOSED, OrderKind.ADMITTED, OrderKind.OVER, OrderKind.FENC
 """Orders that are about one round; the others say the same in the next."""
 
 
-def _latest(state: State) -> tuple[News, ...]:
-    return state.news[-NEWS_TOLD_MAX:]
+def _latest(state: State, since: int = 0) -> tuple[News, ...]:
+    return tuple(news for news in state.news if news.round >= since)[-NEWS_TOLD_MAX:]

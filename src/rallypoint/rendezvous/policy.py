@@ -28,6 +28,13 @@ __all__ = ["CAUSES", "HOST_COUNT_MAX", "Books", "HostBook", "Ledger", "Policy"]
 CAUSES = ("failed", "dropped", "left", "joined")
 """Why a round may end early."""
 
+_SPENT_ON = {
+    "failed": "after the failure of a worker",
+    "dropped": "after the loss of a node",
+    "left": "after the departure of a node",
+    "joined": "for a node that comes",
+}
+
 HOST_COUNT_MAX = 4096
 """So many hosts are remembered, those that flapped last."""
 
@@ -44,6 +51,7 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
         short_stay_s: a node that goes within so many seconds of its first admission has flapped.
         cool_down_s: for how many seconds a host is kept out the first time; then twice as long, and so on.
         cool_down_max_s: the longest that it is kept out.
+        placement: how nodes are ranked; ``placement`` has the names.
     """
 
     restarts: dict[Name, Count] = {}
@@ -52,6 +60,7 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     short_stay_s: Seconds = 60.0
     cool_down_s: Seconds = 60.0
     cool_down_max_s: Seconds = 600.0
+    placement: Name = "sticky"
 
 
 class HostBook(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -140,8 +149,11 @@ class Ledger:
         """Say that a limit is used up, and what each cause has cost."""
         limit = self.policy.restarts.get(cause, 0)
         spent = ", ".join(f"{count} {name}" for name, count in self.restarts.items())
-        which = "no restart is allowed" if limit == 0 else f"all {limit} restarts are used up"
-        return f"{which} after a node or worker {cause} (restarts so far: {spent})"
+        what = _SPENT_ON[cause]
+        if limit == 0:
+            return f"no restart is allowed {what} (restarts so far: {spent})"
+        which = "the one restart" if limit == 1 else f"each of the {limit} restarts"
+        return f"{which} {what} is used up (restarts so far: {spent})"
 
     # --- hosts ---
 

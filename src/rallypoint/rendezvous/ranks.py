@@ -5,7 +5,8 @@ Rules
 1. A place in the world goes first to the nodes of the latest complete round, in the order of their ranks; then to
    those that came since, in the order of arrival; then to spares, in the order of arrival.
 2. A rank goes first to the node that wishes it; then to the node that had it before, so that who stays keeps its
-   rank; the ranks left over go to the rest, those of the latest round first, then by natural order of host names.
+   rank; then to one that had it earlier, if that is known; the ranks left over go to the rest, those of the latest
+   round first, then by natural order of host names.
 3. Host names compare as people read them: ``node2`` before ``node10``.
 
 An example of three nodes of which the first is replaced::
@@ -19,6 +20,7 @@ What this file does not know: time, phases, who asks.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from rallypoint.rendezvous.state import Standing, State
 
@@ -49,8 +51,13 @@ def choose_members(state: State, reserved: int) -> list[str]:
     return chosen + state.standing(Standing.SPARE)[: max(0, room)] if chosen else []
 
 
-def place_ranks(state: State, chosen: list[str]) -> dict[str, int]:
+def place_ranks(state: State, chosen: Sequence[str], before: Mapping[str, int] | None = None) -> dict[str, int]:
     """Give each chosen node a rank, 0 to n-1.
+
+    Args:
+        state: the round that gathers.
+        chosen: the ids of the nodes.
+        before: node id -> the rank that it had in an earlier round than the latest complete one; taken if it is free.
 
     Cost: O(n log n) for n nodes.
     """
@@ -63,7 +70,7 @@ def place_ranks(state: State, chosen: list[str]) -> dict[str, int]:
     taken: set[int] = set()
     in_order = sorted(chosen, key=order)
     wishes = {node_id: state.nodes[node_id].card.rank_wish for node_id in in_order}
-    for wanted in (wishes, state.previous):
+    for wanted in (wishes, state.previous, before or {}):
         for node_id in in_order:
             rank = wanted.get(node_id)
             if node_id not in ranks and rank is not None and rank < size and rank not in taken:

@@ -30,7 +30,7 @@ What this file does not know: how they travel, who decides what.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -178,9 +178,10 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
         why: one sentence, with the counts in it.
         report: the number of the node's report that this answers, at least.
         round: the round that this is about.
-        proposal: the number of the proposal; for PROPOSED and ADMITTED.
-        rank: the node's rank in the round; for PROPOSED and ADMITTED.
-        size: the number of nodes in the round; for PROPOSED and ADMITTED.
+        proposal: the number of the proposal; for PROPOSED and ADMITTED; for OVER, if the next round is proposed already
+            and the node may acknowledge that as soon as it is back.
+        rank: the node's rank in the round of that proposal.
+        size: the number of nodes in it.
         endpoint: where the workers of the round find their store; for ADMITTED.
         places: the workers' places; for ADMITTED, if all members said what they run.
         outcome: for CLOSED: ``"succeeded"``, ``"failed"`` or ``"closed"``.
@@ -203,6 +204,8 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     news: Annotated[tuple[News, ...], Meta(max_length=2)] = ()
 
 
+_Message = TypeVar("_Message", Report, Order)
+
 _ENCODER = msgspec.json.Encoder()
 _REPORTS = msgspec.json.Decoder(Report)
 _ORDERS = msgspec.json.Decoder(Order)
@@ -219,7 +222,7 @@ def decode_report(data: bytes) -> Report:
     Raises:
         RendezvousStateError: if it is too large, of another schema, or no report; the sentence says which.
     """
-    report: Report = _decoded("report of a node", data, REPORT_SIZE_MAX, _REPORTS)
+    report = _decoded("report of a node", data, REPORT_SIZE_MAX, _REPORTS)
     if report.max_nodes < report.min_nodes:
         raise RendezvousStateError(
             f"the report of node {report.node[:6]} wants {report.min_nodes} to {report.max_nodes} nodes"
@@ -238,11 +241,10 @@ def decode_order(data: bytes) -> Order:
     Raises:
         RendezvousStateError: if it is too large, of another schema, or no order; the sentence says which.
     """
-    order: Order = _decoded("order of the coordinator", data, ORDER_SIZE_MAX, _ORDERS)
-    return order
+    return _decoded("order of the coordinator", data, ORDER_SIZE_MAX, _ORDERS)
 
 
-def _decoded(what: str, data: bytes, size_max: int, decoder: msgspec.json.Decoder) -> object:
+def _decoded(what: str, data: bytes, size_max: int, decoder: msgspec.json.Decoder[_Message]) -> _Message:
     if len(data) > size_max:
         raise RendezvousStateError(f"a {what} takes {len(data)} bytes, over the limit of {size_max}; it is not read")
     try:
