@@ -5,6 +5,7 @@
     rallypoint://head:29500/run-7                        a server that runs (rallypoint serve)
     rallypoint://a:29500,b:29500/run-7                   one of several places where it is to be found
     rallypoint+tls://head:29500/run-7                    the same by TLS
+    rallypoint+etcd://a:2379,b:2379/run-7                an etcd cluster; rallypoint+etcds by TLS
     rallypoint+file:///shared/run-7.store?run=run-7      a file that all processes see
     ...?rank=3&world_size=8                              else RANK and WORLD_SIZE of the environment
     ...?serve=1                                          rank 0 runs the server
@@ -30,6 +31,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistStoreError
+from rallypoint.gateway.opening import open_store
 from rallypoint.integrations.torch_store import as_torch_store, torchs_errors
 from rallypoint.net.address import parse_endpoint
 from rallypoint.primitives.exchange import exchange
@@ -43,13 +45,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMES", "Place", "meet", "parse_place"]
 
-SCHEMES = ("rallypoint", "rallypoint+tls", "rallypoint+file")
+SCHEMES = ("rallypoint", "rallypoint+tls", "rallypoint+etcd", "rallypoint+etcds", "rallypoint+file")
 """What may stand before ``://``."""
 
 LIFE_SIZE = 8
 """Bytes of the word that names one life of a run, before they become hexadecimal digits."""
 
 _OPTIONS = ("rank", "world_size", "run", "serve")
+_SERVED = ("rallypoint", "rallypoint+tls")
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -58,7 +61,7 @@ class Place:
     """What a URL says.
 
     Attributes:
-        kind: ``"tcp"``, ``"tls"`` or ``"file"``.
+        kind: ``"tcp"``, ``"tls"``, ``"etcd"``, ``"etcds"`` or ``"file"``.
         address: hosts and ports with commas between them, or a path.
         run: the run's name.
         rank: the caller's, 0 to ``world_size - 1``.
@@ -158,19 +161,21 @@ def _open(place: Place, timeout_s: float) -> Store:
         store: Store = FileStore(place.address)
         store.set_timeout(timeout_s)
         return store
-    from rallypoint.store.tcp import TCPStore
+    if place.serves and place.rank == 0:
+        from rallypoint.store.tcp import TCPStore
 
-    places = place.address.split(",")
-    one = parse_endpoint(places[0])
-    return TCPStore(
-        one.host if len(places) == 1 else place.address,
-        one.port,
-        is_master=place.serves and place.rank == 0,
-        timeout=timeout_s,
-        wait_for_workers=False,
-        multi_tenant=True,
-        tls=True if place.kind == "tls" else None,
-    )
+        here = parse_endpoint(place.address)
+        tls = True if place.kind == "tls" else None
+        return TCPStore(
+            here.host,
+            here.port,
+            is_master=True,
+            timeout=timeout_s,
+            wait_for_workers=False,
+            multi_tenant=True,
+            tls=tls,
+        )
+    return open_store(f"{place.kind}://{place.address}", timeout_s)
 
 
 def _options(url: str, query: str) -> dict[str, str]:
@@ -212,6 +217,8 @@ def _serves(url: str, options: Mapping[str, str]) -> bool:
     text = options.get("serve", "0").lower()
     if text not in _BOOLEANS:
         raise ValueError(f"serve of {url!r} is {text!r}; it must be 1 (rank 0 runs the server) or 0")
+    if _BOOLEANS[text] and urlsplit(url).scheme not in _SERVED:
+        raise ValueError(f"{url!r} has serve=1, which is for servers of ours: {', '.join(_SERVED)}")
     if _BOOLEANS[text] and "," in urlsplit(url).netloc:
         raise ValueError(f"{url!r} names several servers, of which rank 0 can run one: write one host, or no serve=1")
     return _BOOLEANS[text]

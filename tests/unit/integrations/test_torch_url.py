@@ -21,6 +21,7 @@ def test_a_url_says_all() -> None:
 
 
 def test_what_stands_behind_the_plus_is_the_kind_of_store() -> None:
+    assert parse_place(f"rallypoint+etcd://a:1,b:1/r{PLACE}", {}).kind == "etcd"
     assert parse_place(f"rallypoint+tls://head:29500/r{PLACE}", {}).kind == "tls"
     place = parse_place(f"rallypoint+file:///shared/a%20b{PLACE}&run=r", {})
     assert (place.kind, place.address, place.run) == ("file", "/shared/a b", "r")
@@ -58,6 +59,7 @@ def test_a_run_is_unquoted_and_may_hold_an_equals_sign() -> None:
         (f"rallypoint://h:1/r{PLACE}&serve=maybe", "serve of .* is 'maybe'"),
         (f"rallypoint://h:1/r{PLACE}&serve", "an option without a value"),
         (f"rallypoint://a:1,b:1/r{PLACE}&serve=1", "several servers, of which rank 0 can run one"),
+        (f"rallypoint+etcd://a:1/r{PLACE}&serve=1", "serve=1, which is for servers of ours"),
         (f"rallypoint+file://host/path{PLACE}&run=r", "names no file"),
     ],
 )
