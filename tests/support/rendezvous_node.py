@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
@@ -32,13 +32,14 @@ class NodeOptions:
     Attributes:
         name: its address.
         store: ``tcp:<port>``, ``legacy:<port>`` (torch's older server), ``torch:<port>`` (with torch's client) or
-            ``file:<path>``.
+            ``file:<path>``; or ``coordinated:<port>``, to have a coordinator on the store there.
         least: the fewest nodes.
         most: the most.
         interval_s: the keep-alive interval.
         attempts: so many intervals of silence are too many.
         last_call_s: the last call.
         skew_s: how far its clocks are ahead of the others', wall clock and monotonic clock.
+        more: further options of a rendezvous through a coordinator.
     """
 
     name: str
@@ -49,6 +50,7 @@ class NodeOptions:
     attempts: int = 6
     last_call_s: float = 0.2
     skew_s: float = 0.0
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 class NodeProcess:
@@ -70,14 +72,15 @@ class NodeProcess:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def expect(self, kind: str) -> dict[str, Any]:
-        """Give the next thing that the node says; it must be of this kind."""
+    def expect(self, *kinds: str) -> dict[str, Any]:
+        """Give the next thing that the node says; it must be of one of these kinds."""
+        kind = " or ".join(kinds)
         try:
             said = self._said.get(timeout=PATIENCE_S)
         except Empty:
             raise AssertionError(f"{self.options.name} said nothing for {PATIENCE_S} s, expected {kind}") from None
         assert said is not None, f"{self.options.name} has ended, expected {kind}"
-        assert said["kind"] == kind, f"{self.options.name} said {said}, expected {kind}"
+        assert said["kind"] in kinds, f"{self.options.name} said {said}, expected {kind}"
         return said
 
     def has_said_something(self) -> bool:
@@ -130,22 +133,10 @@ class NodeProcess:
 def main(options: NodeOptions) -> None:
     _skew_clocks(options.skew_s)
     from rallypoint.errors import RendezvousClosedError, RendezvousGracefulExitError
-    from rallypoint.rendezvous.c10d import C10dRendezvousBackend
-    from rallypoint.rendezvous.dynamic import DynamicRendezvousHandler, RendezvousTimeout
     from rallypoint.rendezvous.handler import RoundStatus
 
-    store = _open_store(options.store)
-    handler = DynamicRendezvousHandler.from_backend(
-        "run",
-        store,
-        C10dRendezvousBackend(store, "run"),
-        options.least,
-        options.most,
-        options.name,
-        RendezvousTimeout(join=PATIENCE_S, last_call=options.last_call_s),
-        options.interval_s,
-        options.attempts,
-    )
+    kind, _, place = options.store.partition(":")
+    handler = _coordinated(options, place) if kind == "coordinated" else _dynamic(options)
     orders: Queue[str] = Queue()
     threading.Thread(target=_take_orders, args=(orders,), daemon=True).start()
     while True:
@@ -173,6 +164,46 @@ def main(options: NodeOptions) -> None:
         if news.status is RoundStatus.CLOSED:
             break
     handler.shutdown()
+
+
+def _dynamic(options: NodeOptions) -> Any:
+    from rallypoint.rendezvous.c10d import C10dRendezvousBackend
+    from rallypoint.rendezvous.dynamic import DynamicRendezvousHandler, RendezvousTimeout
+
+    store = _open_store(options.store)
+    return DynamicRendezvousHandler.from_backend(
+        "run",
+        store,
+        C10dRendezvousBackend(store, "run"),
+        options.least,
+        options.most,
+        options.name,
+        RendezvousTimeout(join=PATIENCE_S, last_call=options.last_call_s),
+        options.interval_s,
+        options.attempts,
+    )
+
+
+def _coordinated(options: NodeOptions, port: str) -> Any:
+    from rallypoint.rendezvous.handler import RendezvousParameters
+    from rallypoint.rendezvous.registry import get_rendezvous_handler
+
+    return get_rendezvous_handler(
+        RendezvousParameters(
+            "rallypoint",
+            f"127.0.0.1:{port}",
+            "run",
+            options.least,
+            options.most,
+            options.name,
+            is_host=False,
+            join_timeout=PATIENCE_S,
+            last_call_timeout=options.last_call_s,
+            keep_alive_interval=options.interval_s,
+            keep_alive_max_attempt=options.attempts,
+            **options.more,
+        )
+    )
 
 
 def _open_store(where: str) -> Any:

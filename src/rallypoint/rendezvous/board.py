@@ -2,13 +2,19 @@
 
 Below ``rallypoint.rendezvous.<run id>/`` stand::
 
-    nodes/<node id>     a node's Report        under the node's lease, so that it goes when the node goes
-    orders/<node id>    its Order              under the office lease, so that nobody but who is in office can write it
-    coordinator         who coordinates        under the office lease; taken by creating it
-    state               the minutes            swapped by revision, so that who was deposed cannot write them either
-    progress            one sentence           under the office lease
-    rounds/<n>/...      what the agents, and the workers, of round n share
-    dropped             the rounds below this number have nothing left there
+    nodes/<node id>         a node's Report    under the node's lease, which ends when the node is silent
+    nodes/<node id>/here    its mark           as long as the node's session lasts
+    orders/<node id>        its Order          under the office lease, so that nobody but who is in office can write it
+    coordinator             who coordinates    under the office lease; taken by creating it
+    coordinator/here        its mark           as long as the coordinator's session lasts
+    state                   the minutes        swapped by revision, so that who was deposed cannot write them either
+    progress                one sentence       under the office lease
+    rounds/<n>/...          what the agents, and the workers, of round n share
+    dropped                 the rounds below this number have nothing left there
+
+A lease is a right, and ends by time alone; it catches nodes that are frozen, or behind a broken network. A mark says
+that its process is connected, and goes soon after a process was killed. A node is there while both of its keys are; a
+candidate that sees the mark of who is in office go ends the lease of the office.
 
 The *term* of a coordinator is the revision at which it took ``coordinator``: a store numbers all its changes, so that
 every coordinator's term is above those of its predecessors.
@@ -29,13 +35,14 @@ from rallypoint.errors import LeaseLostError
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.prefix import PrefixStore
-from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Entry, Watch
+from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Watch
 
-__all__ = ["CALL_S", "Board", "Holder", "Minutes", "Posted", "node_of"]
+__all__ = ["CALL_S", "Board", "Holder", "Minutes", "Posted", "is_mark", "node_of"]
 
 CALL_S: Final = 5.0
 """How long one call may take, in seconds, unless told otherwise."""
 
+HERE: Final = "/here"
 NODES: Final = "nodes/"
 ORDERS: Final = "orders/"
 ROUNDS: Final = "rounds/"
@@ -51,23 +58,25 @@ class Holder(msgspec.Struct, frozen=True):
     Attributes:
         node: the id of its node.
         label: how people call it.
+        lease: the office lease; 0 before there is one.
     """
 
     node: str
     label: str
+    lease: int = 0
 
 
 class Posted(NamedTuple):
-    """A report as it was found.
+    """A node that is connected, as it was found.
 
     Attributes:
-        node: whose.
-        data: what stands there.
-        revision: the number of the change that wrote it.
+        node: its id.
+        data: its report; ``None`` if there is none.
+        revision: the number of the change that wrote the last of report and mark.
     """
 
     node: str
-    data: bytes
+    data: bytes | None
     revision: int
 
 
@@ -99,6 +108,7 @@ class Board:
         self._run_id = run_id
         self._store = PrefixStore(f"rallypoint.rendezvous.{run_id}", store)
         self.call_s = call_s
+        self._marks = 0  # the lease of this process' marks
 
     @contextmanager
     def _bounded(self) -> Iterator[Store]:
@@ -129,7 +139,33 @@ class Board:
             except LeaseLostError:
                 return
 
+    def _mark(self, key: str, value: str) -> None:
+        """Write a key that goes with this process' session."""
+        with self._bounded() as store:
+            for _ in range(2):
+                self._marks = self._marks or store.lease_grant(None)
+                try:
+                    store.swap(key, ANY_REVISION, value, lease=self._marks)
+                except LeaseLostError:  # of an earlier session
+                    self._marks = 0
+                else:
+                    return
+        raise LeaseLostError(f"the session ended twice while {key!r} was written", lease=0)
+
     # --- what a node does --------------------------------------------------------------------------------
+
+    def mark(self, node: str) -> None:
+        """Say that a node is connected. Cost: 1 call, 2 for the first mark.
+
+        Raises:
+            LeaseLostError: the session does not last long enough for that.
+        """
+        self._mark(NODES + node + HERE, "")
+
+    def is_marked(self, node: str) -> bool:
+        """Tell whether a node's mark is there. Cost: 1 call."""
+        with self._bounded() as store:
+            return store.read(NODES + node + HERE) is not None
 
     def post_report(self, node: str, data: bytes, lease: int) -> int:
         """Put a node's report up; give its revision. Cost: 1 call.
@@ -161,14 +197,19 @@ class Board:
 
     def holder(self) -> Holder | None:
         """Give who coordinates, ``None`` for nobody. Cost: 1 call."""
+        return self.incumbent()[0]
+
+    def incumbent(self) -> tuple[Holder | None, bool]:
+        """Give who coordinates, ``None`` for nobody, and whether its mark is there. Cost: 1 call."""
         with self._bounded() as store:
-            entry = store.read(COORDINATOR)
-        if entry is None:
-            return None
+            found = {entry.key: entry.value for entry in store.read_prefix(COORDINATOR)}
+        if COORDINATOR not in found:
+            return None, False
         try:
-            return msgspec.json.decode(entry.value, type=Holder)
+            holder = msgspec.json.decode(found[COORDINATOR], type=Holder)
         except msgspec.DecodeError:
-            return Holder("", "somebody who does not say its name")
+            return Holder("", "somebody who does not say its name"), False
+        return holder, found.get(COORDINATOR + HERE) == str(holder.lease).encode()
 
     def take_office(self, holder: Holder, lease: int) -> int:
         """Take the office if it is free.
@@ -176,26 +217,37 @@ class Board:
         Returns:
             The term, above all before; 0 if somebody else was quicker.
 
-        Cost: 1 call.
+        Cost: 1 call, up to 3 if it was free.
         """
+        value = msgspec.json.encode(msgspec.structs.replace(holder, lease=lease))
         with self._bounded() as store:
-            is_taken, revision = store.swap(COORDINATOR, ABSENT, msgspec.json.encode(holder), lease=lease)
-        return revision if is_taken else 0
+            is_taken, revision = store.swap(COORDINATOR, ABSENT, value, lease=lease)
+        if not is_taken:
+            return 0
+        self._mark(COORDINATOR + HERE, str(lease))
+        return revision
 
     def watch_office(self) -> Watch:
-        """Watch who coordinates from now on. Cost: 1 call."""
+        """Watch who coordinates, and its mark, from now on. Cost: 1 call."""
         with self._bounded() as store:
-            return store.watch(COORDINATOR)
+            return store.watch(COORDINATOR, is_prefix=True)
 
     # --- what a coordinator does -------------------------------------------------------------------------
 
     def reports(self) -> list[Posted]:
-        """Give all reports that are up. Cost: 1 call; grows with them."""
+        """Give all nodes that are connected, with their reports. Cost: 1 call; grows with them."""
         with self._bounded() as store:
-            return [_posted(entry) for entry in store.read_prefix(NODES)]
+            found = {entry.key: entry for entry in store.read_prefix(NODES)}
+        posted = []
+        for key, mark in found.items():
+            if is_mark(key):
+                report = found.get(key.removesuffix(HERE))
+                last = mark.revision if report is None else max(mark.revision, report.revision)
+                posted.append(Posted(node_of(key), None if report is None else report.value, last))
+        return posted
 
     def watch_reports(self) -> Watch:
-        """Watch all reports from now on; ``node_of`` names the node of an event. Cost: 1 call."""
+        """Watch all reports and marks from now on; ``node_of`` and ``is_mark`` read an event's key. Cost: 1 call."""
         with self._bounded() as store:
             return store.watch(NODES, is_prefix=True)
 
@@ -266,8 +318,9 @@ class Board:
 
 def node_of(key: str) -> str:
     """Give the node that a key of ``watch_reports`` belongs to."""
-    return key.removeprefix(NODES)
+    return key.removeprefix(NODES).removesuffix(HERE)
 
 
-def _posted(entry: Entry) -> Posted:
-    return Posted(node_of(entry.key), entry.value, entry.revision)
+def is_mark(key: str) -> bool:
+    """Tell whether a key of ``watch_reports`` is a mark."""
+    return key.endswith(HERE)

@@ -430,7 +430,9 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             return
 
 
-def _has_heard(data: bytes) -> bool:
+def _has_heard(data: bytes | None) -> bool:
+    if data is None:
+        return True
     try:
         report = decode_report(data)
     except RendezvousError:

@@ -66,7 +66,7 @@ def create_coordinated_handler(params: RendezvousParameters) -> CoordinatedRende
 def _refuse_without_sessions(ground: Ground, backend: str) -> None:
     if not ground.store.has_sessions():
         raise RendezvousConnectionError(
-            f"{ground.where} keeps no sessions: the backend {backend!r} needs a server of rallypoint (rallypoint serve) "
+            f"{ground.where} keeps no sessions: the backend {backend!r} needs a server of ours (rallypoint serve) "
             "or etcd; the backend 'c10d' runs on torch's own"
         )
 

@@ -21,12 +21,13 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.errors import LeaseLostError, RendezvousStateError, StoreTimeoutError
 from rallypoint.events import emit
-from rallypoint.rendezvous.board import Board, Holder, node_of
+from rallypoint.rendezvous.board import Board, Holder, is_mark, node_of
 from rallypoint.rendezvous.office_moves import (
     DropKeySpaces,
     Effect,
@@ -47,6 +48,9 @@ __all__ = ["Coordinator", "DeposedError", "Officer"]
 
 LOOK_S: Final = 10.0
 """A candidate looks again who is in office after so many seconds in which the store said nothing."""
+
+MARK_S: Final = 1.0
+"""Who is in office has its mark up within so many seconds, or is taken for gone."""
 
 RENEWALS_IN_TTL: Final = 3
 """The office lease is renewed so often in its time to live."""
@@ -112,6 +116,7 @@ class Coordinator:
         self._stopping = threading.Event()
         self._watch: Watch | None = None
         self._is_in_office = False
+        self._is_retiring = False
         self._trouble = ""
         self._thread = threading.Thread(target=self._run, name="rallypoint-coordinator", daemon=True)
 
@@ -130,9 +135,10 @@ class Coordinator:
         return self._stopping.set
 
     def retire(self) -> None:
-        """Have the thread end after what it decides next, so that the node's own farewell is still heard by it."""
-        self._stopping.set()
+        """Have the thread end once it has heard the farewell of its own node, or at once if it is not in office."""
+        self._is_retiring = True
         if not self._is_in_office:
+            self._stopping.set()
             self._wake()
 
     def stop(self, timeout_s: float) -> None:
@@ -185,8 +191,7 @@ class Coordinator:
         with board.watch_office() as watch:
             self._watch = watch
             try:
-                while board.holder() is not None and not self._stopping.is_set():
-                    self._wait_for_end(watch)
+                self._wait_until_free(board, watch)
             finally:
                 self._watch = None
         if self._is_over():
@@ -205,16 +210,23 @@ class Coordinator:
             self._is_in_office = False
             board.revoke(lease)
 
-    def _wait_for_end(self, watch: Watch) -> None:
-        """Return when there may be nobody in office."""
-        until = self._clock.now() + LOOK_S
-        while (left_s := until - self._clock.now()) > 0:
-            try:
-                event = watch.next(left_s)
-            except StoreTimeoutError:
+    def _wait_until_free(self, board: Board, watch: Watch) -> None:
+        """Return when nobody is in office; depose who has left it without a word."""
+        lease, absent_at = 0, 0.0  # of whom is in office; when its mark, if it has none, is late
+        while not self._stopping.is_set():
+            holder, is_here = board.incumbent()
+            if holder is None:
                 return
-            if not isinstance(event, Changed):
-                return
+            now = self._clock.now()
+            if is_here:
+                lease, absent_at = holder.lease, now
+            elif lease != holder.lease:
+                lease, absent_at = holder.lease, now + MARK_S
+            elif now >= absent_at:
+                board.revoke(lease)
+                continue
+            with suppress(StoreTimeoutError):
+                watch.next(LOOK_S if is_here else max(0.0, absent_at - now))
 
 
 class _Term:
@@ -229,7 +241,9 @@ class _Term:
         self._ttl_s = candidate._ttl_s  # noqa: SLF001 - as above
         self._renewed_at = renewed_at
         self._office = candidate._make_office()  # noqa: SLF001 - as above
-        self._known: dict[str, int] = {}  # the revision of the report, or of its removal, by node
+        self._known: dict[str, int] = {}  # the revision up to which its keys were heard of, by node
+        self._here: set[str] = set()  # the nodes that are connected
+        self._there: set[str] = set()  # those of them that have a report up
         self._minutes_at = 0
 
     def hold(self) -> None:
@@ -256,13 +270,21 @@ class _Term:
             try:
                 self._decide((TookOffice(self._term, minutes.data, reports),))
                 while not candidate._stopping.is_set():  # noqa: SLF001
-                    self._decide(self._next_events(watch))
+                    events = self._next_events(watch)
+                    self._decide(events)
                     self._renew_if_due()
+                    if candidate._is_retiring and self._has_farewell(events):  # noqa: SLF001
+                        candidate._stopping.set()  # noqa: SLF001
             except ValueError:
                 if not candidate._stopping.is_set():  # noqa: SLF001 - else the watch was closed to wake this thread
                     raise
             finally:
                 candidate._watch = None  # noqa: SLF001
+
+    def _has_farewell(self, events: tuple[Event, ...]) -> bool:
+        """Tell whether this coordinator's own node has said goodbye."""
+        me = self._candidate._me.node  # noqa: SLF001 - one class in two parts
+        return any(isinstance(event, Reported) and event.report.node == me and event.report.leaving for event in events)
 
     # --- events in ---------------------------------------------------------------------------------------
 
@@ -293,25 +315,34 @@ class _Term:
         if happened.revision <= self._known.get(node, 0):
             return []  # it was read already, or something newer
         self._known[node] = happened.revision
-        if isinstance(happened, Changed):
-            return self._reported(node, happened.value)
-        return [self._gone(node)]
+        if not isinstance(happened, Changed):
+            if is_mark(happened.key):
+                self._here.discard(node)
+            return self._gone(node, is_lost=is_mark(happened.key))
+        if is_mark(happened.key):
+            self._here.add(node)
+            return []  # its report follows
+        return self._reported(node, happened.value) if node in self._here else []
 
     def _read_all(self) -> list[Event]:
         """Read all reports; who was there before and is not is gone."""
-        events: list[Event] = []
         found = self._board.reports()
+        events: list[Event] = []
+        for node in self._there - {posted.node for posted in found if posted.data is not None}:
+            events += self._gone(node, is_lost=False)
         for posted in found:
-            if posted.revision > self._known.get(posted.node, 0):
-                events.extend(self._reported(posted.node, posted.data))
-        there = {posted.node: posted.revision for posted in found}
-        events.extend(self._gone(node) for node in self._known if node not in there)
-        self._known = there
+            if posted.data is not None and posted.revision > self._known.get(posted.node, 0):
+                events += self._reported(posted.node, posted.data)
+        self._known = {posted.node: posted.revision for posted in found}
+        self._here = set(self._known)
         return events
 
     def _reported(self, node: str, data: bytes) -> list[Event]:
         report = self._decoded(node, data)
-        return [] if report is None else [Reported(report)]
+        if report is None:
+            return []
+        self._there.add(node)
+        return [Reported(report)]
 
     def _decoded(self, node: str, data: bytes) -> Report | None:
         try:
@@ -325,8 +356,11 @@ class _Term:
         emit("coordinator.trouble", f"the report of node {node[:6]} is left out: {trouble}", node=node)
         return None
 
-    def _gone(self, node: str) -> Event:
-        return Gone(node, f"its connection was lost, or it was silent for {self._ttl_s:g} s")
+    def _gone(self, node: str, *, is_lost: bool) -> list[Event]:
+        if node not in self._there:
+            return []
+        self._there.discard(node)
+        return [Gone(node, "its connection was lost" if is_lost else f"it was silent for {self._ttl_s:g} s, or left")]
 
     # --- effects out -------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -206,10 +207,8 @@ class Following:
             if thread.is_alive() and thread is not me:
                 thread.join(deadline.remaining_s())
         if lease and self._lost is None and not self._writer.is_alive():
-            try:
+            with suppress(RuntimeError, OSError):  # it ends by itself
                 self._board.revoke(lease)
-            except (RuntimeError, OSError):
-                return  # it ends by itself
 
     # --- the machine -------------------------------------------------------------------------------------
 
@@ -269,6 +268,9 @@ class Following:
                     trouble = repr(error)
                     emit("rendezvous.trouble", f"reading this node's orders failed, trying again: {error}")
                 self._note_loss(error)
+                with self._changed:  # the session may have ended, and this node's mark with it
+                    self._renew_at = self._clock.now()
+                    self._changed.notify_all()
                 pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
 
     def _read_on(self, watch: Watch) -> None:
@@ -328,8 +330,10 @@ class Following:
                 trouble, self._pause_s = "", 0.0
             except LeaseLostError as error:  # noqa: PERF203 - as below
                 with self._changed:
-                    self._lease = 0
+                    lease, self._lease = self._lease, 0
                     self._step(LeaseLost(str(error)))
+                with suppress(RuntimeError, OSError):
+                    self._board.revoke(lease)  # what is left of this node's place
             except Exception as error:  # noqa: BLE001 - supervised: told, noted, tried again
                 if self._stopping.is_set():
                     return
@@ -371,6 +375,7 @@ class Following:
     def _grant(self) -> None:
         sent_at = self._clock.now()
         lease = self._ask(lambda: self._board.grant(self._ttl_s))
+        self._ask(lambda: self._board.mark(self._node))
         with self._changed:
             self._lease, self._renew_at = lease, sent_at + self._interval_s
             self._step(Granted())
@@ -379,6 +384,8 @@ class Following:
     def _renew(self, lease: int) -> None:
         sent_at = self._clock.now()
         self._ask(lambda: self._board.renew(lease))
+        if not self._ask(lambda: self._board.is_marked(self._node)):
+            raise LeaseLostError("the connection was lost for too long", lease=lease)
         with self._changed:
             self._renew_at = sent_at + self._interval_s
             self._step(Renewed(sent_at))

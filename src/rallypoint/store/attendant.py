@@ -56,6 +56,8 @@ def _run(seen: weakref.ref[SessionClient], pause_s: float) -> None:
         client = seen()
         if client is None:
             return
+        if client.trunk.is_read:
+            continue  # whoever reads sees the connection break, and makes it again
         try:
             client.trunk.ask(SessionVerb.PING, (0,), PERIOD_S)
         except (ReplyTimeoutError, UnreachableError):

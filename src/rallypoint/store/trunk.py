@@ -108,6 +108,12 @@ class Trunk:
         """How long the session outlives its connection, in seconds."""
         return self._uplink.granted_s
 
+    @property
+    def is_read(self) -> bool:
+        """Whether a thread reads the connection, or tries to make it again, right now."""
+        leader = self._leader
+        return leader is not None and leader.leads and leader.is_open()
+
     # --- calls -------------------------------------------------------------------------------------------
 
     def ask(

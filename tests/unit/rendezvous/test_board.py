@@ -4,7 +4,7 @@ import pytest
 from tests.support.stores import making_stores
 
 from rallypoint.errors import LeaseLostError
-from rallypoint.rendezvous.board import Board, Holder, node_of
+from rallypoint.rendezvous.board import Board, Holder, is_mark, node_of
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.session_calls import ABSENT, Changed, Deleted
 
@@ -25,19 +25,45 @@ def board(store):
 def test_a_report_stands_as_long_as_its_lease(board):
     lease = board.grant(60)
     with board.watch_reports() as watch:
+        board.mark(A)
         revision = board.post_report(A, b"first", lease)
-        assert [(posted.node, posted.data, posted.revision) for posted in board.reports()] == [(A, b"first", revision)]
+        assert board.reports() == [(A, b"first", revision)]
         board.renew(lease)
         board.revoke(lease)
         board.revoke(lease)
-        happened = [watch.next(10), watch.next(10)]
-    assert [type(event) for event in happened] == [Changed, Deleted]
+        happened = [watch.next(10) for _ in range(3)]
+    assert [type(event) for event in happened] == [Changed, Changed, Deleted]
+    assert [is_mark(event.key) for event in happened] == [True, False, False]
     assert {node_of(event.key) for event in happened} == {A}
-    assert board.reports() == []
+    assert [posted.data for posted in board.reports()] == [None]
     with pytest.raises(LeaseLostError):
         board.renew(lease)
     with pytest.raises(LeaseLostError):
         board.post_report(A, b"second", lease)
+
+
+def test_a_node_whose_session_ended_is_not_there(store, board):
+    own = store.clone()
+    other = Board(own, "run 7")
+    lease = other.grant(60)
+    other.mark(A)
+    other.post_report(A, b"first", lease)
+    assert other.is_marked(A)
+    assert len(board.reports()) == 1
+    own.close()
+    assert not board.is_marked(A)
+    assert board.reports() == []
+    board.mark(A)
+    assert [posted.data for posted in board.reports()] == [b"first"]
+
+
+def test_a_mark_of_an_earlier_session_is_made_anew(store, board):
+    board.mark(A)
+    (lease,) = [one["lease"] for one in store.status("leases")["leases"]]
+    store.lease_revoke(lease)
+    assert not board.is_marked(A)
+    board.mark(A)
+    assert board.is_marked(A)
 
 
 def test_the_terms_of_an_office_rise_whoever_asked_first(board):
@@ -46,10 +72,10 @@ def test_the_terms_of_an_office_rise_whoever_asked_first(board):
     with board.watch_office() as watch:
         first = board.take_office(Holder(B, "b"), late)
         assert board.take_office(Holder(A, "a"), early) == 0
-        assert board.holder() == Holder(B, "b")
+        assert board.incumbent() == (Holder(B, "b", late), True)
         board.revoke(late)
-        assert isinstance(watch.next(10), Changed)
-        assert isinstance(watch.next(10), Deleted)
+        assert [type(watch.next(10)) for _ in range(3)] == [Changed, Changed, Deleted]
+    assert board.holder() is None
     assert board.take_office(Holder(A, "a"), early) > first > 0
 
 
@@ -107,5 +133,6 @@ def test_what_rounds_shared_is_dropped_once(store, board):
 
 def test_runs_do_not_see_each_other(store, board):
     other = Board(store, "run 8")
+    other.mark(A)
     other.post_report(A, b"r", other.grant(60))
     assert board.reports() == []

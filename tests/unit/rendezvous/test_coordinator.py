@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from tests.support.agents import observed
-from tests.support.stores import JOIN_S, making_stores
+from tests.support.stores import making_stores
 
 from rallypoint.rendezvous import coordinator as module
 from rallypoint.rendezvous.board import Board, Holder
@@ -26,12 +26,12 @@ from rallypoint.rendezvous.state import Card
 
 A, B = "a" * 32, "b" * 32
 NEVER_S = 3600.0
+JOIN_S = 10
 
 
-def report(node, number=1):
-    return encode_report(
-        Report(node=node, number=number, card=Card(host="h", address="h"), min_nodes=1, max_nodes=2, wants_in=True)
-    )
+def report(node, number=1, leaving=""):
+    card = Card(host="h", address="h")
+    return encode_report(Report(node=node, number=number, card=card, min_nodes=1, max_nodes=2, leaving=leaving))
 
 
 def order(number, why="as told"):
@@ -97,6 +97,7 @@ class Stage:
         return candidate, office
 
     def post(self, node, number=1):
+        self.board.mark(node)
         self.board.post_report(node, report(node, number), self.lease)
 
 
@@ -154,7 +155,45 @@ def test_another_takes_the_office_when_its_holder_goes(stage):
     assert not second.is_in_office
     first.stop(JOIN_S)
     assert other.await_event(TookOffice).term > began.term
-    assert stage.board.holder() == Holder(B, "b")
+    assert stage.board.holder().node == B
+
+
+def test_a_node_that_was_marked_before_the_election_may_report_after_it(stage):
+    stage.board.mark(A)
+    _, office = stage.candidate()
+    assert office.await_event(TookOffice).reports == ()
+    stage.post(B)
+    office.await_event(Reported)
+    stage.board.post_report(A, report(A), stage.lease)
+    assert office.await_event(Reported, 2).report.node == A
+
+
+def test_a_node_that_is_cut_off_is_gone_until_it_is_back(stage):
+    _, office = stage.candidate()
+    office.await_event(TookOffice)
+    own = stage.store.clone()
+    other = Board(own, "run")
+    other.mark(A)
+    other.post_report(A, report(A), stage.lease)
+    office.await_event(Reported)
+    own.close()
+    assert office.await_event(Gone) == Gone(A, "its connection was lost")
+    stage.board.post_report(A, report(A, 2), stage.lease)  # it has not found out yet
+    stage.post(B)
+    assert office.await_event(Reported, 2).report.node == B
+    stage.post(A, 3)
+    assert office.await_event(Reported, 3).report.number == 3
+
+
+def test_the_office_of_who_is_cut_off_is_free(stage):
+    own = stage.store.clone()
+    away = Board(own, "run")
+    away.take_office(Holder(B, "b"), away.grant(NEVER_S))
+    candidate, office = stage.candidate()
+    stage.post(A)
+    own.close()
+    office.await_event(TookOffice)
+    assert candidate.is_in_office or stage.board.holder().node == A
 
 
 def test_who_finds_that_another_has_recorded_stands_down(stage):
@@ -176,8 +215,7 @@ def test_a_lease_that_ended_ends_the_term(stage):
     office.answers = {Reported: [Send(A, order(1))]}
     candidate, _ = stage.candidate(office=office)
     office.await_event(TookOffice)
-    (lease,) = [one["lease"] for one in stage.store.status("leases")["leases"] if one["lease"] != stage.lease]
-    stage.board.revoke(lease)
+    stage.board.revoke(stage.board.holder().lease)
     stage.post(A)
     assert office.await_event(TookOffice, 2).term > office.await_event(TookOffice).term
     assert candidate is not None
@@ -203,6 +241,7 @@ def test_a_report_that_cannot_be_read_is_told_and_left_out(stage):
     _, office = stage.candidate()
     office.await_event(TookOffice)
     with observed() as events:
+        stage.board.mark(A)
         stage.board.post_report(A, b"{}", stage.lease)
         stage.board.post_report(A, report(B), stage.lease)
         stage.post(B)
@@ -245,8 +284,10 @@ def test_a_farewell_is_heard_by_the_own_coordinator_that_retires(stage):
     candidate, office = stage.candidate()
     office.await_event(TookOffice)
     candidate.retire()
-    stage.post(A, 2)
+    stage.post(B)
+    stage.post(A)
+    stage.board.post_report(A, report(A, 2, "told to"), stage.lease)
     candidate.join(JOIN_S)
-    assert office.await_event(Reported).report.node == A
+    assert office.await_event(Reported, 3).report.leaving == "told to"
     assert not candidate.is_in_office
     assert stage.board.holder() is None
