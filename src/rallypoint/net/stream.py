@@ -10,9 +10,7 @@ Waits release the interpreter lock. A signal that reaches the waiting thread end
 system hands to another thread is seen at the end of a slice of ``WAIT_SLICE_S``. Every read and write has a deadline,
 on the system's monotonic clock; it may be infinite. Handled signals do not move it: Python restarts an interrupted
 ``recv`` from its beginning, which is why only the first few milliseconds are spent in one, and ``poll`` with what is
-left of its time.
-
-``OSError`` leaves this module only as a ``DistNetworkError``, by the table in ``translate``.
+left of its time. ``OSError`` leaves this module only as a ``DistNetworkError``, by the table in ``loss.translate``.
 """
 
 from __future__ import annotations
@@ -27,11 +25,13 @@ from collections import deque
 from time import monotonic
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import ConnectionLostError, ConnectTimeoutError, DistNetworkError, ReplyTimeoutError
+from rallypoint.errors import ConnectTimeoutError, DistNetworkError, ReplyTimeoutError
 from rallypoint.net.address import Resolved, format_endpoint, local_endpoint, resolve
+from rallypoint.net.loss import lost, silent, translate
+from rallypoint.net.tune import tune
 from rallypoint.types import Endpoint
 
-__all__ = ["WAIT_SLICE_S", "Stream", "connect", "lost", "silent", "translate", "tune"]
+__all__ = ["WAIT_SLICE_S", "Stream", "connect", "silent", "translate"]
 
 WAIT_SLICE_S = 0.05
 """The longest uninterrupted wait in the kernel, in seconds."""
@@ -42,84 +42,10 @@ FIRST_LOOK_S = 0.005
 CONNECT_STAGGER_S = 0.25
 """How long one address of a name may keep the next one waiting, in seconds. Source: RFC 8305, section 8."""
 
-KEEPALIVE_IDLE_S = 120
-"""Silence after which the kernel asks whether the other machine is still there, in seconds."""
-
-KEEPALIVE_INTERVAL_S = 30
-"""Pause between two such questions, in seconds."""
-
-KEEPALIVE_PROBES = 10
-"""Unanswered questions after which the connection is lost: a vanished machine shows after 7 minutes."""
-
 _READ_SIZE = 16384  # larger reads cost more to allocate than they save
 _CHUNK_SIZE_MAX = 8 * 1024 * 1024  # memory taken for an announced size before its bytes are there
 _SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _FIRST_LOOK = struct.pack("@ll", 0, int(FIRST_LOOK_S * 1_000_000))
-
-_PEER_IS_GONE = frozenset(
-    {
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ECONNABORTED,
-        errno.ENOTCONN,
-        errno.ESHUTDOWN,
-        errno.ETIMEDOUT,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.ENETDOWN,
-        errno.EBADF,
-    }
-)
-
-
-def translate(error: OSError, endpoint: Endpoint) -> DistNetworkError:
-    """Give the error that callers see for one that the system gave on an open connection.
-
-    ================================================================  ==========================
-    the system says                                                   callers see
-    ================================================================  ==========================
-    the connection was reset, shut down, or the machine went silent   ``ConnectionLostError``
-    anything else (no buffers, a firewall's refusal, ...)             ``DistNetworkError``
-    ================================================================  ==========================
-
-    That the peer closed its side, and that a deadline passed, are not errors of the system: see
-    ``Stream.receive_exactly``.
-    """
-    kind = ConnectionLostError if error.errno in _PEER_IS_GONE else DistNetworkError
-    reason = os.strerror(error.errno) if error.errno is not None else str(error)
-    return kind(f"{reason}: the connection to {format_endpoint(endpoint)} is lost", endpoint=endpoint)
-
-
-def silent(endpoint: Endpoint, what: str, waited_s: float) -> ReplyTimeoutError:
-    """Make the error of a peer that did not do in time what it owes; ``what`` says that in words."""
-    return ReplyTimeoutError(
-        f"the server at {format_endpoint(endpoint)} {what} within {waited_s:.3f} s",
-        endpoint=endpoint,
-        waited_s=waited_s,
-    )
-
-
-def lost(endpoint: Endpoint) -> ConnectionLostError:
-    """Make the error of a peer that closed its side."""
-    return ConnectionLostError(
-        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash? "
-        f"The server was {format_endpoint(endpoint)}.",
-        endpoint=endpoint,
-    )
-
-
-def tune(sock: socket.socket) -> None:
-    """Set a connection up for small messages between long silences: no send delay, keepalive probes."""
-    if sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)  # Linux, macOS
-    if idle is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, idle, KEEPALIVE_IDLE_S)
-    if hasattr(socket, "TCP_KEEPINTVL"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 class Stream:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from rallypoint.net.address import close_listener
-from rallypoint.net.stream import tune
+from rallypoint.net.tune import tune
 
 __all__ = ["ACCEPTS_MAX", "PAUSE_S", "Acceptor"]
 

@@ -23,7 +23,7 @@ from rallypoint.errors import (
     ReplyTimeoutError,
     StoreTimeoutError,
 )
-from rallypoint.net.stream import lost, silent, translate
+from rallypoint.net.loss import lost, silent, translate
 from rallypoint.protocol import client
 from rallypoint.store import connections, plans
 from rallypoint.store.calls import PythonClient, forked

@@ -16,7 +16,7 @@ from rallypoint.errors import ConnectionLostError, ConnectTimeoutError, DistNetw
 from rallypoint.net import stream as module
 from rallypoint.net.address import close_listener, listen, listen_unix, local_endpoint
 from rallypoint.net.resolve import Resolved
-from rallypoint.net.stream import WAIT_SLICE_S, Stream, connect, translate
+from rallypoint.net.stream import WAIT_SLICE_S, Stream, connect
 from rallypoint.types import Endpoint
 
 PATIENCE = 30.0
@@ -381,25 +381,6 @@ def test_a_connection_to_oneself_is_none():
         outcome = module._finish(sock, SOMEWHERE)
     assert isinstance(outcome, OSError)
     assert outcome.errno == errno.ECONNREFUSED
-
-
-@pytest.mark.parametrize(
-    ("number", "kind"),
-    [
-        (errno.ECONNRESET, ConnectionLostError),
-        (errno.EPIPE, ConnectionLostError),
-        (errno.ETIMEDOUT, ConnectionLostError),
-        (errno.EHOSTUNREACH, ConnectionLostError),
-        (errno.ENOBUFS, DistNetworkError),
-        (errno.EPERM, DistNetworkError),
-    ],
-)
-def test_the_systems_errors_are_translated_by_one_table(number, kind):
-    error = translate(OSError(number, "x"), SOMEWHERE)
-    assert type(error) is kind
-    assert os.strerror(number) in str(error)
-    assert "node0:29500" in str(error)
-    assert error.endpoint == SOMEWHERE
 
 
 def test_a_stream_takes_over_a_socket_with_a_timeout_of_its_own():
