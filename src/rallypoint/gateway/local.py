@@ -58,7 +58,8 @@ class LocalGateway:
         BindError: it cannot listen there.
         ValueError: the key space's name or the URL is none.
 
-    Threads: any. A forked child has to leave it alone.
+    Threads: any; a forked child has to leave it alone. Not for torch's clients of this very process: some of their
+        calls keep the interpreter for as long as they last.
     """
 
     def __init__(

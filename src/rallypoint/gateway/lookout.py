@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rallypoint.clock import Clock
 from rallypoint.errors import StoreTimeoutError
-from rallypoint.gateway.storeverbs import StoreVerbs, store_key, wire_key
+from rallypoint.gateway.storeverbs import StoreVerbs, refusal_of, store_key, wire_key
 from rallypoint.gateway.waits import Names, Spot, Waits
 from rallypoint.store.base import Store, timeout_override
 from rallypoint.store.session_calls import Missed, Watch
@@ -34,6 +34,9 @@ PAUSE_POLLED_S_MAX: Final = 0.01
 
 PAUSE_WATCHED_S_MAX: Final = 2.0
 """The same where a watch tells of keys, in seconds: of queues none does."""
+
+PAUSE_UNWATCHED_S_MAX: Final = 0.1
+"""The same where a watch could tell, but does not (yet), in seconds: such stores are further away than a file."""
 
 WATCH_IDLE_S: Final = 10.0
 """A watch ends when nobody has waited for so long, in seconds."""
@@ -81,11 +84,12 @@ class Lookout:
         self._clock = clock
         self._trouble = trouble
         self._can_watch = store.has_sessions()
-        self._waits = Waits(PAUSE_POLLED_S_MAX)
+        self._waits = Waits(PAUSE_UNWATCHED_S_MAX if self._can_watch else PAUSE_POLLED_S_MAX)
         self._changed = threading.Condition(threading.Lock())
         self._threads: list[threading.Thread] = []
         self._watch: Watch | None = None
         self._is_watching = False  # there is a thread for it
+        self._is_refused = False
         self._has_ended = False
         self._over = threading.Event()  # the same, for those who pause
 
@@ -181,7 +185,8 @@ class Lookout:
         try:
             released = self._seen(spot)
         except Exception as error:  # noqa: BLE001 - any store's; whoever waits goes on waiting
-            self._trouble(error)
+            if refusal_of(error) is None:
+                self._trouble(error)
             with self._changed:
                 self._waits.missing(spot, self._clock.now())
             return
@@ -228,14 +233,14 @@ class Lookout:
             finally:
                 with self._changed:
                     self._watch = None
+                    self._waits.pause_s_max = PAUSE_UNWATCHED_S_MAX
                 _close(watch)
 
     def _is_wanted(self) -> bool:
         """Tell whether to watch on; if not, this thread ends."""
         with self._changed:
-            if self._has_ended or not len(self._waits):
-                self._is_watching = False
-                self._waits.pause_s_max = PAUSE_POLLED_S_MAX
+            if self._has_ended or self._is_refused or not len(self._waits):
+                self._is_watching = self._is_refused  # by who may not watch it is not tried again
                 return False
         return True
 
@@ -259,9 +264,11 @@ class Lookout:
         with self._changed:
             if self._has_ended:
                 return
-            self._waits.pause_s_max = PAUSE_POLLED_S_MAX * 10
-        self._trouble(error)
-        self._over.wait(WATCH_AGAIN_S)
+            self._waits.pause_s_max = PAUSE_UNWATCHED_S_MAX
+            self._is_refused = refusal_of(error) is not None
+        if not self._is_refused:
+            self._trouble(error)
+            self._over.wait(WATCH_AGAIN_S)
 
 
 def _close(watch: Any) -> None:

@@ -8,6 +8,7 @@ from tests.support.losing_store import LosingStore
 from tests.support.stores import first_store, make_session_store
 
 from rallypoint.clock import SYSTEM_CLOCK
+from rallypoint.errors import AccessDeniedError
 from rallypoint.gateway.lookout import Lookout
 
 PATIENCE_S = 60
@@ -128,6 +129,25 @@ def test_a_watch_that_ends_is_begun_again(make):
         assert began.acquire(timeout=PATIENCE_S)
         looked.store.set("k", "v")
         assert looked.next() == 1
+    finally:
+        looked.lookout.end()
+
+
+def test_a_watch_that_is_refused_is_not_tried_again_and_looking_goes_on(make):
+    looked, tried = Looked(make()), []
+
+    def watch(*arguments, **options):
+        tried.append(arguments)
+        raise AccessDeniedError("you may not watch that")
+
+    looked.store.watch = watch
+    try:
+        for call, key in enumerate("abc"):
+            looked.lookout.wait(call, (b"/" + key.encode(),), b"/" + key.encode())
+            looked.store.set(key, "v")
+            assert looked.next() == call
+        assert len(tried) == 1
+        assert looked.troubles.empty()
     finally:
         looked.lookout.end()
 
