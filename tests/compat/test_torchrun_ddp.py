@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.support.etcd_members import EtcdCluster, etcd_cluster, has_etcd
 from tests.support.relayed import started
 from tests.support.torchruns import PATIENCE_S, Torchrun, backend
 
@@ -93,4 +94,59 @@ def test_torchs_rendezvous_through_a_relay_of_each_machine(
     relays = [running.enter_context(started("relay", f"127.0.0.1:{port}"))[1] for _ in range(2)]
     monkeypatch.delenv("RALLYPOINT_TOKEN_FILE")
     agents = agents_of(running, tmp_path, [backend("c10d", relay, is_host=0) for relay in relays])
+    assert losses_of(agents) == reference
+
+
+# --- on etcd ---------------------------------------------------------------------------------------------
+
+HELD_STEP = 20
+
+on_etcd = pytest.mark.skipif(not has_etcd(), reason="etcd is not installed")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, running: ExitStack) -> EtcdCluster:
+    return running.enter_context(etcd_cluster(tmp_path / "etcd", 3))
+
+
+def kill_the_leader_amid(folder: Path, agents: list[Torchrun], cluster: EtcdCluster) -> None:
+    """Kill the member that leads while the training waits in the middle; groups meet after that, too."""
+
+    def is_there() -> bool:
+        ended = [agent.log for agent in agents if agent.process.poll() is not None]
+        assert not ended, "\n".join(ended)
+        return (folder / "step").exists() and (folder / "step").read_text() == str(HELD_STEP)
+
+    agents[0].until(f"step {HELD_STEP}", is_there)
+    leader = cluster.members[cluster.leader()]
+    leader.kill()
+    leader.wait()
+    (folder / "hold").unlink()
+
+
+@on_etcd
+def test_torchs_rendezvous_through_gateways_to_etcd_that_loses_its_leader(
+    tmp_path: Path, running: ExitStack, reference: list[float], cluster: EtcdCluster
+) -> None:
+    (tmp_path / "hold").write_text(str(HELD_STEP))
+    url = f"{cluster.url}/run"
+    gateways = [running.enter_context(started("gateway", "--store", url))[1] for _ in range(2)]
+    agents = agents_of(running, tmp_path, [backend("c10d", gateway, is_host=0) for gateway in gateways])
+    kill_the_leader_amid(tmp_path, agents, cluster)
+    assert losses_of(agents) == reference
+
+
+@on_etcd
+def test_our_rendezvous_on_etcd_that_loses_its_leader(
+    tmp_path: Path, running: ExitStack, reference: list[float], cluster: EtcdCluster
+) -> None:
+    (tmp_path / "hold").write_text(str(HELD_STEP))
+    options = [
+        "--rdzv-backend=rallypoint",
+        f"--rdzv-endpoint={cluster.url}",
+        "--rdzv-id=job",
+        "--rdzv-conf=worker_store=gateway",
+    ]
+    agents = agents_of(running, tmp_path, [options] * 2)
+    kill_the_leader_amid(tmp_path, agents, cluster)
     assert losses_of(agents) == reference
