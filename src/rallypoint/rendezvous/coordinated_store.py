@@ -10,8 +10,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rallypoint.errors import RendezvousConnectionError
@@ -21,9 +20,11 @@ from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHa
 from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.rendezvous.settings import COORDINATED_OPTIONS, CoordinatedSettings
-from rallypoint.store.base import Store
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
+
+if TYPE_CHECKING:
+    from rallypoint.net.tls import Tls
 
 __all__ = ["ETCD_OPTIONS", "create_coordinated_handler"]
 
@@ -33,7 +34,12 @@ ETCD_OPTIONS = frozenset(
 """Options of torch's etcd backends that are ours too."""
 
 _ETCD_BACKENDS = ("etcd", "etcd-v2")
-_ETCD_PORT = 2379
+
+READ_TIMEOUT_S = 60.0
+"""How long reaching the store may take, in seconds, unless told otherwise."""
+
+ETCD_SESSION_S = 2.0
+"""As ``SESSION_S``, on etcd, which counts whole seconds and takes no fewer."""
 
 
 def create_coordinated_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler:
@@ -43,7 +49,7 @@ def create_coordinated_handler(params: RendezvousParameters) -> CoordinatedRende
         ValueError: for an option that does not exist, bad values, and endpoints that cannot be read.
         RendezvousConnectionError: if the store cannot be reached, or be started, or keeps no sessions.
     """
-    is_etcd = params.backend in _ETCD_BACKENDS or params.endpoint.startswith("etcd://")
+    is_etcd = params.backend in _ETCD_BACKENDS or params.endpoint.startswith(("etcd://", "etcds://"))
     known = COORDINATED_OPTIONS | ETCD_OPTIONS if is_etcd else COORDINATED_OPTIONS
     settings = CoordinatedSettings.from_parameters(params, known)  # before a port is bound
     ground = _open_etcd(params) if is_etcd else _open_tcp(params)
@@ -82,7 +88,7 @@ def _open_tcp(params: RendezvousParameters) -> Ground:
 
 def _connect(params: RendezvousParameters) -> TCPStore:
     """Reach a server that somebody else runs."""
-    timeout_s = params.get_as_seconds("read_timeout", 60.0) or 60.0
+    timeout_s = params.get_as_seconds("read_timeout", READ_TIMEOUT_S) or READ_TIMEOUT_S
     parts = urlsplit(params.endpoint) if "://" in params.endpoint else None
     if parts is not None and parts.scheme not in ("tcp", "tls"):
         raise ValueError(
@@ -106,12 +112,53 @@ def _connect(params: RendezvousParameters) -> TCPStore:
 
 
 def _open_etcd(params: RendezvousParameters) -> Ground:
+    timeout_s = params.get_as_seconds("read_timeout", READ_TIMEOUT_S) or READ_TIMEOUT_S
+    url, tls = _etcd_url(params), _etcd_tls(params)
+    where = f"etcd at {params.endpoint.rpartition('@')[2]}"
     try:
-        module: Any = importlib.import_module("rallypoint.store.etcd")
+        from rallypoint.store.etcd import EtcdStore
+
+        store = EtcdStore(
+            url,
+            timeout=timeout_s,
+            user=params.get("user"),
+            password=params.get("password"),
+            tls=tls,
+            session_ttl=ETCD_SESSION_S,
+        )
     except ImportError as error:
         raise RendezvousConnectionError(
             f"the rendezvous backend {params.backend!r} needs an extra that is not installed: pip install "
-            "'rallypoint[etcd]'"
+            f"'rallypoint[etcd]' ({error})"
         ) from error
-    store: Store = module.open_etcd(params.endpoint.removeprefix("etcd://"), params.config, session_timeout=SESSION_S)
-    return Ground(store, f"etcd at {params.endpoint}")
+    except ValueError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise RendezvousConnectionError(f"{where} cannot be reached: {error}") from error
+    return Ground(store, where)
+
+
+def _etcd_url(params: RendezvousParameters) -> str:
+    """Give the URL of a cluster, from an endpoint as torch has it, or one that is a URL already."""
+    endpoint = params.endpoint
+    protocol = str(params.get("protocol", "http")).lower()
+    if protocol not in ("http", "https"):
+        raise ValueError(f"The rendezvous configuration option 'protocol' is {protocol!r}; it must be http or https.")
+    if "://" not in endpoint:
+        endpoint = f"etcd{'s' * (protocol == 'https')}://{endpoint}"
+    prefix = str(params.get("etcd_prefix", "")).strip("/")
+    if prefix and "/" not in endpoint.partition("://")[2]:
+        endpoint = f"{endpoint}/{prefix}"
+    return endpoint
+
+
+def _etcd_tls(params: RendezvousParameters) -> Tls | None:
+    """Give the files of TLS, under any of the names that torch's two backends have for them."""
+    ca = params.get("ca_cert") or params.get("cacert")
+    cert = params.get("ssl_cert") or params.get("cert")
+    key = params.get("ssl_cert_key") or params.get("key")
+    if not (ca or cert or key):
+        return None
+    from rallypoint.net.tls import Tls
+
+    return Tls(ca, cert, key)
