@@ -21,7 +21,7 @@ def endpoint() -> Iterator[str]:
 
 
 def options(endpoint: str, nodes: str = "2", last_call_s: int = 1) -> list[str]:
-    """Give the options of nodes that meet; where those that start together must, the last call has to be longer."""
+    """Give the options of nodes that meet; where all have to come back at once, the last call must be longer."""
     return [
         f"--nnodes={nodes}",
         "--rdzv-backend=c10d",
@@ -30,6 +30,29 @@ def options(endpoint: str, nodes: str = "2", last_call_s: int = 1) -> list[str]:
         "--rdzv-id=test",
         "--shutdown-timeout=5",
     ]
+
+
+def together(*runs: Run, workers: int = 1) -> int:
+    """Wait until nodes run in one round, which may follow one that began before the last of them came; give it.
+
+    What they run has to wait if it is alone in the meantime.
+    """
+
+    def is_so() -> bool:
+        for run in runs:
+            assert run.process.poll() is None, run.stderr
+        newest = [run.reports()[-workers:] for run in runs]
+        rounds = {(report["RALLYPOINT_ROUND"], report["GROUP_WORLD_SIZE"]) for reports in newest for report in reports}
+        is_one = len(rounds) == 1 and rounds.pop()[1] == str(len(runs))
+        return is_one and all(len(reports) == workers for reports in newest)
+
+    until("the nodes run in one round", is_so)
+    return int(runs[0].reports()[-1]["RALLYPOINT_ROUND"])
+
+
+def unless(path: Path) -> str:
+    """Give the line that has workers wait unless there is a file when they start."""
+    return f"if not os.path.exists({str(path)!r}): {WAIT}"
 
 
 def seats(*runs: Run) -> list[tuple[str, ...]]:
@@ -95,39 +118,41 @@ def test_the_last_failure_ends_the_run_everywhere_and_says_why(tmp_path: Path, e
 
 
 def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, endpoint: str) -> None:
-    work = write_script(tmp_path, "report()", f'if os.environ["WORLD_SIZE"] == "4": {WAIT}')
-    both = [*options(endpoint, "1:2", last_call_s=3), "--nproc-per-node=2", work]
+    work = write_script(tmp_path, "report()", f'if os.environ["WORLD_SIZE"] == "4": {WAIT}', unless(tmp_path / "go"))
+    both = [*options(endpoint, "1:2"), "--nproc-per-node=2", work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
-        orphans = a.until_reports(2)
-        b.until_reports(2)
+        number = together(a, b, workers=2)
+        orphans = a.reports()[-2:]
+        (tmp_path / "go").touch()
         a.process.kill()
         assert b.wait() == 0, b.stderr
 
         for report in orphans:
             until("the orphan is gone", lambda pid=int(report["pid"]): has_ended(pid))
 
-    alone = [report for report in b.reports() if report["TORCHELASTIC_RESTART_COUNT"] == "1"]
+    alone = [report for report in b.reports() if int(report["TORCHELASTIC_RESTART_COUNT"]) > number]
     assert sorted(report["RANK"] for report in alone) == ["0", "1"]
+    assert {report["TORCHELASTIC_RESTART_COUNT"] for report in alone} == {str(number + 1)}
     assert {report["WORLD_SIZE"] for report in alone} == {"2"}
 
 
 def test_a_frozen_agent_kills_its_workers_when_it_wakes_and_comes_back(tmp_path: Path, endpoint: str) -> None:
-    work = write_script(tmp_path, "report()", f'if int(os.environ["RALLYPOINT_ROUND"]) < 2: {WAIT}')
-    both = [*options(endpoint, "1:2", last_call_s=3), work]
+    both = [*options(endpoint, "1:2", last_call_s=3), write_script(tmp_path, "report()", unless(tmp_path / "go"))]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
-        (stale,) = a.until_reports(1)
-        b.until_reports(1)
+        number = together(a, b)
+        stale = a.reports()[-1]
         a.process.send_signal(signal.SIGSTOP)
-        b.until_reports(2)
+        assert together(b) == number + 1
+        (tmp_path / "go").touch()
         a.process.send_signal(signal.SIGCONT)
         assert (a.wait(), b.wait()) == (0, 0), a.stderr + b.stderr
 
     assert has_ended(int(stale["pid"]))
     assert "is over for this node" in a.stderr
-    assert [report["RALLYPOINT_ROUND"] for report in a.reports()] == ["0", "2"]
-    assert [report["RALLYPOINT_ROUND"] for report in b.reports()] == ["0", "1", "2"]
+    assert [int(report["RALLYPOINT_ROUND"]) for report in a.reports()][-2:] == [number, number + 2]
+    assert [int(report["RALLYPOINT_ROUND"]) for report in b.reports()][-3:] == [number, number + 1, number + 2]
 
 
 def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, endpoint: str) -> None:
@@ -143,12 +168,14 @@ def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, endpoint: str) -> N
 
 
 def test_a_node_that_is_told_to_go_leaves_at_once(tmp_path: Path, endpoint: str) -> None:
-    work = write_script(tmp_path, "report()", f'if os.environ["GROUP_WORLD_SIZE"] == "2": {WAIT}')
-    both = [*options(endpoint, "1:2", last_call_s=3), work]
+    work = write_script(
+        tmp_path, "report()", f'if os.environ["GROUP_WORLD_SIZE"] == "2": {WAIT}', unless(tmp_path / "go")
+    )
+    both = [*options(endpoint, "1:2"), work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
-        a.until_reports(1)
-        b.until_reports(1)
+        together(a, b)
+        (tmp_path / "go").touch()
         a.process.terminate()
         assert (a.wait(), b.wait()) == (143, 0), a.stderr + b.stderr
 
