@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.etcd_members import etcd_cluster, has_etcd
 from tests.support.relayed import started
 
 MEMBER = Path(__file__).parent.parent / "support" / "torch_group_member.py"
@@ -136,6 +137,13 @@ def test_a_group_meets_at_the_second_of_two_places(port: int) -> None:
 
 def test_a_group_meets_at_a_url_of_a_file(tmp_path: Path) -> None:
     check_work(run_group(f"rallypoint+file://{tmp_path}/store?run=r", 2))
+
+
+@pytest.mark.skipif(not has_etcd(), reason="etcd is not installed")
+def test_a_group_meets_on_etcd(tmp_path: Path) -> None:
+    with etcd_cluster(tmp_path) as cluster:
+        check_work(run_group(f"rallypoint+{cluster.url}/on-etcd", 2))
+        check_work(run_group(f"rallypoint+{cluster.url}/on-etcd", 2))
 
 
 def test_rank_0_serves_where_the_url_says_so() -> None:

@@ -130,6 +130,7 @@ class TorchCalls:
         super().__init__()  # makes the C++ half
         self.store = store
         self._is_owner = False
+        self._clones: list[TorchCalls] = []
         self.set_timeout(as_foreign_timeout(store.timeout))
 
     if TYPE_CHECKING:
@@ -143,12 +144,13 @@ class TorchCalls:
     # --- beginning and end -------------------------------------------------------------------------------
 
     def clone(self) -> Any:
-        """Give an adapter of a clone of the store; it is closed with its own ``close``, and its store with it."""
+        """Give an adapter of a clone of the store; both are closed by its ``close``, or with this one: C++ closes none."""
         with torchs_errors():
             store = self.store.clone()
         twin = as_torch_store(store)
         if store is not self.store:
             twin.own()
+            self._clones.append(twin)
         twin.set_timeout(self.timeout)
         return twin
 
@@ -157,10 +159,13 @@ class TorchCalls:
         self._is_owner = True
 
     def close(self) -> None:
-        """Let go of this adapter: call it when no process group uses it any more. Closing twice is fine.
+        """Let go of this adapter and its clones: call it when no group uses them any more. Closing twice is fine.
 
         The store that was given to ``as_torch_store`` stays open: it was the caller's before.
         """
+        clones, self._clones = self._clones, []
+        for clone in clones:
+            clone.close()
         _kept.pop(id(self.store), None)
         self.detach()
 

@@ -203,6 +203,7 @@ def test_a_closed_adapter_says_what_to_do_and_leaves_the_store_open(adapter: Any
 
 def test_a_clone_has_connections_of_its_own_and_closes_them() -> None:
     with TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) as server:
+        before = len(module._kept)
         adapter = as_torch_store(PrefixStore("p", server))
         adapter.set_timeout(timedelta(seconds=9))
         twin = adapter.clone()
@@ -214,7 +215,9 @@ def test_a_clone_has_connections_of_its_own_and_closes_them() -> None:
         with pytest.raises(RuntimeError, match="closed"):
             below.get("p/k")
         assert adapter.get("k") == b"v"
+        through_cpp(adapter).clone().set("k", "w")  # nobody but C++ ever had this clone
         adapter.close()
+        assert len(module._kept) == before
 
 
 def test_threads_that_wait_hold_up_nobody() -> None:
