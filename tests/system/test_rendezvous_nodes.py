@@ -104,7 +104,7 @@ def test_a_restart_reads_nothing_of_the_round_before(start: Start) -> None:
 def test_clocks_that_differ_by_an_hour_make_one_world(start: Start) -> None:
     first, second = start("node1", 2, 2, skew_s=3600.0), start("node2", 2, 2, skew_s=-3600.0)
     expect_round(first, second)
-    first.says_nothing_for(5.0)  # longer than the time after which a silent node is gone
+    first.says_nothing_for(3.5)  # longer than the time after which a silent node is gone
     second.order("fail")
     first.expect("over")
     second.expect("over")
