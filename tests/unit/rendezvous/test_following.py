@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+from tests.support.agents import observed
+from tests.support.stores import making_stores
+
+from rallypoint.clock import SYSTEM_CLOCK
+from rallypoint.errors import DistNetworkError, SessionLostError
+from rallypoint.rendezvous.board import Board
+from rallypoint.rendezvous.contact import Contact
+from rallypoint.rendezvous.decision import Rules, StopKind
+from rallypoint.rendezvous.follower import AllSucceeded, Follower, Leaving, Stop, Wanted
+from rallypoint.rendezvous.following import Following
+from rallypoint.rendezvous.reports import Order, OrderKind, decode_report, encode_order
+from rallypoint.rendezvous.state import Card, News
+from rallypoint.rendezvous.verdict import VerdictKind
+from rallypoint.store.session_calls import Changed
+from rallypoint.types import Endpoint
+
+ME, OTHER = "a" * 32, "b" * 32
+JOIN_S = 20
+HERE = Endpoint("node", 4242)
+
+
+class Stage:
+    """A node that follows, and a test that coordinates."""
+
+    def __init__(self, stack, interval_s=0.1, attempts=100, serve=None):
+        store = stack.enter_context(making_stores())(dialect="session")
+        self.own = store.clone()
+        self.board = Board(store, "run")
+        self.office = self.board.grant(3600)
+        self.watch = stack.enter_context(self.board.watch_reports())
+        self.served = []
+        rules = Rules(1, 2, join_timeout_s=JOIN_S, keep_alive_interval_s=interval_s, keep_alive_max_attempt=attempts)
+        self.follower = Follower(ME, Card(host="h", address="h"), rules)
+        self.following = Following(
+            Board(self.own, "run"),
+            self.follower,
+            ME,
+            rules.dead_after_s,
+            interval_s,
+            serve or self.serve,
+            Contact("the store", 60.0, SYSTEM_CLOCK),
+            "run",
+        )
+        self.numbers = iter(range(1, 100))
+        stack.callback(self.own.close)
+        stack.callback(self.following.stop, JOIN_S)
+        self.following.start()
+
+    def serve(self, proposal, number):
+        self.served.append((proposal, number))
+        return HERE
+
+    def report(self, is_it=lambda report: True):
+        """Give the first report that is so."""
+        while True:
+            event = self.watch.next(JOIN_S)
+            if isinstance(event, Changed) and event.value:
+                report = decode_report(event.value)
+                if is_it(report):
+                    return report
+
+    def order(self, kind, **fields):
+        order = Order(term=1, number=next(self.numbers), kind=kind, **({"why": "as told"} | fields))
+        self.board.send([(ME, encode_order(order))], self.office)
+
+    def join(self, number=0, rank=0):
+        self.following.forget_entry()
+        self.following.tell(Wanted())
+        wish = self.report(lambda report: report.wants_in)
+        place = {"report": wish.number, "round": number, "proposal": number + 1, "rank": rank, "size": 2}
+        self.order(OrderKind.PROPOSED, **place)
+        agreed = self.report(lambda report: report.acknowledged == number + 1)
+        self.order(OrderKind.ADMITTED, **place, endpoint=HERE)
+        return agreed, self.following.await_entry()
+
+
+@pytest.fixture
+def stage():
+    with ExitStack() as stack:
+        yield Stage(stack)
+
+
+def test_a_node_reports_serves_and_enters(stage):
+    agreed, entry = stage.join()
+    assert stage.served == [(1, 0)]
+    assert agreed.endpoint == HERE
+    assert (entry.kind, entry.rank, entry.endpoint) == (OrderKind.ADMITTED, 0, HERE)
+    assert stage.report().entered == 0
+    assert stage.following.verdict()[0].kind is VerdictKind.CURRENT
+
+
+def test_the_end_of_the_round_wakes_who_waits_for_it(stage):
+    stage.join(rank=1)
+    teller = threading.Timer(0.05, stage.order, (OrderKind.OVER,), {"why": "a worker failed"})
+    teller.start()
+    stage.following.await_verdict(JOIN_S)
+    verdict, trouble = stage.following.verdict()
+    teller.join()
+    assert (verdict.kind, verdict.why, trouble) == (VerdictKind.OVER, "a worker failed", None)
+    assert stage.join(number=1, rank=1)[1].round == 1
+
+
+def test_what_a_node_has_to_say_is_up_when_it_was_waited_for(stage):
+    stage.join()
+    stage.following.tell(AllSucceeded())
+    assert stage.following.await_published(JOIN_S)
+    (posted,) = stage.board.reports()
+    assert decode_report(posted.data).done == 0
+
+
+def test_who_stops_following_leaves_nothing_behind(stage):
+    stage.join()
+    stage.following.tell(Leaving("told to"))
+    assert stage.following.await_published(JOIN_S)
+    assert stage.report(lambda report: report.leaving).leaving == "told to"
+    stage.following.stop(JOIN_S)
+    stage.own.close()
+    assert stage.board.reports() == []
+    assert stage.following.await_entry() is None or True
+
+
+def test_a_lease_that_ended_fences_and_the_node_is_there_again(stage):
+    stage.join()
+    before = stage.follower.report.number
+    leases = [one for one in stage.own.status("leases")["leases"] if one["ttl_s"] == 10.0]
+    stage.board.revoke(leases[0]["lease"])
+    stage.following.await_verdict(JOIN_S)
+    assert stage.following.verdict()[0].kind is VerdictKind.FENCED
+    assert stage.report(lambda report: report.number > before).node == ME
+
+
+def test_a_mark_that_is_gone_is_the_loss_of_the_lease(stage):
+    stage.join()
+    before = stage.follower.report.number
+    (lease,) = [one["lease"] for one in stage.own.status("leases")["leases"] if one["ttl_s"] is None]
+    stage.board.revoke(lease)
+    stage.following.await_verdict(JOIN_S)
+    assert stage.following.verdict()[0].kind is VerdictKind.FENCED
+    assert "connection" in stage.following.verdict()[0].why
+    stage.report(lambda report: report.number > before)
+    assert stage.board.is_marked(ME)
+
+
+def test_a_store_that_is_gone_for_good_ends_a_wait(stage):
+    stage.following.tell(Wanted())
+    stage.report()
+    uplink = stage.own._client.trunk._uplink
+    uplink.fail(SessionLostError, "has ended, and what it held with it")
+    assert isinstance(stage.following.await_entry(), SessionLostError)
+    assert isinstance(stage.following.verdict()[1], SessionLostError)
+
+
+def test_a_node_that_cannot_renew_is_cut_off_although_its_threads_are_stuck(monkeypatch):
+    with ExitStack() as stack:
+        stage = Stage(stack, interval_s=0.1, attempts=10)
+        stage.join()
+        stuck = threading.Event()
+        stack.callback(stuck.set)
+        monkeypatch.setattr(Board, "renew", lambda *_: stuck.wait(JOIN_S))
+        stage.following.await_verdict(JOIN_S)
+        assert stage.following.verdict()[0].kind is VerdictKind.CUT_OFF
+
+
+def test_a_store_that_cannot_be_served_is_told_and_tried_again():
+    failures = [DistNetworkError("no port is free")]
+
+    def serve(proposal, number):
+        if failures:
+            raise failures.pop()
+        return HERE
+
+    with ExitStack() as stack, observed() as events:
+        entry = Stage(stack, serve=serve).join()[1]
+    assert entry.endpoint == HERE
+    assert any("no port is free" in event.message for event in events if event.name == "rendezvous.trouble")
+
+
+def test_why_a_node_does_not_get_in_is_told(stage):
+    stage.following.tell(Wanted())
+    wish = stage.report()
+    stage.order(OrderKind.REFUSED, why="2 to 3 nodes", report=wish.number)
+    outcome = stage.following.await_entry()
+    assert isinstance(outcome, Stop)
+    assert (outcome.kind, outcome.why) == (StopKind.REFUSED, "2 to 3 nodes")
+
+
+def test_news_of_others_that_the_order_does_not_say_are_told_once(stage):
+    def news(message, node=OTHER):
+        return News(kind="failed", round=0, node=node, host="far", message=message, rank=1, exit_code=-9)
+
+    with observed() as events:
+        stage.join()
+        for _ in range(2):
+            stage.order(OrderKind.OVER, why="x failed: late", news=(news("early"), news("late")))
+        stage.following.await_verdict(JOIN_S)
+        stage.join(number=1)
+    told = [event for event in events if event.name == "rendezvous.news"]
+    assert [event.message for event in told] == ["a worker of far (node 1) failed in round 0 by signal 9: early"]
+    assert told[0].fields["host"] == "far"
+
+
+def test_an_order_that_cannot_be_read_is_left_out(stage):
+    with observed() as events:
+        stage.following.tell(Wanted())
+        stage.report()
+        stage.board.send([(ME, b"{}")], stage.office)
+        stage.join()
+    assert any(event.message.startswith("an order is left out") for event in events)
