@@ -58,6 +58,7 @@ class Front:
         space: the key space of the local peers; ``None`` for keys as they name them.
         clock: the time that decides.
         log: takes one line, without its end, for each local peer that is closed, and when the other side comes or goes.
+        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
 
     Attributes:
         loop: what drives it.
@@ -77,10 +78,11 @@ class Front:
         space: KeySpace | None = None,
         clock: Clock = SYSTEM_CLOCK,
         log: Callable[[str], None] = log_line,
+        spin_us: int = 0,
     ) -> None:
         self._clock = clock
         self._translator = Translator(limits, relay_limits, space)
-        self.loop = ServerLoop(self, listeners, clock, log=log)
+        self.loop = ServerLoop(self, listeners, clock, log=log, spin_us=spin_us)
 
     def run(self) -> None:
         """Serve until ``stop``; all sockets are closed at the end, however it comes."""

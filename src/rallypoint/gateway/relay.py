@@ -35,6 +35,7 @@ class Relay(Front):
         clock: the time that decides.
         log: takes one line, without its end, for each local peer that is closed, and when the server comes or goes.
         backoff: the pauses between attempts to reach the server.
+        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
     """
 
     def __init__(
@@ -48,8 +49,17 @@ class Relay(Front):
         clock: Clock = SYSTEM_CLOCK,
         log: Callable[[str], None] = log_line,
         backoff: Backoff = DEFAULT_BACKOFF,
+        spin_us: int = 0,
     ) -> None:
-        super().__init__(listeners, limits=limits, relay_limits=relay_limits, space=space, clock=clock, log=log)
+        super().__init__(
+            listeners,
+            limits=limits,
+            relay_limits=relay_limits,
+            space=space,
+            clock=clock,
+            log=log,
+            spin_us=spin_us,
+        )
         self._refusal: AuthenticationError | None = None
         self._side = Upstream(self.loop, reach, self.tell, log, backoff, give_up=self._give_up)
 
@@ -75,6 +85,7 @@ def serve(
     limits: Limits = DEFAULT_LIMITS,
     relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
     space: KeySpace | None = None,
+    spin_us: int = 0,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Relay in this process until SIGTERM or SIGINT; call it from the main thread.
@@ -85,6 +96,7 @@ def serve(
         limits: what local peers are granted.
         relay_limits: what the relay grants itself.
         space: the key space of the local peers; ``None`` for the server's keys as they are.
+        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
         on_ready: called once the relay accepts connections; the server may be reached later.
 
     Returns:
@@ -93,5 +105,13 @@ def serve(
     Raises:
         AuthenticationError: the server refuses who we are; trying again would not help.
     """
-    relay = Relay(reach, listeners, limits=limits, relay_limits=relay_limits, space=space, log=log_to_stderr)
+    relay = Relay(
+        reach,
+        listeners,
+        limits=limits,
+        relay_limits=relay_limits,
+        space=space,
+        log=log_to_stderr,
+        spin_us=spin_us,
+    )
     return run_until_signalled(relay, on_ready=on_ready)

@@ -20,11 +20,11 @@ What this file does not know: calls, answers, who asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from rallypoint.protocol.codec import Request
-from rallypoint.protocol.spec import VERBS, Kind, Verb
+from rallypoint.protocol.spec import VERBS, Kind
 
 __all__ = ["NAME_SIZE_MAX", "KeySpace"]
 
@@ -74,18 +74,20 @@ class KeySpace:
 
     def translate(self, request: Request) -> Request:
         """Give a request with the other side's keys."""
-        verb = Verb(request[0])
-        fields = (_TRANSLATED[kind](self, field) for kind, field in zip(VERBS[verb].request, request[1:], strict=True))
-        return (request[0], *fields)
+        kind = _NAMED.get(request[0])
+        if kind is None:
+            return request
+        named = request[1]
+        if kind is Kind.KEY:
+            return (request[0], self.outward(named), *request[2:])
+        if kind is Kind.KEYS:
+            return request[0], [self.outward(key) for key in named]
+        return request[0], [(self.outward(key), value) for key, value in named]
 
 
-def _same(_: KeySpace, field: Any) -> Any:
-    return field
-
-
-_TRANSLATED: Final[Mapping[Kind, Callable[[KeySpace, Any], Any]]] = {
-    **dict.fromkeys(Kind, _same),
-    Kind.KEY: KeySpace.outward,
-    Kind.KEYS: lambda space, keys: [space.outward(key) for key in keys],
-    Kind.PAIRS: lambda space, pairs: [(space.outward(key), value) for key, value in pairs],
+# A request names its keys in its first field, or has none.
+_NAMED: Final[Mapping[int, Kind]] = {
+    verb: row.request[0]
+    for verb, row in VERBS.items()
+    if row.request and row.request[0] in {Kind.KEY, Kind.KEYS, Kind.PAIRS}
 }

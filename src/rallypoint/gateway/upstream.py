@@ -29,6 +29,7 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError, DistStoreError, LocalProtocolError
 from rallypoint.gateway.vocabulary import Answered, Failed, RelayEvent, UpstreamGone, UpstreamThere
 from rallypoint.net.retry import ATTEMPT_S_MAX, DEFAULT_BACKOFF, Backoff
+from rallypoint.net.stream import Stream
 from rallypoint.protocol.session.client import Request, Session
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
@@ -45,6 +46,7 @@ Reach = Callable[[bytes, Deadline], Link]
 """Makes a connection past its handshake, given the session's id (empty for a new one) and a deadline."""
 
 _READS_MAX = 16  # reads at one wake-up, so that the local peers get their turn
+_WHOLE_SIZE = 4096  # a read that gives less has emptied the socket
 _LABEL = "rallypoint-relay"
 _NOBODYS = 0  # the call of a probe
 
@@ -260,6 +262,8 @@ class Upstream:
                 if not data:
                     return
                 self._heard(data)
+                if len(data) < _WHOLE_SIZE and link is not None and type(link.stream) is Stream:
+                    return  # there was no more; TLS may hold some
         except DistNetworkError as error:
             self._lose(str(error))
 

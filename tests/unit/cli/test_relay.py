@@ -39,8 +39,9 @@ def test_the_ready_line_is_json(relayed, tmp_path):
 
 
 def test_limits_are_as_told(relayed):
-    run("head:29500", "--port", "0", "--patience-s", "7.5", "--connections-max", "3")
+    run("head:29500", "--port", "0", "--patience-s", "7.5", "--connections-max", "3", "--spin-us", "50")
     assert (relayed["relay_limits"].patience_s, relayed["limits"].connections_max) == (7.5, 3)
+    assert relayed["spin_us"] == 50
 
 
 def test_the_servers_keys_are_shown_as_they_are_unless_told(relayed):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rallypoint.gateway.spaces import NAME_SIZE_MAX, KeySpace
-from rallypoint.protocol.spec import Verb
+from rallypoint.protocol.spec import VERBS, Kind, Verb
 
 KEYS = st.one_of(st.binary(max_size=6), st.sampled_from([b"", b"/", b"//", b"/\0", b"\0", b"\0/", b"init/", b"/k"]))
 NAMES = st.sampled_from(["", "a", "a/", "a/b", "rounds/7/", "ü"])
@@ -52,6 +52,11 @@ def test_the_keys_of_each_verb_are_translated_and_nothing_else():
     assert space.translate((Verb.BARRIER, b"/b", 4)) == (Verb.BARRIER, b"/s/b", 4)
     assert space.translate((Verb.PING, 4)) == (Verb.PING, 4)
     assert space.translate((Verb.LIST_KEYS,)) == (Verb.LIST_KEYS,)
+
+
+def test_no_verb_names_keys_behind_its_first_field():
+    named = {Kind.KEY, Kind.KEYS, Kind.PAIRS}
+    assert not any(named & set(row.request[1:]) for row in VERBS.values())
 
 
 @pytest.mark.parametrize("name", ["/", "a\0b", "x" * NAME_SIZE_MAX])
