@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,13 +96,20 @@ def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, port: int, agents: 
     assert {report["attempt"] for report in reports} == {0}  # growing uses up no restart
 
 
-def test_the_others_go_on_without_an_agent_that_was_killed(tmp_path: Path, port: int, agents: ExitStack) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_the_others_go_on_without_an_agent_that_a_signal_ends(
+    tmp_path: Path, port: int, agents: ExitStack, signum: signal.Signals
+) -> None:
     (tmp_path / "go-on").touch()
     pair = [agents.enter_context(agent(tmp_path, name, port, nodes="1:2", restarts=3)) for name in ("a", "b")]
     for each in pair:
         each.until_world(4, rounds=2)
     gone, left = pair
-    gone.kill()
+    if signum == signal.SIGKILL:
+        gone.kill()  # and its workers, which torch leaves behind
+    else:
+        gone.process.send_signal(signum)
+        gone.wait()
     left.until_world(2, rounds=2)
     (tmp_path / "go-on").unlink()
     assert left.wait() == 0, left.log

@@ -144,7 +144,7 @@ class TorchCalls:
     # --- beginning and end -------------------------------------------------------------------------------
 
     def clone(self) -> Any:
-        """Give an adapter of a clone of the store; both are closed by its ``close``, or with this one: C++ closes none."""
+        """Give an adapter of a clone of the store; both end with its ``close``, or with this one's: C++ closes none."""
         with torchs_errors():
             store = self.store.clone()
         twin = as_torch_store(store)
