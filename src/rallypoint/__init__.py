@@ -51,6 +51,7 @@ _HOMES = {
     "rallypoint.net.tls": ("Tls",),
     "rallypoint.store.base": ("Store",),
     "rallypoint.store.bootstrap": ("create_c10d_store", "get_free_port", "get_socket_with_port", "store_timeout"),
+    "rallypoint.store.etcd": ("EtcdStore",),
     "rallypoint.store.file": ("FileStore",),
     "rallypoint.store.hash": ("HashStore",),
     "rallypoint.store.prefix": ("PrefixStore",),

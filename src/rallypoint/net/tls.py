@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rallypoint.net.secret import check_is_private
@@ -134,8 +134,12 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
         raise ValueError(f"the authorities' certificates {path} cannot be used: {why}") from error
 
 
-def client_context(tls: Tls) -> ssl.SSLContext:
+def client_context(tls: Tls, protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """Give what a client's connections are made with.
+
+    Args:
+        tls: our files.
+        protocols: what the connection is for, as ALPN names it; empty says nothing of it.
 
     Raises:
         ValueError: a file is missing or is not what it should be; the sentence names it.
@@ -147,6 +151,8 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     else:
         _load_authorities(context, tls.ca)
     _load_own(context, tls)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     return context
 
 

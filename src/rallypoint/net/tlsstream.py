@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rallypoint.clock import Deadline
@@ -160,7 +161,9 @@ class TlsStream(Stream):
         self._send, self._receive = self._sock.send, self._sock.recv  # which hold no stream alive
 
 
-def secure(stream: Stream, tls: Tls, deadline: Deadline, name: str | None = None) -> Stream:
+def secure(
+    stream: Stream, tls: Tls, deadline: Deadline, name: str | None = None, *, protocols: Sequence[str] = ()
+) -> Stream:
     """Put TLS on a connection.
 
     Args:
@@ -168,6 +171,7 @@ def secure(stream: Stream, tls: Tls, deadline: Deadline, name: str | None = None
         tls: our files.
         deadline: of the handshake.
         name: what the server is called, if not the endpoint's host; ``tls.name`` goes before it.
+        protocols: what the connection is for, as ALPN names it.
 
     Raises:
         ValueError: a file of ours is missing or is not what it should be.
@@ -180,7 +184,7 @@ def secure(stream: Stream, tls: Tls, deadline: Deadline, name: str | None = None
     if stream.peer.port == 0:
         return stream
     try:
-        channel = Channel(client_context(tls), name=tls.name or name or endpoint.host)
+        channel = Channel(client_context(tls, protocols), name=tls.name or name or endpoint.host)
     except BaseException:
         stream.close()
         raise

@@ -1,4 +1,4 @@
-"""Stores by URL: ``env://``, ``tcp://host:port``, ``tls://host:port``, ``file:///path``, and schemes of a user's own.
+"""Stores by URL: ``env://``, ``tcp://host:port``, ``tls://host:port``, ``file:///path``, ``etcd://``, and others' own.
 
 ::
 
@@ -48,7 +48,8 @@ def rendezvous(url: str, rank: int = -1, world_size: int = -1, **options: Any) -
 
     Args:
         url: ``env://`` (addresses and ranks from the environment), ``tcp://host:port`` (rank 0 serves),
-            ``tls://host:port`` (the same by TLS) or ``file:///path``; rank and world size may stand in its query.
+            ``tls://host:port`` (the same by TLS), ``file:///path``, or ``etcd://`` and ``etcds://`` as ``EtcdStore``
+            takes them; rank and world size may stand in its query.
         rank: the caller's; only if the URL has neither rank nor world size.
         world_size: how many members; likewise.
         options: ``timeout``, seconds or a ``timedelta``; others are the scheme's own affair.
@@ -111,6 +112,15 @@ def _meet_by_tcp(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> I
     raise _once_only(parts.scheme)
 
 
+def _meet_by_etcd(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> Iterator[Meeting]:
+    parts = urlparse(url)
+    rank, world_size = _place(parts, parts.scheme)
+    from rallypoint.store.etcd import EtcdStore
+
+    yield EtcdStore(url, timeout=timeout), rank, world_size
+    raise _once_only(parts.scheme)
+
+
 def _meet_by_env(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> Iterator[Meeting]:
     parts = urlparse(url)
     query = dict(parse_qsl(parts.query))
@@ -170,4 +180,11 @@ def _once_only(scheme: str) -> RuntimeError:
     return RuntimeError(f"Unable to perform re-rendezvous using {scheme}:// method")
 
 
-_handlers: dict[str, Handler] = {"env": _meet_by_env, "file": _meet_by_file, "tcp": _meet_by_tcp, "tls": _meet_by_tcp}
+_handlers: dict[str, Handler] = {
+    "env": _meet_by_env,
+    "etcd": _meet_by_etcd,
+    "etcds": _meet_by_etcd,
+    "file": _meet_by_file,
+    "tcp": _meet_by_tcp,
+    "tls": _meet_by_tcp,
+}

@@ -74,7 +74,8 @@ def test_a_store_by_tls_has_a_certificate_and_wants_one(tmp_path, monkeypatch):
 
 def test_an_unknown_scheme_is_named_with_the_known_ones():
     with pytest.raises(
-        RuntimeError, match=r"No rendezvous handler for foo:// \(there are env://, file://, tcp://, tls://\)"
+        RuntimeError,
+        match=r"No rendezvous handler for foo:// \(there are env://, etcd://, etcds://, file://, tcp://, tls://\)",
     ):
         rendezvous("foo://host")
 
@@ -221,3 +222,22 @@ def test_a_scheme_of_ones_own_gets_the_url_and_the_options():
     for scheme in ("own", "tcp", "env", "file"):
         with pytest.raises(RuntimeError, match=f"Rendezvous handler for {scheme}:// already registered"):
             register_rendezvous_handler(scheme, handler)
+
+
+def test_etcd_by_its_url(etcd):
+    url = etcd.url()
+    meeting = rendezvous(f"{url}?rank=1&world_size=3", timeout=60)
+    store, rank, world_size = next(meeting)
+    with store:
+        assert (rank, world_size, store.timeout.total_seconds()) == (1, 3, 60.0)
+        store.set("k", "v")
+        (other, *_) = next(rendezvous(url, rank=0, world_size=3))
+        with other:
+            assert other.get("k") == b"v"
+    with pytest.raises(RuntimeError, match="using etcd:// method"):
+        next(meeting)
+
+
+def test_etcd_needs_a_rank(etcd):
+    with pytest.raises(ValueError, match="using etcd:// rendezvous: rank parameter missing"):
+        next(rendezvous(etcd.url()))

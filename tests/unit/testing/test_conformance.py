@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from rallypoint.store.base import Store
+from rallypoint.store.etcd import EtcdStore
 from rallypoint.store.hash import HashStore
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.tcp import TCPStore
@@ -29,6 +30,11 @@ def test_a_tcp_store_behaves_as_a_store(check):
 def test_a_prefix_of_a_tcp_store_behaves_as_a_store(check):
     with tcp_store() as store:
         check.run(lambda: PrefixStore("p", store))
+
+
+@pytest.mark.parametrize("check", store_checks(), ids=str)
+def test_a_store_on_etcd_behaves_as_a_store(check, etcd):
+    check.run(lambda: EtcdStore(etcd.url(), timeout=LONG_S))
 
 
 def test_every_behaviour_is_a_sentence_of_its_own():
