@@ -14,7 +14,7 @@ from rallypoint.errors import ConnectionLostError
 from rallypoint.net.stream import Stream
 from rallypoint.protocol.session.auth import Welcome
 from rallypoint.protocol.session.spec import SessionVerb
-from rallypoint.store import connection, connections, trunk, uplink
+from rallypoint.store import connection, connections, leading, trunk, uplink
 from rallypoint.store.connection import Connection
 from rallypoint.store.connections import Connections
 from rallypoint.store.ticket import Ticket
@@ -24,7 +24,7 @@ from rallypoint.types import Endpoint
 
 ENDPOINT = Endpoint("node0", 29500)
 WELCOME = Welcome(b"s" * 16, 0, b"d" * 16, b"l" * 16, 10_000, 1)
-LINES = [connection, connections, trunk, uplink]
+LINES = [connection, connections, leading, trunk, uplink]
 LONG_S = 300.0
 
 

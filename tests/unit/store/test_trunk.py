@@ -23,7 +23,6 @@ from rallypoint.errors import (
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store.reach import Reacher
-from rallypoint.store.ticket import Ticket
 from rallypoint.store.trunk import Trunk
 from rallypoint.types import Endpoint
 
@@ -34,34 +33,6 @@ LONG_S = 300.0
 
 peer = session_peer
 line = opened_trunk
-
-
-def test_whoever_was_interrupted_goes_on_leading(line):
-    trunk, _ = line
-    interrupted, handlers, other = Ticket(V.GET), Ticket(V.GET), Ticket(V.GET)
-    other.thread = 0
-    assert trunk._take_lead(interrupted)
-    assert trunk._take_lead(handlers)
-    handlers.status = Status.OK
-    assert not trunk._take_lead(other)
-    trunk.leave(handlers)
-    assert trunk._leader is interrupted
-    trunk.leave(interrupted)
-    assert trunk._take_lead(other)
-    trunk.leave(other)
-
-
-def test_whoever_was_overtaken_reads_no_more(line):
-    trunk, server = line
-    late, quick = Ticket(V.GET), Ticket(V.GET)
-    quick.thread = 0
-    assert trunk._take_lead(late)
-    late.status = Status.EVENT  # from another thread, before it reads
-    assert trunk._take_lead(quick)
-    server.ok(V.PING, 1, 0)
-    trunk._read(trunk.link, late, 0.0)
-    assert (late.leads, quick.leads, trunk._leader) == (False, True, quick)
-    assert trunk.link.stream.take(0, is_patient=True)
 
 
 def test_a_handler_amid_a_step_of_its_own_thread_ends_nothing(line):
