@@ -207,7 +207,7 @@ class Lookout:
             return ()
         with self._changed:
             may_be_queue, lists = waits.at(spot)
-        witnesses = {names: verbs.first_missing(names) for names in lists}
+        witnesses = {names: verbs.first_missing(names, spot.name) for names in lists}
         items = verbs.items(spot.name) if may_be_queue else 0
         with self._changed:
             return waits.found(spot.name, items, witnesses, self._clock.now())

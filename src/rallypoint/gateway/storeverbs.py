@@ -132,19 +132,37 @@ class StoreVerbs:
         value = self.look(store_key(key)) or b""
         return int(value) if value.isdigit() and len(value) < 20 else 0
 
-    def first_missing(self, names: Sequence[bytes]) -> bytes | None:
-        """Give a name that is not present, ``None`` if all are. Cost: one call, or the logarithm of their number."""
+    def first_missing(self, names: Sequence[bytes], since: bytes | None = None) -> bytes | None:
+        """Give a name that is not present, ``None`` if all are.
+
+        Args:
+            names: the names.
+            since: the one that this told the last time: the search goes on there, and looks at those before it last.
+
+        Cost: calls for the logarithm of the number of names; for n names that come one after the other, n times O(1)
+            names and once all of them.
+        """
         keys = [store_key(name) for name in names]
+        if since is not None:
+            start, size = names.index(since), 1
+            while start < len(keys):
+                end = min(start + size, len(keys))
+                if not self._store.check(keys[start:end]):
+                    return names[self._missing_between(keys, start, end)]
+                start, size = end, 2 * size
         if not keys or self._store.check(keys):
             return None
-        start, end = 0, len(keys)
+        return names[self._missing_between(keys, 0, len(keys))]
+
+    def _missing_between(self, keys: Sequence[Text], start: int, end: int) -> int:
+        """Give where a key is missing among some of which at least one was just missing."""
         while end - start > 1:
             half = (start + end) // 2
             if self._store.check(keys[start:half]):
                 start = half
             else:
                 end = half
-        return names[start]
+        return start
 
     def items(self, name: bytes) -> int:
         """Give how many items a queue has; 0 if the store has no queues."""

@@ -94,6 +94,30 @@ def test_a_missing_name_is_found_wherever_it_is(store, count):
     assert verbs.first_missing([]) is None
 
 
+def test_a_search_goes_on_where_it_ended_and_finds_what_was_removed_before():
+    store, names = HashStore(), [b"/%d" % number for number in range(1000)]
+    verbs, asked, check = StoreVerbs(store), [], store.check
+
+    def counting(keys):
+        asked.append(len(keys))
+        return check(keys)
+
+    store.check = counting
+    witness = verbs.first_missing(names)
+    assert witness == names[0]
+    asked.clear()
+    for number, name in enumerate(names[:-1]):
+        store.set(store_key(name), b"")
+        witness = verbs.first_missing(names, witness)
+        assert witness == names[number + 1]
+    assert sum(asked) < 5 * len(names)
+    store.delete_key("7")
+    store.set("999", b"")
+    assert verbs.first_missing(names, witness) == b"/7"
+    store.set("7", b"")
+    assert verbs.first_missing(names, b"/7") is None
+
+
 @pytest.mark.parametrize("store", ["hash", "sessions"], indirect=True)
 def test_queues(ask, store):
     ask(V.QUEUE_PUSH, b"/q", b"one")
