@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
+from tests.support.faulty_stores import checks_of, find_out, over_faults
 
 from rallypoint.store.hash import HashStore
-from rallypoint.testing import Check, conformance
 from rallypoint.testing import key_checks as checks
 
 
@@ -163,15 +162,10 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("check", "faulty", "detail"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
+@over_faults(FAULTS)
 def test_a_fault_is_found_and_described(check, faulty, detail, monkeypatch):
-    monkeypatch.setattr(conformance, "JOIN_TIMEOUT_S", 1.0)
-    Check("as a right store does", check).run(HashStore)
-    with pytest.raises(AssertionError) as caught:
-        Check("as this store does not", check).run(faulty)
-    assert detail in str(caught.value)
+    find_out(check, faulty, detail, monkeypatch)
 
 
 def test_every_check_is_tried():
-    names = {name for name in vars(checks) if name.startswith("check_")}
-    assert {check.__name__ for check, *_ in FAULTS} == names
+    assert {check.__name__ for check, *_ in FAULTS} == checks_of(checks)
