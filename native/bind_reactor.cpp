@@ -125,6 +125,11 @@ void visit(PyObject *self, Look look) {
     Py_END_ALLOW_THREADS
 }
 
+PyObject *observe(PyObject *self, PyObject *is_observed) {
+    reactor_of(self)->observe(is_observed == Py_True);
+    return Py_NewRef(Py_None);
+}
+
 PyObject *take_notices(PyObject *self, PyObject *) {
     Value *lines = rallypoint::make_value(0);
     unsigned long long left_out;
@@ -167,6 +172,19 @@ PyObject *statistics(PyObject *self, PyObject *) {
     return as_list(&seen, sizeof seen / sizeof(uint64_t));
 }
 
+// Engine::Figures, then how many connections ended, by reason.
+PyObject *figures(PyObject *self, PyObject *) {
+    struct {
+        rallypoint::Engine::Figures engine;
+        uint64_t ends[Reactor::END_REASONS];
+    } seen;
+    visit(self, [&](auto &engine, auto &, auto &) {
+        seen.engine = engine.figures();
+        memcpy(seen.ends, reactor_of(self)->ends(), sizeof seen.ends);
+    });
+    return as_list(&seen, sizeof seen / sizeof(uint64_t));
+}
+
 PyObject *connections(PyObject *self, PyObject *) {
     Value *seen = rallypoint::make_value(0);
     visit(self, [&](auto &, auto &connections, auto &) {
@@ -192,6 +210,8 @@ PyMethodDef methods[] = {
     {"restore", restore, METH_VARARGS, nullptr},
     {"remember", remember, METH_VARARGS, nullptr},
     {"statistics", statistics, METH_NOARGS, nullptr},
+    {"figures", figures, METH_NOARGS, nullptr},
+    {"observe", observe, METH_O, nullptr},
     {"connections", connections, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -128,6 +128,15 @@ class Engine : StatusVerb {
         return fmin(fmin(handshake, work), fmin(next_end(), leases_.next_deadline()));
     }
 
+    // What metrics tell besides. Cost: the number of peers.
+    struct Figures {
+        uint64_t groups, leases, watches, received, sent;
+    };
+    Figures figures() const {
+        const auto [received, sent] = traffic();
+        return {groups_.count(), leases_.count(), watches_.count(), received, sent};
+    }
+
     // The numbers. Cost: the number of peers.
     Statistics statistics() const override {
         Statistics statistics = {connections_, 0, 0, keyspace_.key_count(), keyspace_.queue_count(),
@@ -160,13 +169,20 @@ class Engine : StatusVerb {
 
     // Find out from the first byte which dialect a peer speaks; take the opening of a session off the segment.
     [[gnu::noinline]] bool begins(Peer &peer, Bytes &segment) {
-        if (peer.talk != nullptr) return opens(*peer.talk, segment);
+        if (peer.talk != nullptr) return hears(peer, segment);
         if (segment.size == 0 || peer.reader.held() > 0) return true;
         if (segment.data[0] == kOpening[0]) {
             peer.talk = new Talk;
-            return arrives(peer) && opens(*peer.talk, segment);
+            return arrives(peer) && hears(peer, segment);
         }
         return (!wants_proof() || allows_c10d(peer)) && arrives(peer);
+    }
+
+    // What is no opening has come all the same.
+    bool hears(Peer &peer, Bytes &segment) {
+        if (opens(*peer.talk, segment)) return true;
+        peer.received += segment.size;
+        return false;
     }
 
     // Count a peer that says something under its address.

@@ -1,4 +1,4 @@
-// What the reactor has to tell its owner: lines about refusals, and that its state changed. The reactor's thread puts
+// What the reactor has to tell its owner: lines about refusals and ended connections, and that its state changed. The reactor's thread puts
 // them here and goes on; whoever polls `fd` takes them. Guarded by the reactor's lock.
 #pragma once
 
@@ -22,7 +22,7 @@ struct Notices {
         if (fd >= 0) eventfd_write(fd, 1);
     }
 
-    // Put a line: a CloseReason's position, or -1, a space and the words.
+    // Put a line: a CloseReason's position, -1 for none, or -2 less an EndReason's, a space and the words.
     [[gnu::format(printf, 3, 4)]] void put(int reason, const char *format, ...) {
         char line[1024];
         const int start = snprintf(line, sizeof line, "%d ", reason);

@@ -119,6 +119,13 @@ class Reactor final : Driver {
         }
     }
 
+    // Why a connection ended that the engine did not close; as vocabulary.EndReason.
+    enum EndReason { PEER_CLOSED, CONNECTION_LOST, SERVER_STOPPED, END_REASONS };
+    // How many did, by reason; for a visitor.
+    const uint64_t (&ends() const)[END_REASONS] { return ends_; }
+    // Whether to put a notice for each of these. Threads: any.
+    void observe(bool is_observed) { is_observed_ = is_observed; }
+
     bool has_ended() const { return has_ended_; }
     bool is_listening() const { return is_listening_; }
     int fd() const { return notices_.fd; }
@@ -177,7 +184,7 @@ class Reactor final : Driver {
         while (reactor.drain_s_ < 0 && !reactor.has_failed_) reactor.wake_up(reactor.timeout_ms());
         reactor.drain();
         if (!reactor.has_failed_) reactor.say_last_words();
-        while (Connection *connection = reactor.open_.first) reactor.lose(*connection);
+        while (Connection *connection = reactor.open_.first) reactor.lose(*connection, SERVER_STOPPED);
         reactor.bury();
         reactor.has_ended_ = true;
         Notices::wake(reactor.notices_.fd);
@@ -473,8 +480,9 @@ class Reactor final : Driver {
     // The peer sends no more; what it is owed still goes out.
     void end_of_input(Connection &connection) {
         if (connection.is_closing || connection.output.empty()) {
-            lose(connection);
+            lose(connection, PEER_CLOSED);
         } else {
+            count_end(connection, PEER_CLOSED);
             engine_.disconnect(connection, now_);
             begin_closing(connection);
         }
@@ -496,9 +504,20 @@ class Reactor final : Driver {
         watch(connection);
     }
 
-    void lose(Connection &connection) {
-        if (!connection.is_closing) engine_.disconnect(connection, now_);
+    void lose(Connection &connection, EndReason reason = CONNECTION_LOST) {
+        if (!connection.is_closing) {
+            count_end(connection, reason);
+            engine_.disconnect(connection, now_);
+        }
         close(connection);
+    }
+
+    void count_end(Connection &connection, EndReason reason) {
+        static constexpr const char *WORDS[] = {"peer closed", "connection lost", "server stopped"};
+        ++ends_[reason];
+        if (is_observed_.load(std::memory_order_relaxed)) {
+            notices_.put(-2 - reason, "%s is gone: %s", PeerName(connection).text, WORDS[reason]);
+        }
     }
 
     void close(Connection &connection) {
@@ -623,6 +642,8 @@ class Reactor final : Driver {
     int epoll_ = epoll_create1(EPOLL_CLOEXEC);
     int wake_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     std::atomic<double> drain_s_{-1};  // below 0: nobody has asked for the end
+    uint64_t ends_[END_REASONS] = {};
+    std::atomic<bool> is_observed_{false};
     std::atomic<bool> has_ended_{false}, is_listening_{true};
 
     pthread_t thread_;

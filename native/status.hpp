@@ -28,6 +28,19 @@ class StatusVerb : protected SessionDialect {
                         make_value(Bytes{refusal_.detail, strlen(refusal_.detail)})});
     }
 
+    // Bytes that came, and those of the answers they caused. Cost: the number of peers.
+    struct Traffic {
+        uint64_t received, sent;
+    };
+    Traffic traffic() const {
+        Traffic all = {gone_received_, gone_sent_};
+        for (const Peer *peer = first_peer(); peer != nullptr; peer = peer->of_all.after) {
+            all.received += peer->received;
+            all.sent += peer->sent;
+        }
+        return all;
+    }
+
     double began_ = NAN;
     uint64_t gone_received_ = 0, gone_sent_ = 0;  // bytes of peers that are gone
 
@@ -96,11 +109,7 @@ class StatusVerb : protected SessionDialect {
     void overview(Json &json) {
         const Statistics numbers = statistics();
         const double began = isnan(began_) ? now_ : began_;
-        uint64_t received = gone_received_, sent = gone_sent_;
-        for (const Peer *peer = first_peer(); peer != nullptr; peer = peer->of_all.after) {
-            received += peer->received;
-            sent += peer->sent;
-        }
+        const auto [received, sent] = traffic();
         json.text("rallypoint", kPackageVersion);
         json.text("twin", "native");
         json.begin('[', "dialects");

@@ -142,11 +142,12 @@ class Reactor:
         """
 
     def take_notices(self) -> tuple[int, bytes]:
-        """Give what was refused since the last call; the reactor keeps 128 KiB of it at most.
+        """Give what was refused or has ended since the last call; the reactor keeps 128 KiB of it at most.
 
         Returns:
             How many were left out because nobody took them, and the others, a zero byte behind each: the position of
-            the reason in ``CloseReason``, or -1, a space and one line.
+            the reason in ``CloseReason``, -1 for none, or for a connection that ended otherwise -2 less the position in
+            ``EndReason``; a space and one line.
         """
 
     def has_ended(self) -> bool:
@@ -157,6 +158,12 @@ class Reactor:
 
     def statistics(self) -> list[int]:
         """Give the fields of ``Statistics`` in their order, ``closed`` last: for each ``CloseReason`` how many."""
+
+    def figures(self) -> list[int]:
+        """Give groups, leases, watches, bytes received and sent; then for each ``EndReason`` how many connections."""
+
+    def observe(self, is_observed: bool, /) -> None:
+        """Say whether there is to be a notice for each connection that ends otherwise than by a refusal."""
 
     def restore(self, changes: bytes, now: float, /) -> None:
         """Put back what an earlier life has left, before the first step, by one or more calls and ``remember``.

@@ -7,11 +7,12 @@ holds the sinks (log lines, JSON lines, metrics).
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-__all__ = ["Event", "Sink", "emit", "is_observed", "subscribe", "unsubscribe"]
+__all__ = ["Event", "Sink", "emit", "follow", "is_observed", "subscribe", "unsubscribe"]
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -36,21 +37,43 @@ Sink: TypeAlias = Callable[[Event], None]
 
 _lock = threading.Lock()
 _sinks: tuple[Sink, ...] = ()
+_followers: list[weakref.WeakMethod[Callable[[bool], None]]] = []
 
 
 def subscribe(sink: Sink) -> None:
     """Send every later event to ``sink`` too; subscribing twice counts once."""
-    global _sinks  # noqa: PLW0603 - one list of listeners a process, replaced whole so that emit needs no lock
     with _lock:
         if sink not in _sinks:
-            _sinks = (*_sinks, sink)
+            _replace((*_sinks, sink))
 
 
 def unsubscribe(sink: Sink) -> None:
     """Stop sending events to ``sink``; unknown sinks are ignored."""
-    global _sinks  # noqa: PLW0603 - as above
     with _lock:
-        _sinks = tuple(known for known in _sinks if known != sink)
+        _replace(tuple(known for known in _sinks if known != sink))
+
+
+def follow(told: Callable[[bool], None]) -> None:
+    """Tell, now and whenever that changes, whether anybody listens: for what cannot ask, as it is not Python.
+
+    Args:
+        told: a method, called with ``is_observed()`` for as long as there is its object; must neither block nor raise,
+            nor call anything here.
+    """
+    with _lock:
+        _followers.append(weakref.WeakMethod(told))
+        told(bool(_sinks))
+
+
+def _replace(sinks: tuple[Sink, ...]) -> None:
+    global _sinks  # noqa: PLW0603 - one list of listeners a process, replaced whole so that emit needs no lock
+    _sinks = sinks
+    for follower in _followers.copy():
+        told = follower()
+        if told is None:
+            _followers.remove(follower)
+        else:
+            told(bool(sinks))
 
 
 def is_observed() -> bool:

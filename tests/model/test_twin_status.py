@@ -14,7 +14,7 @@ from tests.support.twins import TWINS, AnyEngine
 from rallypoint.protocol.session.codec import REPLY_HEAD_SIZE as HEAD_SIZE
 from rallypoint.protocol.session.codec import decode_reply, decode_reply_head, encode_request
 from rallypoint.protocol.session.spec import CLOSING_ID, NONCE_SIZE, OPENING, VERSION, SessionVerb, Status
-from rallypoint.server.engine import Connected, Received, Reply, Resumed, Ticked
+from rallypoint.server.engine import Connected, Limits, Received, Reply, Resumed, Ticked
 
 SECTIONS = ["", "peers", "sessions", "barriers", "leases", "watches", "refusals", "keys/", "values/", "keys/a", "no"]
 LOOKER = PEERS + 1
@@ -56,3 +56,20 @@ def test_the_documents_are_the_same(seed: int) -> None:
         assert other[0].pop("twin") == "native"
         for section, one, same in zip(SECTIONS, first, other, strict=True):
             assert one == same, section
+
+
+@pytest.mark.parametrize("opening", [b"RPS2", OPENING[:2] + b"x"])
+def test_what_is_no_opening_has_come_and_events_were_sent_all_the_same(opening: bytes) -> None:
+    found = []
+    for make in TWINS.values():
+        engine = make(Limits())
+        for peer in (1, 2):
+            engine.step(Connected(peer, "10.0.0.1:7"), 0.0)
+        engine.step(Received(2, opening), 0.0)
+        hello = (VERSION, b"", b"", b"", bytes(NONCE_SIZE), 5000)
+        engine.step(Received(1, OPENING + encode_request(SessionVerb.HELLO, CLOSING_ID, 0, *hello)), 0.0)
+        engine.step(Received(1, encode_request(SessionVerb.WATCH, 1, 0, b"/k", 0, -1)), 0.0)
+        engine.step(Received(1, encode_request(SessionVerb.SET, 2, 0, b"/k", b"value")), 0.0)
+        document = documents(engine, 1.0)[0]
+        found.append((document["totals"]["received_size"], document["totals"]["sent_size"]))
+    assert len(set(found)) == 1

@@ -36,3 +36,23 @@ def test_whether_anybody_listens_is_known(seen: list[events.Event]) -> None:
     assert events.is_observed()
     events.unsubscribe(seen.append)
     assert not events.is_observed()
+
+
+def test_what_cannot_ask_is_told_whether_anybody_listens_for_as_long_as_it_is_there() -> None:
+    class Follower:
+        def __init__(self) -> None:
+            self.told: list[bool] = []
+
+        def tell(self, is_observed: bool) -> None:
+            self.told.append(is_observed)
+
+    follower, other = Follower(), Follower()
+    told = other.told
+    events.follow(follower.tell)
+    events.follow(other.tell)
+    del other
+    heard: list[events.Event] = []
+    events.subscribe(heard.append)
+    events.unsubscribe(heard.append)
+    assert follower.told == [False, True, False]
+    assert told == [False]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import rallypoint
 from rallypoint.server.limits import Limits
 from rallypoint.server.native import Loop, NativeLoop
+from rallypoint.server.vocabulary import EndReason
 
 if TYPE_CHECKING:
     from rallypoint.server.loop import ServerLoop
@@ -19,6 +20,14 @@ __all__ = ["LOOK_S_MAX", "FiguresSource"]
 
 LOOK_S_MAX: Final = 2.0
 """How long a server may take to tell its figures, in seconds."""
+
+_COUNTED: Final = (
+    "rallypoint_groups",
+    "rallypoint_leases",
+    "rallypoint_watches",
+    "rallypoint_received_bytes_total",
+    "rallypoint_sent_bytes_total",
+)
 
 _Figures = dict[str, "float | Mapping[str, float]"]
 
@@ -53,23 +62,26 @@ class FiguresSource:
         }
         loop = self._loop
         if isinstance(loop, NativeLoop):
-            return figures | _of_statistics(loop.statistics())
+            return figures | _of_statistics(loop.statistics()) | _of_native(loop.figures())
         return figures | loop.door.visit(lambda: _of_loop(loop), LOOK_S_MAX)
 
 
 def _of_loop(loop: ServerLoop) -> _Figures:
     """Look at the Python twin, in its thread."""
     engine: Any = loop.machine  # an Engine: a server's loop drives no other machine
-    received, sent = engine.traffic()
     parts = engine.parts
+    counts = (len(parts.groups.groups), len(parts.leases.leases), len(parts.watches.watches))
+    ends = (loop.ends[reason] for reason in EndReason)
+    return _of_statistics(engine.statistics()) | _of_native([*counts, *engine.traffic(), *ends])
+
+
+def _of_native(numbers: list[int]) -> _Figures:
+    """As ``NativeLoop.figures`` gives them."""
     return {
-        **_of_statistics(engine.statistics()),
-        "rallypoint_groups": len(parts.groups.groups),
-        "rallypoint_leases": len(parts.leases.leases),
-        "rallypoint_watches": len(parts.watches.watches),
-        "rallypoint_received_bytes_total": received,
-        "rallypoint_sent_bytes_total": sent,
-        "rallypoint_ended_connections_total": {reason.value: count for reason, count in loop.ends.items()},
+        **dict(zip(_COUNTED, numbers[: len(_COUNTED)], strict=True)),
+        "rallypoint_ended_connections_total": {
+            reason.value: count for reason, count in zip(EndReason, numbers[len(_COUNTED) :], strict=True)
+        },
     }
 
 

@@ -67,7 +67,7 @@ class KeyIndex:
         """
         keys = self._in_order()
         table = self._table
-        found = []
+        found: list[bytes] = []
         for at in range(bisect_left(keys, prefix), len(keys)):
             key = keys[at]
             if not key.startswith(prefix):

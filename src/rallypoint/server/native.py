@@ -17,12 +17,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from rallypoint.clock import SYSTEM_CLOCK
-from rallypoint.events import emit
+from rallypoint.events import emit, follow
 from rallypoint.net.unix import remove_stale_file
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.descriptors import fitting
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, LINGER_S, Limits
 from rallypoint.server.refusals import RefusalLog, log_line
+from rallypoint.server.vocabulary import EndReason
 from rallypoint.twin import native
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = ["Loop", "NativeLoop", "make_loop"]
 Loop: TypeAlias = "NativeLoop | ServerLoop"
 
 _REASON_NAMES = tuple(reason.name for reason in CloseReason)
+_END_NAMES = tuple(reason.name for reason in EndReason)
 
 
 def make_loop(
@@ -138,6 +140,7 @@ class NativeLoop:
         self._periodic: tuple[float, Callable[[], None]] | None = None
         self._periodic_at = 0.0
         self._is_stopping = False
+        self._is_following = False
 
     # --- for the owner -----------------------------------------------------------------------------------
 
@@ -158,6 +161,9 @@ class NativeLoop:
             OSError: if the system gives no thread.
         """
         self._reactor.start()
+        if not self._is_following:
+            self._is_following = True
+            follow(self._observe)
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """End the server, after draining for ``drain_s`` seconds at most; a second call may shorten that, 0 ends it.
@@ -194,6 +200,13 @@ class NativeLoop:
 
         return statistics_of(self._reactor.statistics())
 
+    def figures(self) -> list[int]:
+        """Give groups, leases, watches, bytes received and sent, then how many connections ended, by ``EndReason``.
+
+        Threads: any. Cost: the number of peers.
+        """
+        return self._reactor.figures()
+
     # --- the ear -----------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -214,15 +227,22 @@ class NativeLoop:
             self._periodic_at = monotonic() + period_s
             callback()
 
+    def _observe(self, is_observed: bool) -> None:
+        self._reactor.observe(is_observed)
+
     def _heed(self) -> None:
         """Log what the reactor has refused; remove the files of listeners that it has closed."""
         left_out, lines = self._reactor.take_notices()
         self._refusals.leave_out(left_out)
         for line in lines.decode(errors="replace").split("\0")[:-1]:
-            reason, _, message = line.partition(" ")
+            word, _, message = line.partition(" ")
+            reason = int(word)
+            if reason < -1:
+                emit("server.disconnected", message, reason=_END_NAMES[-2 - reason])
+                continue
             self._refusals.note(message, monotonic())
-            if int(reason) >= 0:
-                emit("server.refused", message, reason=_REASON_NAMES[int(reason)])
+            if reason >= 0:
+                emit("server.refused", message, reason=_REASON_NAMES[reason])
         if self._paths and not self._reactor.is_listening():
             for path in self._paths:
                 remove_stale_file(path)
