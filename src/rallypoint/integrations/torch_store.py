@@ -257,8 +257,13 @@ class TorchCalls:
     # A barrier is made by C++ from add, set and wait, so that callers in Python and in C++ meet in the same keys.
 
     def _call(self, verb: str, *arguments: Any) -> Any:
-        with torchs_errors():
-            if self.store is _CLOSED:
+        store, timeout = self.store, self.timeout
+        try:
+            if store is _CLOSED:
                 raise DistStoreError(f"{verb}() on a store that is closed: close it after destroy_process_group()")
-            with store_timeout(self.store, self.timeout):
-                return getattr(self.store, verb)(*arguments)
+            if store.timeout == timeout:
+                return getattr(store, verb)(*arguments)
+            with store_timeout(store, timeout):
+                return getattr(store, verb)(*arguments)
+        except DistError as error:
+            raise _torchs_class(error)(str(error)) from error
