@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.support.etcd_members import etcd_cluster, has_etcd
+from tests.support.launcher import Run
 from tests.support.relayed import started
 
 MEMBER = Path(__file__).parent.parent / "support" / "torch_group_member.py"
@@ -170,3 +171,33 @@ def test_a_url_names_the_member_that_does_not_come(port: int) -> None:
     for report in reports:
         assert report["error"] == "DistStoreError"
         assert "rank 1" in report["text"]
+
+
+URL_WORKER = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+import torch, torch.distributed as dist
+import rallypoint.integrations.torch
+dist.init_process_group("gloo", init_method=sys.argv[1])
+total = torch.tensor([dist.get_rank() + 1.0])
+dist.all_reduce(total)
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    dist.barrier()
+    os._exit(3)
+os.write(1, f"rank {dist.get_rank()}: {total.item()}\\n".encode())
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_workers_of_our_launcher_need_no_more_than_a_place_and_meet_anew_after_a_restart(
+    tmp_path: Path, port: int
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(URL_WORKER)
+    launch = ("--nproc-per-node=2", "--max-restarts=1", "--rdzv-id=by-run", str(script))
+    environ = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
+    with Run(tmp_path, *launch, f"rallypoint://127.0.0.1:{port}", environ=environ) as run:
+        run.process.wait(PATIENCE_S)
+        assert sorted(run.stdout.splitlines()) == ["rank 0: 3.0", "rank 1: 3.0"], run.stderr
+        assert run.wait() == 0
