@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
-from tests.support.etcd_members import etcd_cluster, has_etcd
+from tests.support.etcd import etcd  # noqa: F401 - a fixture
 
 from rallypoint.gateway.local import LocalGateway
 from rallypoint.gateway.opening import open_store
@@ -14,9 +14,7 @@ from rallypoint.store.hash import HashStore
 from rallypoint.store.tcp import TCPStore
 from rallypoint.testing import store_checks
 
-STORES = ["hash", "file", "server", *["etcd"] * has_etcd()]
-
-PREFIXES = count()
+STORES = ["hash", "file", "server", "etcd"]
 
 
 class Client(TCPStore):
@@ -37,12 +35,6 @@ def serving():
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, dialect="session", server="thread")
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory):
-    with etcd_cluster(tmp_path_factory.mktemp("etcd")) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def make(request, tmp_path):
     if request.param == "file":
@@ -50,7 +42,7 @@ def make(request, tmp_path):
         return lambda: FileStore(str(tmp_path / str(next(files))))
     if request.param == "etcd":
         cluster = request.getfixturevalue("etcd")
-        return lambda: open_store(f"{cluster.url}/{next(PREFIXES)}", 30.0)
+        return lambda: open_store(cluster.url(), 30.0)
     return HashStore if request.param == "hash" else serving
 
 

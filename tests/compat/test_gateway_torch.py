@@ -12,13 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.etcd_members import etcd_cluster, has_etcd
+from tests.support.etcd import running_etcd
 from tests.support.relayed import started
 from tests.support.torch_peers import torch_client, torch_dist
 
 JOIN_S = 60
 MEMBER = Path(__file__).parent.parent / "support" / "gloo_member.py"
-SHARED = ["file", "server", *["etcd"] * has_etcd()]  # by several gateways
+SHARED = ["file", "server", "etcd"]  # by several gateways
 STORES = ["hash", *SHARED]
 
 shared = pytest.mark.parametrize("url", SHARED, indirect=True)
@@ -34,8 +34,7 @@ def url(request, tmp_path_factory):
         elif request.param == "file":
             yield f"file://{tmp_path_factory.mktemp('store')}/store"
         elif request.param == "etcd":
-            cluster = resources.enter_context(etcd_cluster(tmp_path_factory.mktemp("etcd")))
-            yield f"{cluster.url}/job"
+            yield resources.enter_context(running_etcd()).url()
         else:
             _, port = resources.enter_context(started("serve"))
             yield f"tcp://127.0.0.1:{port}"

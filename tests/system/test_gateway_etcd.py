@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.support.etcd_members import etcd_cluster, has_etcd
+from tests.support.etcd import running_etcd
 from tests.support.raw_server import PATIENCE_S
 from tests.support.relayed import started
 
@@ -18,15 +18,13 @@ from rallypoint.gateway.local import LocalGateway, delete_key_space
 from rallypoint.gateway.opening import open_store
 from rallypoint.store.tcp import TCPStore
 
-pytestmark = pytest.mark.skipif(not has_etcd(), reason="there is no etcd here")
-
 MEMBER = Path(__file__).parent.parent / "support" / "gloo_steps.py"
 STEPS = 30
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    with etcd_cluster(tmp_path, 3) as cluster:
+def cluster():
+    with running_etcd(3) as cluster:
         yield cluster
 
 
@@ -37,7 +35,7 @@ def plain(port):
 def test_a_gloo_group_trains_on_while_a_member_of_etcd_is_killed(cluster):
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
     trainers = []
-    url = f"{cluster.url}/job"
+    url = cluster.url("job")
     with (
         started("gateway", "--store", url, "--key-space", "rounds/1") as (_, first),
         started("gateway", "--store", url, "--key-space", "rounds/1") as (_, second),
@@ -48,9 +46,7 @@ def test_a_gloo_group_trains_on_while_a_member_of_etcd_is_killed(cluster):
                 command = [sys.executable, str(MEMBER), str(rank), "2", str((first, second)[rank]), str(STEPS)]
                 trainers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
             store.wait([f"step 10 of {rank}" for rank in range(2)])
-            killed = cluster.members[cluster.leader()]
-            killed.kill()
-            killed.wait()
+            cluster.leader().kill()
             store.set("go on/10", "")
             store.set("go on/20", "")
             store.set("go on/30", "")
@@ -85,13 +81,13 @@ def test_verbs_go_on_and_count_once_while_a_member_of_etcd_is_killed(cluster):
         with moved:
             assert moved.wait_for(lambda: all(now > then for now, then in zip(counts, before, strict=True)), PATIENCE_S)
 
-    with started("gateway", "--store", f"{cluster.url}/job") as (_, port), plain(port) as store:
+    with started("gateway", "--store", cluster.url("job")) as (_, port), plain(port) as store:
         threads = [threading.Thread(target=count, args=(number, port)) for number in range(4)]
         waiting = threading.Thread(target=store.wait, args=(["released"],))
         for thread in (*threads, waiting):
             thread.start()
         wait_for_progress()
-        cluster.members[cluster.leader()].kill()
+        cluster.leader().kill()
         for _ in range(20):
             wait_for_progress()
         stop.set()
@@ -106,7 +102,7 @@ def test_verbs_go_on_and_count_once_while_a_member_of_etcd_is_killed(cluster):
 
 
 def test_rounds_of_one_store_do_not_see_each_other_and_are_deleted(cluster):
-    with open_store(f"{cluster.url}/job", PATIENCE_S) as store:
+    with open_store(cluster.url("job"), PATIENCE_S) as store:
         for number in range(3):
             with LocalGateway(store, f"rounds/{number}/") as gateway, plain(gateway.port) as worker:
                 assert not worker.check(["k"])

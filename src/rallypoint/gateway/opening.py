@@ -16,8 +16,9 @@ def open_store(url: str, timeout: Timeout) -> Store:
     """Open a store.
 
     Args:
-        url: ``tcp://host:port`` or ``tls://host:port`` (several: ``host:port,host:port``), ``file:///path``, ``hash://``
-            for an empty one of this process, or a scheme that ``register_rendezvous_handler`` was told, as ``etcd://``.
+        url: ``etcd://host:port/prefix`` or ``etcds://...``, ``tcp://host:port`` or ``tls://host:port`` (of each
+            several: ``host:port,host:port``), ``file:///path``, ``hash://`` for an empty one of this process, or a
+            scheme that ``register_rendezvous_handler`` was told.
         timeout: the store's, seconds or a ``timedelta``.
 
     Raises:
@@ -45,6 +46,10 @@ def open_store(url: str, timeout: Timeout) -> Store:
         store: Store = FileStore(parts.path)
         store.set_timeout(timeout)
         return store
+    if parts.scheme in {"etcd", "etcds"}:
+        from rallypoint.store.etcd import EtcdStore
+
+        return EtcdStore(url, timeout=timeout)
     if parts.scheme == "hash":
         from rallypoint.store.hash import HashStore
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.etcd import etcd  # noqa: F401 - a fixture
 from tests.support.raw_server import running_loop
 
 from rallypoint.gateway.opening import open_store
+from rallypoint.store.etcd import EtcdStore
 from rallypoint.store.file import FileStore
 from rallypoint.store.hash import HashStore
 from rallypoint.store.url import register_rendezvous_handler
@@ -21,6 +23,15 @@ def test_a_server_is_connected_to():
         with open_store(f"tcp://{host}:{port}", 7.0) as store:
             store.set("k", "v")
             assert store.get("k") == b"v"
+
+
+def test_an_etcd_cluster_is_connected_to(request):
+    cluster = request.getfixturevalue("etcd")
+    with open_store(cluster.url(), 7.0) as store:
+        assert isinstance(store, EtcdStore)
+        assert store.timeout.total_seconds() == 7.0
+        store.set("k", "v")
+        assert store.get("k") == b"v"
 
 
 def test_a_store_of_this_process_is_empty():
