@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from typing import ClassVar
 
 import pytest
 from tests.support.stores import HOST, making_stores
@@ -82,7 +83,7 @@ def test_a_server_that_is_not_there_is_told(server):
 
 
 class FakeEtcd:
-    made = []
+    made: ClassVar[list[tuple[str, dict[str, object]]]] = []
 
     def __init__(self, url, **options):
         self.made.append((url, options))
