@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
-from tests.support.etcd import etcd  # noqa: F401 - a fixture
 
 from rallypoint.gateway.local import LocalGateway
 from rallypoint.gateway.opening import open_store

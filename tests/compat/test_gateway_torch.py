@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.etcd import running_etcd
 from tests.support.relayed import started
 from tests.support.torch_peers import torch_client, torch_dist
 
@@ -34,7 +33,7 @@ def url(request, tmp_path_factory):
         elif request.param == "file":
             yield f"file://{tmp_path_factory.mktemp('store')}/store"
         elif request.param == "etcd":
-            yield resources.enter_context(running_etcd()).url()
+            yield request.getfixturevalue("etcd").url()
         else:
             _, port = resources.enter_context(started("serve"))
             yield f"tcp://127.0.0.1:{port}"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.etcd import etcd  # noqa: F401 - a fixture
 from tests.support.raw_server import running_loop
 
 from rallypoint.gateway.opening import open_store
@@ -25,9 +24,8 @@ def test_a_server_is_connected_to():
             assert store.get("k") == b"v"
 
 
-def test_an_etcd_cluster_is_connected_to(request):
-    cluster = request.getfixturevalue("etcd")
-    with open_store(cluster.url(), 7.0) as store:
+def test_an_etcd_cluster_is_connected_to(etcd_url):
+    with open_store(etcd_url, 7.0) as store:
         assert isinstance(store, EtcdStore)
         assert store.timeout.total_seconds() == 7.0
         store.set("k", "v")
