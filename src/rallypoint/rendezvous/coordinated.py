@@ -59,6 +59,7 @@ from rallypoint.rendezvous.worker_store import (
     serve_store,
 )
 from rallypoint.store.base import Store
+from rallypoint.store.bootstrap import store_timeout
 
 __all__ = ["SESSION_S", "CoordinatedRendezvousHandler"]
 
@@ -410,9 +411,11 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         hands.coordinator.retire()
         hands.following.tell(Leaving(why))
         is_stored = hands.following.await_published(deadline.remaining_s())
-        hands.coordinator.join(min(RETIRE_S, deadline.remaining_s()))
-        hands.coordinator.stop(max(RETIRE_S, deadline.remaining_s()))
-        hands.following.stop(max(RETIRE_S, deadline.remaining_s()))
+        if is_stored:
+            hands.coordinator.join(min(RETIRE_S, deadline.remaining_s()))
+        # A thread that waits for a store that is gone is left behind: what it holds ends with its session.
+        hands.coordinator.stop(RETIRE_S)
+        hands.following.stop(RETIRE_S)
         if self._ground.is_host and verdict is not None and verdict.kind is VerdictKind.CLOSED:
             self._linger()
         return is_stored
@@ -444,7 +447,8 @@ def _board_opener(store: Store, run_id: str, call_s: float) -> Callable[[], tupl
     """Give what opens a coordinator's own way to the store, without referring to the handler."""
 
     def open_board() -> tuple[Board, Callable[[], None]]:
-        own = store.clone()
+        with store_timeout(store, call_s):
+            own = store.clone()
         return Board(own, run_id, call_s=call_s), own.close
 
     return open_board
