@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rallypoint.errors import RendezvousStateError
+from rallypoint.rendezvous.reports import (
+    ORDER_SIZE_MAX,
+    REPORT_SIZE_MAX,
+    Failure,
+    Order,
+    OrderKind,
+    Places,
+    Report,
+    Workers,
+    decode_order,
+    decode_report,
+    encode_order,
+    encode_report,
+)
+from rallypoint.rendezvous.state import Card, News
+from rallypoint.types import Endpoint
+
+A = "a" * 32
+
+
+def report() -> Report:
+    return Report(
+        node=A,
+        number=7,
+        card=Card(host="h", address="h", pid=3, labels={"rack": "r1"}),
+        min_nodes=1,
+        max_nodes=2,
+        workers=Workers(role="trainer", count=8),
+        joining=2,
+        wants_in=True,
+        entered=3,
+        acknowledged=4,
+        endpoint=Endpoint("h", 1),
+        failure=Failure(number=1, round=3, message="it failed", exit_code=-9),
+    )
+
+
+def order() -> Order:
+    return Order(
+        term=5,
+        number=6,
+        kind=OrderKind.ADMITTED,
+        why="in",
+        round=4,
+        proposal=4,
+        rank=1,
+        size=2,
+        endpoint=Endpoint("h", 1),
+        places=Places(first_rank=8, world_size=16, first_role_rank=8, role_world_size=16),
+        news=(News(kind="failed", round=3, node=A, host="h", message="it failed"),),
+    )
+
+
+def test_reports_and_orders_come_back_as_they_were() -> None:
+    assert decode_report(encode_report(report())) == report()
+    assert decode_order(encode_order(order())) == order()
+
+
+def test_a_small_report_takes_few_bytes() -> None:
+    small = Report(node=A, number=1, card=Card(host="h", address="h"), min_nodes=1, max_nodes=1)
+    assert len(encode_report(small)) < 120
+
+
+@pytest.mark.parametrize("decode", [decode_report, decode_order])
+def test_what_is_no_message_is_refused(decode: object) -> None:
+    assert callable(decode)
+    for data in (b"", b"[]", b'{"node": 1}', b"\x80\x04", b"{" * 1000):
+        with pytest.raises(RendezvousStateError, match="cannot be read"):
+            decode(data)
+
+
+def test_what_is_too_large_is_not_read() -> None:
+    with pytest.raises(RendezvousStateError, match=f"over the limit of {REPORT_SIZE_MAX}"):
+        decode_report(b" " * (REPORT_SIZE_MAX + 1))
+    with pytest.raises(RendezvousStateError, match=f"over the limit of {ORDER_SIZE_MAX}"):
+        decode_order(b" " * (ORDER_SIZE_MAX + 1))
+
+
+def test_another_schema_is_refused_by_number() -> None:
+    other = json.dumps(json.loads(encode_report(report())) | {"schema": 2}).encode()
+    with pytest.raises(RendezvousStateError, match="has schema 2, this version of rallypoint reads 1"):
+        decode_report(other)
+
+
+def test_bounds_that_deny_each_other_are_refused() -> None:
+    other = json.dumps(json.loads(encode_report(report())) | {"min_nodes": 3}).encode()
+    with pytest.raises(RendezvousStateError, match="wants 3 to 2 nodes"):
+        decode_report(other)
