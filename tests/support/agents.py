@@ -95,6 +95,7 @@ class ScriptedHandler(ForeignHandler):
     def __init__(self, *rounds: RendezvousInfo | Exception) -> None:
         super().__init__(*rounds)
         self.troubles: list[Exception] = []
+        self.expected: tuple[str, int] | None = None
         self._told: list[RoundNews] = []
         self._news = CURRENT
         self._changed = threading.Condition()
@@ -124,6 +125,9 @@ class ScriptedHandler(ForeignHandler):
         if self._news is CURRENT and self._told:
             self._news = self._told.pop(0)
         return self._news is not CURRENT
+
+    def expect_workers(self, role: str, count: int) -> None:
+        self.expected = role, count
 
     def report_success(self) -> None:
         self.calls.append("report_success")

@@ -214,7 +214,7 @@ NOT_NEGATIVE = SecondsRange(min=0)
     help="This node's rank (static), or the one that it would like (rallypoint, etcd).",
 )  # fmt: skip
 @_option(
-    "--label", "labels", multiple=True, metavar="NAME=VALUE",
+    "--label", multiple=True, metavar="NAME=VALUE",
     help="A word about this node, such as rack=a; may be given again (rallypoint, etcd).",
 )  # fmt: skip
 @_option("--master-addr", metavar="HOST", default="127.0.0.1", help="Node 0 as all nodes reach it (static).")
@@ -377,7 +377,7 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         log_line_prefix_template=os.environ.get(LOG_LINE_PREFIX_ENV),
         signals_to_handle=options["signals_to_handle"],
         shutdown_timeout=options["shutdown_timeout"],
-        labels=_labels(ctx, options["labels"]),
+        labels=_labels(ctx, options["label"]),
     )
 
 

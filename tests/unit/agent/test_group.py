@@ -494,3 +494,16 @@ def test_a_late_arrival_changes_nothing() -> None:
     decision = play(machine(), Begun(), StopFinished())
 
     assert decision == (GroupState.RENDEZVOUS, (), "StopFinished means nothing while rendezvous")
+
+
+def test_a_budget_that_all_nodes_share_is_left_to_who_counts() -> None:
+    group = machine(max_restarts=1, is_budget_shared=True)
+    for number in range(3):
+        decision = play(group, *(RUNNING if number == 0 else RUNNING[1:]), CRASH)
+        assert decision.effects == (ReportFailure("worker 1 (pid 101) ended with exit code 42", 42, final=False), TERM)
+        play(group, StopFinished())
+    assert group.restarts_used == 1
+
+    decision = play(group, RunClosed("failed", "the restart is used up"))
+
+    assert decision.effects == (Finish(GroupState.FAILED, 42),)

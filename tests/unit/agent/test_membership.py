@@ -32,6 +32,7 @@ from rallypoint.errors import (
     RendezvousTimeoutError,
 )
 from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, RoundStatus
+from rallypoint.rendezvous.reports import Places
 from rallypoint.store.hash import HashStore
 
 MINE = NodeWorkers("trainer", 2)
@@ -295,3 +296,16 @@ def test_a_member_of_one_object_counts_as_its_own_method() -> None:
     handler.report_success = lambda: None  # type: ignore[method-assign]
 
     assert knows_success(handler)
+
+
+def test_ranks_that_the_handler_gives_are_taken_and_it_knows_what_runs_here() -> None:
+    info = round_info(rank=1, count=2)
+    info._places = Places(first_rank=3, world_size=5, first_role_rank=1, role_world_size=3)
+    handler = ScriptedHandler(info)
+    with member(handler) as (membership, posts):
+        membership.join()
+
+        assert posts.next() == RendezvousDone(0, 1, 2)
+        assert membership.joined is not None
+        assert membership.joined.ranks == Ranks(3, 5, 1, 3)
+    assert handler.expected == ("trainer", 2)

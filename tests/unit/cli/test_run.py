@@ -351,3 +351,36 @@ def test_nothing_is_imported_once_signals_raise_exceptions(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_coordinated_node_may_wish_for_a_rank_and_carry_labels(launched: Launched) -> None:
+    where = ("--nnodes=2", "--rdzv-backend=rallypoint", "--rdzv-endpoint=host-a")
+    config = config_of(launched, *where, "--node-rank=1", "--label", "rack=a", "--label=zone=b")
+    assert (config.rdzv_configs, config.labels) == ({"rank": 1}, {"rack": "a", "zone": "b"})
+    assert config_of(launched, *where).rdzv_configs == {}
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://host-a:1", "host-a,host-b:2", "etcd://host-a"])
+def test_a_coordinator_may_be_met_at_a_store_of_any_kind(launched: Launched, endpoint: str) -> None:
+    config = config_of(launched, "--nnodes=2", "--rdzv-backend=rallypoint", f"--rdzv-endpoint={endpoint}")
+    assert config.rdzv_endpoint == endpoint
+
+
+def test_a_label_without_a_value_is_a_usage_error(launched: Launched) -> None:
+    result = call("--rdzv-backend=rallypoint", "--label=rack", "train.py")
+    assert result.exit_code == 2
+    assert "NAME=VALUE" in result.output
+
+
+def test_a_coordinated_run_of_several_nodes_cannot_meet_at_port_0(launched: Launched) -> None:
+    result = call("--nnodes=2", "--rdzv-backend=rallypoint", "--rdzv-endpoint=localhost:0", "train.py")
+    assert result.exit_code == 2
+    assert "cannot meet at port 0" in result.output
+
+
+def test_workers_of_a_coordinated_run_may_use_its_store(launched: Launched) -> None:
+    from rallypoint.gateway.local import LocalGateway
+    from rallypoint.rendezvous.worker_store import known_gateway
+
+    config_of(launched, "--rdzv-backend=rallypoint", "--rdzv-endpoint=h", "--rdzv-conf=worker_store=gateway")
+    assert known_gateway() is LocalGateway

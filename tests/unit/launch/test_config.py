@@ -27,6 +27,7 @@ def config(**changes: Any) -> LaunchConfig:
         ({"numa_options": object()}, "numa_options cannot be set"),
         ({"start_method": "thread"}, "start_method is 'thread'"),
         ({"signals_to_handle": "SIGBOGUS"}, "'SIGBOGUS'"),
+        ({"labels": {"rack": "a"}}, "labels are for the rendezvous backends rallypoint, etcd"),
         ({"rdzv_configs": {"endpoint": "x", "run_id": "y"}}, "endpoint, run_id cannot be set"),
     ],
 )
@@ -85,3 +86,14 @@ def test_the_rendezvous_timeout_goes_to_the_backends_own_option(backend: str, op
         option: 3
     }
     assert config(rdzv_backend=backend).rendezvous_parameters().config == {}
+
+
+def test_a_coordinator_is_told_the_budget_and_the_labels() -> None:
+    asked = {"rdzv_configs": {"labels": "rack=b;zone=1"}, "labels": {"rack": "a"}, "max_restarts": 5}
+    params = config(rdzv_backend="rallypoint", **asked).rendezvous_parameters()
+    assert params.config == {"max_restarts": 5, "labels": {"rack": "a", "zone": "1"}}
+
+    params = config(rdzv_backend="etcd", rdzv_configs={"max_restarts": "7"}).rendezvous_parameters()
+    assert params.config == {"max_restarts": "7"}
+
+    assert "max_restarts" not in config().rendezvous_parameters().config

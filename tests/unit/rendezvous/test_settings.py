@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from rallypoint.rendezvous.handler import RendezvousParameters
-from rallypoint.rendezvous.settings import KNOWN_OPTIONS, RendezvousSettings, RendezvousTimeout
+from rallypoint.rendezvous.policy import Policy
+from rallypoint.rendezvous.settings import (
+    KNOWN_OPTIONS,
+    CoordinatedSettings,
+    RendezvousSettings,
+    RendezvousTimeout,
+    read_labels,
+)
 
 
 def parameters(**config: Any) -> RendezvousParameters:
@@ -97,3 +104,49 @@ def test_a_misspelt_option_is_refused_with_the_nearest_and_the_list() -> None:
 def test_an_option_that_is_no_number_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="keep_alive_interval"):
         RendezvousSettings.from_parameters(parameters(keep_alive_interval="soon"))
+
+
+def coordinated(**options: Any) -> CoordinatedSettings:
+    return CoordinatedSettings.from_parameters(RendezvousParameters("rallypoint", "", "run", 1, 2, **options))
+
+
+def test_who_is_coordinated_renews_each_second_and_has_five() -> None:
+    settings = coordinated()
+    assert settings.node.rules.keep_alive_interval_s == 1.0
+    assert settings.ttl_s == 5.0
+    assert (settings.policy, settings.labels, settings.worker_store) == (Policy(), {}, "embedded")
+    assert coordinated(keep_alive_interval="0.5", keep_alive_max_attempt="4").ttl_s == 2.0
+
+
+def test_budgets_and_patience_with_hosts_are_read() -> None:
+    options = {"max_restarts": "3", "max_restarts_dropped": 0, "flap_limit": 2, "flap_window": "60", "cool_down": 9.5}
+    policy = coordinated(**options, worker_store="gateway").policy
+    assert policy.restarts == {"failed": 3, "dropped": 0}
+    assert (policy.flap_limit, policy.flap_window_s, policy.cool_down_s) == (2, 60.0, 9.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_restarts_left": -1}, "'max_restarts_left' is -1"),
+        ({"worker_store": "none"}, "worker_store is 'none'"),
+        ({"store_type": "tcp"}, "'store_type' is unknown"),
+        ({"keep_alive_interval": 0}, "must be positive"),
+        ({"flap_limi": 1}, "did you mean 'flap_limit'"),
+    ],
+)
+def test_bad_options_of_a_coordinated_rendezvous_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        coordinated(**options)
+
+
+def test_labels_are_read_from_text_and_mappings() -> None:
+    assert read_labels(None) == {}
+    assert read_labels("rack = a; zone=b=c;") == {"rack": "a", "zone": "b=c"}
+    assert read_labels({"rack": 7}) == {"rack": "7"}
+
+
+@pytest.mark.parametrize("given", ["rack", "=a", "rack=a;rack=b", 7, {"": "x"}, {"rack": "x" * 256}])
+def test_labels_that_are_none_are_refused(given: object) -> None:
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        read_labels(given)

@@ -4,7 +4,18 @@ import socket
 
 import pytest
 
-from rallypoint.rendezvous.worker_store import WorkerStore, is_sharing_off, serve_store
+from rallypoint.rendezvous import worker_store as module
+from rallypoint.rendezvous.worker_store import (
+    EmbeddedSpace,
+    GatewaySpace,
+    WorkerStore,
+    is_sharing_off,
+    known_gateway,
+    serve_store,
+    use_gateway,
+)
+from rallypoint.store.base import Store
+from rallypoint.store.hash import HashStore
 from rallypoint.types import Endpoint
 
 
@@ -83,3 +94,49 @@ def test_torchs_variable_turns_sharing_off(monkeypatch: pytest.MonkeyPatch, valu
     else:
         monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", value)
     assert is_sharing_off() is is_off
+
+
+def test_an_embedded_space_is_rank_0s_and_fresh_for_each_proposal() -> None:
+    servers: list[FakeServer] = []
+
+    def serve(host: str) -> FakeServer:
+        servers.append(FakeServer(4000 + len(servers)))
+        return servers[-1]
+
+    space = EmbeddedSpace(WorkerStore("node", True, serve))
+    first, second = space.open(1, 0), space.open(2, 0)
+    assert first != second
+    assert space.enter(0, 0, second) == second
+    assert [server.is_closed for server in servers] == [True, False]
+    other = Endpoint("elsewhere", 1)
+    assert space.enter(0, 1, other) == other
+    assert servers[1].is_closed
+    space.close()
+
+
+def test_a_gateway_space_is_each_nodes_own_and_one_for_each_round() -> None:
+    made: list[tuple[str, FakeServer]] = []
+
+    def make(store: Store, prefix: str) -> FakeServer:
+        made.append((prefix, FakeServer(5000 + len(made))))
+        return made[-1][1]
+
+    space = GatewaySpace(HashStore(), lambda number: f"rounds/{number}", make)
+    assert space.open(1, 7) == space.open(2, 7) == space.enter(7, 0, Endpoint("x", 1)) == Endpoint("127.0.0.1", 5000)
+    assert space.enter(8, 1, Endpoint("x", 1)) == Endpoint("127.0.0.1", 5001)
+    assert [prefix for prefix, _ in made] == ["rounds/7", "rounds/8"]
+    space.close()
+    space.close()
+    assert all(server.is_closed for _, server in made)
+
+
+def test_a_gateway_has_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_gateways", [])
+    with pytest.raises(ValueError, match=r"needs rallypoint.gateway"):
+        known_gateway()
+
+    def make(store: Store, prefix: str) -> FakeServer:
+        raise AssertionError
+
+    use_gateway(make)
+    assert known_gateway() is make
