@@ -31,7 +31,8 @@ from rallypoint.errors import (
 )
 from rallypoint.net.stream import connect
 from rallypoint.store import etcd_wire as wire
-from rallypoint.store.etcd_link import GrpcError, Link, head_of
+from rallypoint.store.etcd_heads import head_of
+from rallypoint.store.etcd_link import GrpcError, Link
 from rallypoint.store.etcd_refusal import AUTH_IS_OFF, Verdict, as_refusal, is_about, verdict_of
 from rallypoint.types import Endpoint
 
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTEMPT_S", "Answer", "Cluster", "Refused"]
 
-ATTEMPT_S: Final = 3.0
-"""How long one of several members may be silent before another is asked, in seconds."""
+ATTEMPT_S: Final = 1.0
+ATTEMPT_MAX_S: Final = 8.0
+"""How long one of several members may be silent before another is asked, in seconds: at first, and after many failures.
+What is asked amid the election of a leader is lost, so that short attempts end soon after it."""
 
 LONE_ATTEMPT_S: Final = 15.0
 """How long a cluster's only known address may be silent before it is asked anew, in seconds."""
@@ -196,7 +199,7 @@ class Cluster:
             else:
                 has_sent = True
                 try:
-                    return Answer(self._call(link, method, message, deadline), was_unsure)
+                    return Answer(self._call(link, method, message, self._attempt(deadline, failures)), was_unsure)
                 except GrpcError as error:
                     verdict = verdict_of(error)
                     if verdict is Verdict.FINAL:
@@ -220,9 +223,8 @@ class Cluster:
     def _call(self, link: Link, method: str, message: bytes, deadline: Deadline) -> bytes:
         """Make one call on a link, and put it back if it is good for another."""
         head = head_of(method, str(link.stream.endpoint), self._token, self._tls is not None)
-        until = self._attempt(deadline)
         try:
-            answer = link.call(head, message, until)
+            answer = link.call(head, message, deadline)
         except GrpcError:
             self._put(link)
             raise
@@ -233,8 +235,10 @@ class Cluster:
         self._put(link)
         return answer
 
-    def _attempt(self, deadline: Deadline) -> Deadline:
-        patience_s = ATTEMPT_S if len(self.endpoints) > 1 else LONE_ATTEMPT_S
+    def _attempt(self, deadline: Deadline, failures: int = 0) -> Deadline:
+        patience_s = LONE_ATTEMPT_S
+        if len(self.endpoints) > 1:
+            patience_s = min(ATTEMPT_S * (1 << min(max(0, failures - 2), 10)), ATTEMPT_MAX_S)
         return deadline if deadline.remaining_s() <= patience_s else Deadline(patience_s)
 
     def _check_time(self, deadline: Deadline, trouble: Exception) -> None:

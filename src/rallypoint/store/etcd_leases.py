@@ -123,14 +123,14 @@ class Leases:
 
     def is_alive(self, lease: int, deadline: Deadline) -> bool:
         """Tell whether a lease has not ended."""
-        answer = self._cluster.ask("Lease/LeaseTimeToLive", wire.lease_question(lease, wants_keys=False), deadline)
+        answer = self._cluster.ask("Lease/LeaseTimeToLive", wire.lease_number(lease), deadline)
         return wire.numbers_of(answer).get(3, 0) > 0
 
     def revoke(self, lease: int, deadline: Deadline) -> int:
         """End a lease and remove its keys; give how many there were. Cost: two round trips."""
         with self._changed:
             self._kept.pop(lease, None)
-        question = wire.lease_question(lease, wants_keys=True)
+        question = wire.lease_number(lease, wants_keys=True)
         answer = self._cluster.ask("Lease/LeaseTimeToLive", question, deadline)
         if wire.numbers_of(answer).get(3, 0) < 0:
             raise lease_lost(lease)

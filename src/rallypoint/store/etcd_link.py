@@ -6,7 +6,7 @@ at once, and a fork leaves nothing behind but a socket. Calls at the same time h
 and any sends.
 
 Our windows for what the peer sends are as wide as HTTP/2 has them, because there is only one stream to share them. The
-peer's are minded. Header blocks are read by ``hpack``, the only part of HTTP/2 that is not a few lines.
+peer's are minded. Header blocks are the affair of ``store.etcd_heads``.
 
 Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK), and gRPC's description of its protocol over HTTP/2.
 """
@@ -14,24 +14,22 @@ Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK), and gRPC's description of its proto
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, RemoteProtocolError
 from rallypoint.net.stream import Stream, silent
+from rallypoint.store.etcd_heads import Heads
 
-if TYPE_CHECKING:
-    from hpack import Decoder
-
-__all__ = ["ANSWER_SIZE_MAX", "GrpcError", "Link", "head_of"]
+__all__ = ["ANSWER_SIZE_MAX", "GrpcError", "Link"]
 
 ANSWER_SIZE_MAX: Final = 1 << 28
 """Bytes of one answer, at most."""
 
 _HEADERS_SIZE_MAX = 1 << 16
+_ANSWERS_SIZE_MAX = 1 << 12
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 1, 1, 4, 8, 32
@@ -68,36 +66,6 @@ class GrpcError(Exception):
         self.message = message
 
 
-@lru_cache(maxsize=256)
-def head_of(method: str, authority: str, token: str, is_tls: bool, needs_leader: bool = False) -> bytes:
-    """Give the header block of a call, the same on every connection: nothing in it is remembered by the peer.
-
-    Args:
-        method: as ``KV/Range``.
-        authority: whom the connection is to.
-        token: who calls; empty if etcd does not ask.
-        is_tls: whether the connection is secured.
-        needs_leader: a member that has lost the leader of its cluster is to refuse.
-    """
-    from hpack import Encoder, NeverIndexedHeaderTuple
-
-    heads = [
-        (":method", "POST"),
-        (":scheme", "https" if is_tls else "http"),
-        (":path", f"/etcdserverpb.{method}"),
-        (":authority", authority),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-        ("user-agent", "rallypoint"),
-    ]
-    if token:
-        heads.append(("token", token))
-    if needs_leader:
-        heads.append(("hasleader", "true"))
-    block: bytes = Encoder().encode([NeverIndexedHeaderTuple(*pair) for pair in heads], huffman=False)
-    return block
-
-
 class Link:
     """One connection.
 
@@ -115,15 +83,14 @@ class Link:
     """
 
     def __init__(self, stream: Stream) -> None:
-        from hpack import Decoder
-
         self.stream = stream
         self.is_usable = True
         self.heard_at = monotonic()
-        self._decoder: Decoder = Decoder()
+        self._heads = Heads()
         self._lock = threading.Lock()  # of what is sent
         self._room = threading.Condition(self._lock)  # the peer has more room
-        self._opening = _PREFACE
+        self._opening = _PREFACE  # what goes out before the next request
+        self._is_stream = False
         self._id = -1
         self._peer_window = 65535
         self._stream_window = self._initial_window = 65535
@@ -178,6 +145,7 @@ class Link:
         """Begin a stream of messages; the link is for nothing else from now on."""
         self._begin()
         self.is_usable = False
+        self._is_stream = True
         with self._lock:
             self._send(_frame(_HEADERS, _END_HEADERS, self._id, head), deadline)
 
@@ -296,12 +264,10 @@ class Link:
             self._block = block
             return
         self._block = None
-        from hpack import HPACKError
-
         try:
-            heads = self._decoder.decode(block, raw=True)
-        except HPACKError as error:
-            raise self._broken(f"headers cannot be read: {error}") from error
+            heads = self._heads.read(block)
+        except ValueError as error:
+            raise self._broken(str(error)) from error
         if stream != self._id:
             return
         for name, value in heads:
@@ -355,8 +321,12 @@ class Link:
             self._room.notify_all()
 
     def _answer(self, data: bytes, deadline: Deadline) -> None:
-        with self._lock:
-            self._send(data, deadline)
+        """Answer a frame that is about the connection: between calls, the next request carries it along."""
+        if self._is_stream or len(self._opening) > _ANSWERS_SIZE_MAX:
+            with self._lock:
+                self._send(data, deadline)
+        else:
+            self._opening += data
 
     def _unpadded(self, flags: int, payload: bytes) -> bytes:
         start, end = 0, len(payload)

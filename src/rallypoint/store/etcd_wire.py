@@ -32,10 +32,8 @@ __all__ = [
     "has_revision",
     "has_value",
     "is_absent",
-    "is_present",
     "lease_grant",
     "lease_number",
-    "lease_question",
     "nested",
     "numbers_of",
     "op_delete",
@@ -192,11 +190,6 @@ def is_absent(key: bytes, end: bytes = b"") -> bytes:
     return b"\x10\x01" + _text(3, key) + b"\x28\x00" + (_text(64, end) if end else b"")
 
 
-def is_present(key: bytes) -> bytes:
-    """Demand that there is such a key."""
-    return b"\x08\x03\x10\x01" + _text(3, key) + b"\x28\x00"
-
-
 def has_revision(key: bytes, revision: int) -> bytes:
     """Demand that a key was changed last at a revision; 0 for one that is not there."""
     return b"\x10\x02" + _text(3, key) + b"\x30" + _varint(revision)
@@ -245,13 +238,8 @@ def lease_grant(lease: int, ttl_s: int) -> bytes:
     return _number(1, ttl_s) + _number(2, lease)
 
 
-def lease_number(lease: int) -> bytes:
-    """Name a lease: to renew it, or to revoke it."""
-    return _number(1, lease)
-
-
-def lease_question(lease: int, *, wants_keys: bool) -> bytes:
-    """Ask how a lease stands."""
+def lease_number(lease: int, *, wants_keys: bool = False) -> bytes:
+    """Name a lease: to renew it, to revoke it, or to ask how it stands."""
     return _number(1, lease) + _number(2, wants_keys)
 
 

@@ -11,7 +11,8 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, DistNetworkError, RemoteProtocolError, ReplyTimeoutError
 from rallypoint.net.stream import connect
 from rallypoint.store import etcd_wire as wire
-from rallypoint.store.etcd_link import GrpcError, Link, head_of
+from rallypoint.store.etcd_heads import head_of
+from rallypoint.store.etcd_link import GrpcError, Link
 from rallypoint.types import Endpoint
 
 SOON_S = 0.05
@@ -130,8 +131,3 @@ def test_a_ping_is_answered(link):
     with pytest.raises(ReplyTimeoutError):
         link.next_message(Deadline(1.0))
     assert link.heard_at > before
-
-
-def test_a_token_is_part_of_the_head():
-    assert b"a-token" in head_of("KV/Put", "here", "a-token", False)
-    assert b"hasleader" in head_of("Watch/Watch", "here", "", True, True)
