@@ -59,7 +59,6 @@ from rallypoint.server.vocabulary import Close, Connected, Disconnected, Hold, P
 
 __all__ = ["Translator"]
 
-
 _SESSION_WANTED: Final = "it speaks the session dialect; a relay speaks c10d, in which it may come again"
 
 
@@ -324,9 +323,9 @@ class Translator:
     # --- from the server ---------------------------------------------------------------------------------
 
     def _answered(self, number: int, status: Status, fields: tuple[Any, ...]) -> None:
-        peer, slot, index = self._calls.pop(number, (None, None, 0))
-        if peer is None or slot is None:
+        if (entry := self._calls.pop(number, None)) is None:
             return
+        peer, slot, index = entry
         if peer.wait == number:
             peer.wait = None
         if status is Status.REFUSED:
@@ -340,9 +339,8 @@ class Translator:
                 self._begin(peer, following)
 
     def _failed(self, number: int, detail: str) -> None:
-        peer, slot, _ = self._calls.pop(number, (None, None, 0))
-        if peer is not None and slot is not None:
-            self._refuse(peer, slot, CloseReason.ENDED, detail)
+        if (entry := self._calls.pop(number, None)) is not None:
+            self._refuse(entry[0], entry[1], CloseReason.ENDED, detail)
 
     def _refuse(self, peer: _Peer, slot: Slot, reason: CloseReason, detail: str) -> None:
         """Take nothing more of a peer, and close it when it has been sent what it is owed before this request."""
@@ -384,9 +382,11 @@ class Translator:
         self._gone_since = None
         self._is_given_up = False
         if not is_same:
-            detail = "the server upstream has other data than before: what this peer relies on is gone"
-            for number in list(self._peers):
-                self._close(number, CloseReason.ENDED, detail)
+            self._close_all("the server upstream has other data than before: what this peer relies on is gone")
+
+    def _close_all(self, detail: str) -> None:
+        for number in list(self._peers):
+            self._close(number, CloseReason.ENDED, detail)
 
     def _unreachable(self, now: float) -> str:
         gone_s = 0.0 if self._gone_since is None else now - self._gone_since
@@ -398,5 +398,4 @@ class Translator:
             self._close(next(iter(self._handshakes)), CloseReason.HANDSHAKE_TIMEOUT, detail)
         if self._gone_since is not None and now >= self._gone_since + self._relay_limits.patience_s:
             self._is_given_up = True
-            for number in list(self._peers):
-                self._close(number, CloseReason.ENDED, self._unreachable(now))
+            self._close_all(self._unreachable(now))
