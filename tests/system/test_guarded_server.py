@@ -278,10 +278,11 @@ def test_token_and_tls_go_together(authority, tmp_path):
         foreign = Authority(tmp_path / "theirs")
         with pytest.raises(AuthenticationError, match="its certificate does not come from a trusted authority"):
             store_at(ready, tls=Tls(foreign.file))
-        client = raw(ready)
-        client.send(opening())
-        assert client.read_end() == b""
-        client.close()
+        for dialect in ("session", "auto", "c10d"):
+            with pytest.raises(
+                AuthenticationError, match="came without TLS, which this server wants: give the client tls="
+            ):
+                store_at(ready, dialect=dialect)
         process.terminate()
         assert "it came without TLS, which this server wants" in process.stderr.read()
 

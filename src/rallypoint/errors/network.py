@@ -89,7 +89,10 @@ class AuthenticationError(DistNetworkError):
 
     Attributes:
         endpoint: the peer.
+        reason: the code with which the peer refused, empty if it said none.
     """
+
+    reason: str = ""
 
 
 class SessionLostError(ConnectionLostError):

@@ -253,7 +253,8 @@ class Gate:
                 f"with {opening}, or let it speak through `rallypoint relay` on its own host"
             )
         return (
-            f"it came without TLS, which this server wants; to let it in all the same, start the server with {opening}"
+            "it came without TLS, which this server wants: give the client tls= (RALLYPOINT_TLS_CA); to let it in all "
+            f"the same, start the server with {opening}"
         )
 
     def identify(self, hello: Hello, origin: Origin, nonce: bytes = b"", proof: bytes = b"") -> bytes:

@@ -12,7 +12,8 @@ above that, somebody has taken commits away: ``store.db-wal`` was cut, damaged o
 itself takes for a crash in the middle of a commit. Then the store would silently be an older one; it is refused
 instead. Whoever wants the older one removes ``lock`` while no server runs.
 
-Files are readable for their owner only, whatever the umask.
+Files are readable for their owner only, whatever the umask. A directory without a store in which there is anything else
+is not taken: somebody has named the wrong one. (Other files beside a store, a copy of it perhaps, are left alone.)
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ STORE_NAME = "store.db"
 
 LOCK_NAME = "lock"
 """The lock's file."""
+
+_OWN_NAMES = (STORE_NAME, LOCK_NAME, "store.new")  # what SQLite adds to them included
+_OF_MOUNTS = ("lost+found",)  # in the root of a file system
 
 _LOCK_LINE = re.compile(rb"pid ([0-9]{10}) commits ([0-9]{20})\n")
 
@@ -68,6 +72,7 @@ class DataDir:
         lock = self.path / LOCK_NAME
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._refuse_foreign()
             self._lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise DataDirError(f"{self.path} cannot be a data directory: {error}", path=str(self.path)) from error
@@ -82,6 +87,17 @@ class DataDir:
         except DataDirError:
             os.close(self._lock_fd)
             raise
+
+    def _refuse_foreign(self) -> None:
+        found = {path.name for path in self.path.iterdir()}
+        foreign = sorted(name for name in found if not name.startswith(_OWN_NAMES) and name not in _OF_MOUNTS)
+        if foreign and not found & {STORE_NAME, LOCK_NAME}:
+            others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise DataDirError(
+                f"{self.path} is no data directory: there is no {STORE_NAME} in it, but {foreign[0]!r}{others}; give a "
+                "new or an empty directory",
+                path=str(self.path),
+            )
 
     def _take_lock(self, lock: Path) -> int:
         try:

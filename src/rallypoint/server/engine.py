@@ -305,12 +305,13 @@ class Engine:
         if not data:
             return
         is_session = data[0] == _OPENING_BYTE
+        if is_session:  # first, so that it is told why if it is refused
+            state.reader = reader = FrameReader(self._limits.input_size_max)
+            state.talk = Talk(reader)
         if self._gate is not None and (why := self._gate.refusal(state.origin, is_session=is_session)) is not None:
             self.close(peer, CloseReason.AUTHENTICATION_REQUIRED, why)
             return
         if is_session:
-            state.reader = reader = FrameReader(self._limits.input_size_max)
-            state.talk = Talk(reader)
             state.serve = self._serve_session
         else:
             state.reader = RequestReader(self._limits.input_size_max)

@@ -205,7 +205,8 @@ class NativeLoop:
 
         Threads: any. Cost: the number of peers.
         """
-        return self._reactor.figures()
+        numbers: list[int] = self._reactor.figures()
+        return numbers
 
     # --- the ear -----------------------------------------------------------------------------------------
 

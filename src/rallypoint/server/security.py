@@ -142,5 +142,14 @@ def read_rules(path: str) -> dict[str, Rule]:
 
 
 def read_networks(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Give the networks in ``RALLYPOINT_ALLOW_PLAIN``, which are split by commas."""
-    return tuple(part.strip() for part in environ.get(ALLOW_PLAIN_ENV, "").split(",") if part.strip())
+    """Give the networks in ``RALLYPOINT_ALLOW_PLAIN``, which are split by commas.
+
+    Raises:
+        ValueError: one of them is none; the sentence names the variable.
+    """
+    networks = tuple(part.strip() for part in environ.get(ALLOW_PLAIN_ENV, "").split(",") if part.strip())
+    try:
+        parse_networks(networks)
+    except ValueError as error:
+        raise ValueError(f"{ALLOW_PLAIN_ENV}: {error}") from error
+    return networks

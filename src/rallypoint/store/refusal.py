@@ -28,7 +28,7 @@ ANSWER_S_MAX = 1.0
 
 
 def check_whether_welcome(call_again: Callable[[Deadline], Stream], endpoint: Endpoint, left_s: float) -> None:
-    """Ask a server that has hung up whether it wants a token.
+    """Ask a server that has hung up whether it wants a token, or TLS.
 
     Args:
         call_again: makes another connection to it.
@@ -55,6 +55,9 @@ def check_whether_welcome(call_again: Callable[[Deadline], Stream], endpoint: En
                         step = course.send(stream.receive_exactly(step, deadline))
             stream.send(encode_request(SessionVerb.BYE, 1, 0), deadline)  # it is welcome, and was not then
     except AuthenticationError as error:
+        if error.reason:  # it has said so itself, of a missing TLS for example
+            error.endpoint = endpoint
+            raise
         which = "RALLYPOINT_TOKEN or RALLYPOINT_TOKEN_FILE and " if not has_token() else ""
         raise AuthenticationError(
             "the server wants to see a token, which this store cannot show in c10d: "

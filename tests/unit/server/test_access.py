@@ -118,8 +118,8 @@ def test_other_networks_are_not(host: str) -> None:
 def test_with_tls_whoever_comes_without_is_told_so(is_session: bool) -> None:
     gate = Gate(wants_tls=True, plain_networks=parse_networks(["127.0.0.0/8"]))
     assert str(gate.refusal(AFAR, is_session=is_session)).startswith(
-        "it came without TLS, which this server wants; to let it in all the same, start the server with "
-        "--allow-plain 10.0.0.3/32"
+        "it came without TLS, which this server wants: give the client tls= (RALLYPOINT_TLS_CA); to let it in all the "
+        "same, start the server with --allow-plain 10.0.0.3/32"
     )
     for origin in (AFAR._replace(is_secure=True), Origin("127.0.0.1"), Origin(is_local=True)):
         assert gate.refusal(origin, is_session=is_session) is None

@@ -86,3 +86,22 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(DataDirError, match="cannot become"):
         directory.adopt_store(tmp_path / "none")
     directory.close()
+
+
+def test_a_directory_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "thesis.tex").write_text("text")
+    (tmp_path / "zebra").mkdir()
+    with pytest.raises(
+        DataDirError, match=r"there is no store.db in it, but 'thesis.tex' and 1 more; give a new or an"
+    ):
+        DataDir(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lost+found", "thesis.tex", "zebra"]
+
+
+def test_a_file_systems_root_and_other_files_beside_a_store_are_fine(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    DataDir(tmp_path).close()
+    (tmp_path / "store.db.copy").write_text("")
+    (tmp_path / "notes").write_text("")
+    DataDir(tmp_path).close()

@@ -214,7 +214,7 @@ def test_a_plain_peer_is_refused_where_tls_is_wanted(serve):
     client = server.raw()
     client.send(VALIDATE)
     assert client.read_end() == b""
-    assert "it came without TLS, which this server wants; to let it in all the same" in server.line()
+    assert "it came without TLS, which this server wants: give the client tls=" in server.line()
 
 
 def test_a_secured_peer_passes_the_same_gate(serve, authority):

@@ -112,3 +112,8 @@ def test_its_gate_wants_all_of_it(tmp_path: Path) -> None:
     assert security.server_tls([].append) is not None
     with pytest.raises(ValueError, match=re.escape(f"the file {tmp_path}/no cannot be used")):
         Security(tls=tls._replace(key=f"{tmp_path}/no")).server_tls([].append)
+
+
+def test_a_network_that_is_none_is_named_with_its_variable():
+    with pytest.raises(ValueError, match=r"^RALLYPOINT_ALLOW_PLAIN: .*10\.0\.0"):
+        read_networks({"RALLYPOINT_ALLOW_PLAIN": "10.0.0"})

@@ -106,3 +106,11 @@ def test_who_has_nothing_to_prove_loads_no_tls():
 def test_tls_that_is_none_is_refused():
     with pytest.raises(TypeError, match="tls must be a Tls, a bool or None, not str"):
         credentials_to_use("ca.pem")
+
+
+def test_the_networks_are_checked_where_they_mean_nothing_too(environ):
+    environ(ALLOW_PLAIN="nowhere")
+    with pytest.raises(ValueError, match="RALLYPOINT_ALLOW_PLAIN: .*nowhere"):
+        security_of_environment()
+    environ(ALLOW_PLAIN="127.0.0.1")
+    assert security_of_environment() is None

@@ -90,8 +90,12 @@ def _read(verb: SessionVerb) -> Generator[int, bytes, tuple[Status, tuple[Any, .
     number, _ = decode_reply_head(head, 0)
     if number == Status.CLOSING:
         reason, sentence = (text.decode(errors="replace") for text in decode_reply(Status.CLOSING, None, body, 0, rest))
-        kind = AuthenticationError if reason in _PROOF_REASONS else DistNetworkError
-        raise kind(f"the server refuses the connection ({reason}): {sentence}")
+        message = f"the server refuses the connection ({reason}): {sentence}"
+        if reason not in _PROOF_REASONS:
+            raise DistNetworkError(message)
+        refusal = AuthenticationError(message)
+        refusal.reason = reason
+        raise refusal
     if number not in (Status.OK, Status.CHALLENGE):
         raise RemoteProtocolError(f"the server answered a HELLO by a frame of status {number}")
     status = Status(number)
