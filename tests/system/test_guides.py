@@ -11,6 +11,15 @@ GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 TIME_MAX_S = 60
 
 
+def test_the_program_of_the_guide_to_the_coordinator_runs() -> None:
+    text = (GUIDES / "coordinator.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", block]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIME_MAX_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*re.findall(r"  # (.*)$", block, re.MULTILINE)[0].split(), "succeeded"]
+
+
 def test_the_blocks_of_the_guide_to_the_primitives_run_one_after_the_other() -> None:
     text = (GUIDES / "primitives.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
