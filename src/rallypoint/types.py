@@ -62,11 +62,16 @@ def as_bytes(text: Text, what: str = "value") -> bytes:
 
     Raises:
         TypeError: for any other type.
+        UnicodeEncodeError: for a ``str`` that is no text.
     """
     if isinstance(text, bytes):
         return text
     if isinstance(text, str):
-        return text.encode()
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            why = f"the {what} has a lone surrogate, which UTF-8 cannot say; what is no text is given as bytes"
+            raise UnicodeEncodeError(error.encoding, text, error.start, error.end, why) from None
     if isinstance(text, bytearray):
         return bytes(text)
     raise TypeError(f"{what} must be str, bytes or bytearray, not {type(text).__name__}")

@@ -30,7 +30,7 @@ from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.session_calls import ANY_REVISION
 from rallypoint.types import Text, Timeout
 
-__all__ = ["DEFAULT_TTL_S", "Lease", "LeaseStatistics"]
+__all__ = ["DEFAULT_TTL_S", "Lease", "LeaseStatistics", "as_ttl_s"]
 
 DEFAULT_TTL_S = 10.0
 """How long a lease lives after its holder was last heard of, unless told otherwise."""
@@ -68,6 +68,19 @@ class LeaseStatistics:
     failures: int
 
 
+def as_ttl_s(ttl: Timeout) -> float:
+    """Give a time to live in seconds.
+
+    Raises:
+        TypeError: it is no time.
+        ValueError: it is shorter than ``TTL_MIN_S``, or endless.
+    """
+    ttl_s = as_timeout_s(ttl, "ttl")
+    if not TTL_MIN_S <= ttl_s < float("inf"):
+        raise ValueError(f"ttl must be {TTL_MIN_S:g} seconds or more and finite, got {ttl_s:g}")
+    return ttl_s
+
+
 class Lease:
     """A lease on any store, kept alive by a daemon thread until it is closed.
 
@@ -98,9 +111,7 @@ class Lease:
         on_lost: Callable[[Lease], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.ttl_s = as_timeout_s(ttl, "ttl")
-        if not TTL_MIN_S <= self.ttl_s < float("inf"):
-            raise ValueError(f"ttl must be {TTL_MIN_S:g} seconds or more and finite, got {self.ttl_s:g}")
+        self.ttl_s = as_ttl_s(ttl)
         self._store = store
         self._clock = clock
         self._on_lost = on_lost

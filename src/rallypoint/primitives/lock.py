@@ -19,7 +19,7 @@ from types import TracebackType
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 from rallypoint.errors import LeaseLostError, LockTimeoutError
-from rallypoint.primitives.lease import DEFAULT_TTL_S, Lease
+from rallypoint.primitives.lease import DEFAULT_TTL_S, Lease, as_ttl_s
 from rallypoint.primitives.line import Place, PlainLine, ServedLine, Standing, line_for
 from rallypoint.store.base import Store, as_timeout_s
 from rallypoint.types import Timeout
@@ -78,7 +78,7 @@ class Tenure:
         self.acquired = self.timeouts = self.lost = 0
         self.waited_s = 0.0
         self._store = store
-        self._ttl_s = as_timeout_s(ttl, "ttl")
+        self._ttl_s = as_ttl_s(ttl)
         self._on_lost = on_lost
         self._line: ServedLine | PlainLine | None = None
         self._place: Place | None = None

@@ -70,7 +70,12 @@ def main(arguments: Sequence[str]) -> None:
             security = _read_security(control) if SECURED in arguments[5:] else None
             listeners = [socket.socket(fileno=int(fd)) for fd in arguments[2].split(",")]
             raise_descriptor_limit()
-            loop = make_loop(limits, listeners, spin_us=int(arguments[4]), log=log_to_stderr, security=security)
+            spin_us = int(arguments[4])
+            try:
+                loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security)
+            except ValueError as error:  # of a file that was named, as the sentence says: nothing of ours to be traced
+                control.sendall(FAILED + str(error).encode())
+                raise SystemExit(1) from None
             _prepare(loop, control, int(arguments[1]))
         except Exception as error:
             control.sendall(FAILED + f"{type(error).__name__}: {error}".encode())

@@ -69,7 +69,7 @@ def check_arguments(host_name: object, port: object, world_size: object, is_mast
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a world size of 0, a port outside 0..65535.
+        ValueError: a world size of 0, a port outside 0..65535, no host's name, or one with a port in it.
         DistNetworkError: port 0 for a client.
     """
     if not isinstance(host_name, str):
@@ -82,6 +82,13 @@ def check_arguments(host_name: object, port: object, world_size: object, is_mast
         raise TypeError(f"TCPStore: world_size must be an int or None, not {type(world_size).__name__}")
     if not 0 <= port <= PORT_MAX:
         raise ValueError(f"TCPStore port must be from 0 to {PORT_MAX}, not {port}")
+    if not host_name:
+        raise ValueError("TCPStore: host_name is empty: name the server's host, 'localhost' for this one")
+    host, _, digits = host_name.partition(":")
+    if digits.isdecimal() and host and "," not in host and not host_name.startswith(UNIX_PREFIX):
+        raise ValueError(
+            f"TCPStore: host_name is {host_name!r}: the port is an argument of its own, TCPStore({host!r}, {digits})"
+        )
     if port == 0 and not is_master and not host_name.startswith(UNIX_PREFIX):
         # A network error as in torch, whose client tries until its timeout; nobody can listen there, so we need not.
         raise DistNetworkError(

@@ -381,7 +381,10 @@ class SessionClient(Inherited):
 
 
 def _place(name: Text, rank: int, world_size: int) -> tuple[bytes, int, int]:
-    return as_wire(name), as_integer(rank, "rank"), as_integer(world_size, "world_size")
+    place, count = as_integer(rank, "rank"), as_integer(world_size, "world_size")
+    if place < 0 or count < 1:
+        raise ValueError(f"rank must be 0 or more and world_size 1 or more, not {place} and {count}")
+    return as_wire(name), place, count
 
 
 def _member(rank: int, label: bytes, since_ms: int) -> Member:

@@ -14,7 +14,7 @@ def as_wire(key: Text) -> bytes:
     Raises:
         TypeError: it is no text.
     """
-    return b"/" + (key.encode() if type(key) is str else as_bytes(key, "key"))
+    return b"/" + as_bytes(key, "key")
 
 
 def as_wires(keys: Keys) -> list[bytes]:

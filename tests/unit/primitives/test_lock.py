@@ -10,6 +10,7 @@ from tests.support.session_store import FakeServer, PlainStore
 from rallypoint.errors import ConnectionLostError, DistStoreError, LeaseLostError, LockTimeoutError
 from rallypoint.primitives import line
 from rallypoint.primitives.lock import Lock, LockStatistics
+from rallypoint.store.hash import HashStore
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.testing import ManualClock
 
@@ -185,3 +186,9 @@ def test_no_waiter_polls_a_store_with_sessions():
     asked = [call for call in other.calls if call != "lease_renew"]
     assert asked == ["compare_set", "lease_grant", "swap", "read_prefix", "watch", "read_prefix"]
     second.release()
+
+
+@pytest.mark.parametrize("ttl", [0, 0.001, float("inf")])
+def test_a_time_to_live_that_is_none_is_refused_before_anybody_waits(ttl) -> None:
+    with pytest.raises(ValueError, match=r"ttl must be 0\.05 seconds or more and finite"):
+        Lock(HashStore(), "L", ttl=ttl)

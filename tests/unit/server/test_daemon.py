@@ -241,3 +241,13 @@ def test_a_server_may_spin(mode):
     handle = start_server(listen("127.0.0.1", 0), mode, spin_us=100)
     assert pings(("127.0.0.1", handle.port))
     handle.close()
+
+
+def test_a_certificate_that_is_none_is_named_without_a_trace(tmp_path, capfd):
+    bad = tmp_path / "cert.pem"
+    bad.write_text("nonsense")
+    bad.chmod(0o600)
+    security = Security(tls=Tls(None, str(bad), str(bad)))
+    with pytest.raises(DistStoreError, match=rf"did not start: the certificate {bad} and the key {bad} cannot be used"):
+        start_server(listen("localhost", 0), "process", security=security)
+    assert capfd.readouterr().err == ""

@@ -110,7 +110,7 @@ def test_tls_that_is_none_is_refused():
 
 def test_the_networks_are_checked_where_they_mean_nothing_too(environ):
     environ(ALLOW_PLAIN="nowhere")
-    with pytest.raises(ValueError, match="RALLYPOINT_ALLOW_PLAIN: .*nowhere"):
+    with pytest.raises(ValueError, match=r"RALLYPOINT_ALLOW_PLAIN: .*nowhere"):
         security_of_environment()
     environ(ALLOW_PLAIN="127.0.0.1")
     assert security_of_environment() is None

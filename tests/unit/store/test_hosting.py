@@ -11,7 +11,7 @@ from rallypoint.protocol.session.auth import Token
 from rallypoint.server.security import Security
 from rallypoint.store import hosting
 from rallypoint.store.connection import connect
-from rallypoint.store.hosting import host_server, is_agent_store, server_mode, server_spin_us
+from rallypoint.store.hosting import check_arguments, host_server, is_agent_store, server_mode, server_spin_us
 
 HOST = "127.0.0.1"
 
@@ -214,3 +214,20 @@ def test_a_server_may_be_released_by_the_collector_while_another_is_begun(host, 
     port = dropped.port
     monkeypatch.setattr(hosting, "_start", collect_and_start)
     assert host(port=port, multi_tenant=True).port == port
+
+
+@pytest.mark.parametrize(
+    ("host_name", "sentence"),
+    [
+        ("", "TCPStore: host_name is empty: name the server's host, 'localhost' for this one"),
+        ("node0:29500", r"host_name is 'node0:29500': the port is an argument of its own, TCPStore\('node0', 29500\)"),
+    ],
+)
+def test_a_host_name_that_is_none_is_refused_at_once(host_name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_arguments(host_name, 29500, None, False)
+
+
+@pytest.mark.parametrize("host_name", ["::1", "fe80::1", "node0,node1:29501", "unix:1"])
+def test_other_colons_are_fine(host_name):
+    check_arguments(host_name, 29500, None, False)

@@ -55,6 +55,9 @@ def test_a_meeting_has_its_own_timeout_or_the_stores(make):
         store.meet("b", 0.0, 2)
     with pytest.raises(TypeError, match="world_size must be an int, not str"):
         store.exchange("b", 0, "2", "v")
+    for rank, world_size in ((-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=rf"rank must be 0 or more .*, not {rank} and {world_size}$"):
+            store.meet("b", rank, world_size)
 
 
 def test_a_session_asks_for_the_time_that_its_store_was_given_and_so_do_clones_and_new_connections():

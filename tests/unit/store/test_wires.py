@@ -27,3 +27,9 @@ def test_a_patience_is_seconds_or_somebody_who_has_them():
         _timeout_s = 7.0
 
     assert [seconds_of(2.0), seconds_of(Shop())] == [2.0, 7.0]
+
+
+def test_what_is_no_text_is_said_to_be_none():
+    for call in (lambda: as_wire("a\udcff"), lambda: as_wires(["a\udcff"])):
+        with pytest.raises(UnicodeEncodeError, match="the key has a lone surrogate, which UTF-8 cannot say"):
+            call()
