@@ -177,6 +177,19 @@ class Admission:
             self.heard[node_id] = self.reports[node_id].number
             self._affairs.act(Drop({node_id: why}), "", now, about=node_id, cause="dropped")
 
+    def take_back(self, now: float) -> None:
+        """Let those in whose round ended before they could read that they were in it: they still want in.
+
+        Cost: O(n) after a new stage of n nodes, else O(1).
+        """
+        affairs = self._affairs
+        if not affairs.is_new_stage or affairs.state.phase is Phase.COMPLETE:
+            return
+        for node_id in sorted(affairs.census.returning):
+            report = self.reports.get(node_id)
+            if report is not None and report.wants_in:
+                self.let_in(report, now)
+
     def seat_spares(self, now: float) -> None:
         """Let those who stand by in, as soon as there is room."""
         affairs = self._affairs

@@ -116,6 +116,8 @@ class Follower:
         self._closed: Order | None = None
         self._verdict: Verdict | None = None  # of the round that the node is in; None while it is in none
         self._renewed_at = float("-inf")
+        self._has_lost_lease = False
+        self._admission: Order | None = None  # one that came when the lease may have ended already
         self._why = ""
         self._effects: list[Effect] = []
         self._doers: dict[type[Event], Callable[[Any, float], None]] = {
@@ -235,7 +237,7 @@ class Follower:
             done=None,
             leaving="",
         )
-        self._wish, self._serving = self._report.number, 0
+        self._wish, self._serving, self._admission = self._report.number, 0, None
 
     def _fail(self, event: WorkerFailed, _now: float) -> None:
         entered = self._report.entered
@@ -267,17 +269,24 @@ class Follower:
 
     # --- the lease -----------------------------------------------------------------------------------------
 
-    def _renew(self, event: Renewed, _now: float) -> None:
+    def _renew(self, event: Renewed, now: float) -> None:
         self._renewed_at = max(self._renewed_at, event.sent_at)
+        if self._admission is not None and self._report.wants_in:
+            self._admit(self._admission, now)
 
     def _lose_lease(self, event: LeaseLost, _now: float) -> None:
+        self._admission, self._has_lost_lease = None, True
         if self._is_at_risk():
             why = f"this node's lease has ended, so the others take it for gone: {event.why}"
             self._judge(Verdict(VerdictKind.FENCED, why))
 
     def _grant(self, _event: Granted, _now: float) -> None:
-        if self._report.number:
+        if self._has_lost_lease and self._report.wants_in:
+            # What was ordered before may be about a round that has gone on without this node.
+            self._ask_for_place(self._report.entered)
+        elif self._report.number:
             self._publish()
+        self._has_lost_lease = False
 
     # --- orders --------------------------------------------------------------------------------------------
 
@@ -314,7 +323,7 @@ class Follower:
             if kind is OrderKind.PROPOSED:
                 self._agree(order)
         elif kind is OrderKind.ADMITTED and order.proposal == self._report.acknowledged:
-            self._enter(order)
+            self._admit(order, now)
         elif kind is OrderKind.FENCED:
             self._stop_standing_by(now)
             self._say(order.why)
@@ -334,7 +343,15 @@ class Follower:
             is_next = order.kind is OrderKind.OVER
             self._effects.append(Serve(order.proposal, order.round + 1 if is_next else order.round))
         else:
+            self._serving = 0  # of an earlier proposal; its store may still be on its way
             self._publish(acknowledged=order.proposal, endpoint=None)
+
+    def _admit(self, order: Order, now: float) -> None:
+        """Enter, unless the admission came so late that the lease may have ended since: then its renewal tells."""
+        if now < self._cut_off_at():
+            self._enter(order)
+        else:
+            self._admission = order
 
     def _enter(self, order: Order) -> None:
         self._spare_since, self._why, self._next = None, "", None

@@ -178,6 +178,7 @@ class Office:
         self._acknowledge()
         for node_id in self._admission.pass_time(self._now):
             self._affected[node_id] = None
+        self._admission.take_back(self._now)
         self._admission.seat_spares(self._now)
         self._admission.gather(self._now)
         if not self._is_recorded() or (self._done_due is not None and self._now >= self._done_due):

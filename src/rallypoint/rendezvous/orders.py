@@ -141,7 +141,7 @@ class Clerk:
             return self._draft(*self._kept_out[report.node])
         return self._answer_wish(state, report, wait)
 
-    def _answer_wish(self, state: State, report: Report, wait: str) -> Order:
+    def _answer_wish(self, state: State, report: Report, wait: str) -> Order | None:
         node = state.nodes.get(report.node)
         if node is None:
             told = [news.message for news in state.news if news.node == report.node]
@@ -149,6 +149,8 @@ class Clerk:
             return self._draft(OrderKind.FENCED, f"this node has to join anew: {why}", news=_latest(state))
         rank, size = state.members.get(report.node), len(state.members)
         if rank is not None and state.phase is Phase.PROPOSED:
+            if node.acknowledged == state.proposal:
+                return None
             why = f"proposed as rank {rank} of {size} for round {state.round}"
             return self._draft(OrderKind.PROPOSED, why, state, rank=rank)
         if rank is not None and state.phase is Phase.COMPLETE and node.acknowledged == state.proposal:

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from rallypoint.errors import RendezvousStateError
+from rallypoint.rendezvous.decision import Rules
+from rallypoint.rendezvous.minutes import decode_minutes
+from rallypoint.rendezvous.office import (
+    DropKeySpaces,
+    Effect,
+    Gone,
+    Office,
+    Progress,
+    Record,
+    Recorded,
+    Reported,
+    Send,
+    Ticked,
+    TookOffice,
+)
+from rallypoint.rendezvous.policy import Policy
+from rallypoint.rendezvous.reports import Failure, Order, OrderKind, Report
+from rallypoint.rendezvous.state import Card, Phase
+from rallypoint.types import Endpoint
+
+A, B, C = "a" * 32, "b" * 32, "c" * 32
+HOME = Endpoint("h", 1)
+
+
+def wish(node: str, number: int = 1, **rest: object) -> Report:
+    fields: dict[str, object] = {"card": Card(host=f"host-{node[0]}", address="h"), "min_nodes": 2, "max_nodes": 2}
+    return Report(node=node, number=number, wants_in=True, joining=1, **(fields | rest))  # type: ignore[arg-type]
+
+
+def record_of(effects: list[Effect]) -> Record:
+    (record,) = [effect for effect in effects if isinstance(effect, Record)]
+    return record
+
+
+def orders(effects: list[Effect]) -> dict[str, Order]:
+    return {effect.node: effect.order for effect in effects if isinstance(effect, Send)}
+
+
+def begun(rules: Rules = Rules(2, 2)) -> Office:  # noqa: B008 - frozen
+    office = Office(rules)
+    office.step(Recorded(record_of(office.step(TookOffice(5, None, ()), 0.0)).number), 0.0)
+    return office
+
+
+def proposed() -> Office:
+    office = begun()
+    effects = office.step_all([Reported(wish(A)), Reported(wish(B))], 0.0)
+    assert [order.kind for order in orders(office.step(Recorded(record_of(effects).number), 0.0)).values()] == [
+        OrderKind.PROPOSED
+    ] * 2
+    return office
+
+
+def running() -> Office:
+    office = proposed()
+    acks = [Reported(wish(A, 2, acknowledged=1, endpoint=HOME)), Reported(wish(B, 2, acknowledged=1))]
+    effects = office.step_all(acks, 0.0)
+    told = orders(office.step(Recorded(record_of(effects).number), 0.0))
+    assert {node: (order.kind, order.rank) for node, order in told.items()} == {
+        A: (OrderKind.ADMITTED, 0),
+        B: (OrderKind.ADMITTED, 1),
+    }
+    office.step_all([Reported(inside(A, 3)), Reported(inside(B, 3))], 0.0)
+    return office
+
+
+def inside(node: str, number: int, **rest: object) -> Report:
+    return replace(wish(node, number, entered=0, acknowledged=1, **rest), wants_in=False)
+
+
+def test_nothing_is_decided_before_office_is_taken() -> None:
+    office = Office(Rules(1, 1))
+    assert office.step(Reported(wish(A)), 0.0) == []
+    assert office.next_deadline() is None
+
+
+def test_who_takes_office_writes_its_term_down_and_then_tells() -> None:
+    office = Office(Rules(2, 2))
+    effects = office.step(TookOffice(5, None, (wish(A),)), 0.0)
+    record = record_of(effects)
+    assert decode_minutes(record.minutes).term == 5
+    assert orders(effects) == {}
+    (order,) = orders(office.step(Recorded(record.number), 0.0)).values()
+    assert (order.term, order.kind, order.report) == (5, OrderKind.WAIT, 1)
+
+
+def test_an_arrival_makes_one_order_and_no_record() -> None:
+    office = begun(Rules(3, 3))
+    office.step(Reported(wish(A, max_nodes=3, min_nodes=3)), 0.0)
+    effects = office.step(Reported(wish(B, max_nodes=3, min_nodes=3)), 0.5)
+    assert list(orders(effects)) == [B]
+    assert not any(isinstance(effect, Record) for effect in effects)
+
+
+def test_nobody_is_told_before_the_minutes_are_stored_and_what_comes_meanwhile_waits() -> None:
+    office = begun()
+    effects = office.step_all([Reported(wish(A)), Reported(wish(B))], 0.0)
+    assert orders(effects) == {}
+    assert office.step(Gone(B, "its connection was lost"), 0.0) == []
+    assert office.step(Recorded(999), 0.0) == []
+    assert office.next_deadline() is None
+    effects = office.step(Recorded(record_of(effects).number), 0.0)
+    assert set(orders(effects)) == {A, B}  # what was written down
+    assert record_of(effects)  # and now B is gone
+    assert office.state.phase is Phase.GATHERING
+
+
+def test_a_repeated_or_older_report_changes_nothing() -> None:
+    office = running()
+    for old in (wish(A), wish(A, 2, acknowledged=1, endpoint=HOME), inside(A, 3)):
+        effects = office.step(Reported(old), 1.0)
+        assert not [effect for effect in effects if isinstance(effect, (Send, Record))]
+
+
+def test_old_key_spaces_are_dropped_when_a_round_is_complete() -> None:
+    office = proposed()
+    acks = [Reported(wish(A, 2, acknowledged=1, endpoint=HOME)), Reported(wish(B, 2, acknowledged=1))]
+    effects = office.step(Recorded(record_of(office.step_all(acks, 0.0)).number), 0.0)
+    assert DropKeySpaces(0) in effects
+
+
+def test_progress_is_told_at_most_once_a_second() -> None:
+    office = begun(Rules(9, 9))
+    told = []
+    for number in range(4):
+        report = wish(f"{number:032x}", min_nodes=9, max_nodes=9)
+        told += [effect for effect in office.step(Reported(report), 1.0 + number / 100) if isinstance(effect, Progress)]
+    assert [effect.text for effect in told] == ["1 of 9 nodes, waiting for 8"]
+    assert office.next_deadline() == 2.0
+    assert Progress("4 of 9 nodes, waiting for 5") in office.step(Ticked(), 2.0)
+
+
+def test_who_is_done_is_written_down_within_a_second_and_not_one_by_one() -> None:
+    office = running()
+    assert not any(isinstance(effect, Record) for effect in office.step(Reported(inside(A, 4, done=0)), 5.0))
+    assert office.next_deadline() == 6.0
+    assert decode_minutes(record_of(office.step(Ticked(), 6.0)).minutes).state.done == (A,)
+
+
+def test_a_failure_ends_the_round_once_and_is_told_with_the_next_proposal() -> None:
+    office = running()
+    report = replace(inside(B, 4), failure=Failure(number=1, round=0, message="boom", exit_code=-9))
+    effects = office.step(Reported(report), 5.0)
+    told = orders(office.step(Recorded(record_of(effects).number), 5.0))
+    assert {order.kind for order in told.values()} == {OrderKind.OVER}
+    assert told[A].news[-1].exit_code == -9
+    assert told[A].proposal == 2
+    again = office.step(Reported(replace(report, number=5)), 6.0)
+    assert not any(isinstance(effect, Record) for effect in again)
+
+
+def test_a_successor_leaves_a_round_alone_whose_members_report_it() -> None:
+    office = Office(Rules(2, 2))
+    minutes = record_of(running_minutes()).minutes
+    effects = office.step(TookOffice(6, minutes, (inside(A, 3), inside(B, 3))), 100.0)
+    assert orders(office.step(Recorded(record_of(effects).number), 100.0)) == {}
+    assert (office.state.phase, office.state.round) == (Phase.COMPLETE, 0)
+
+
+def running_minutes() -> list[Effect]:
+    office = proposed()
+    acks = [Reported(wish(A, 2, acknowledged=1, endpoint=HOME)), Reported(wish(B, 2, acknowledged=1))]
+    return office.step_all(acks, 0.0)
+
+
+def test_a_successor_fences_who_is_in_no_minutes_and_drops_who_has_no_report() -> None:
+    office = Office(Rules(2, 2))
+    minutes = record_of(running_minutes()).minutes
+    effects = office.step(TookOffice(6, minutes, (inside(A, 3), inside(C, 3))), 100.0)
+    told = orders(office.step(Recorded(record_of(effects).number), 100.0))
+    assert {node: order.kind for node, order in told.items()} == {A: OrderKind.OVER, C: OrderKind.FENCED}
+
+
+def test_rounds_that_nodes_speak_of_are_not_used_again_when_the_minutes_are_lost() -> None:
+    office = Office(Rules(2, 2))
+    office.step(TookOffice(6, None, (inside(A, 3),)), 0.0)
+    assert office.state.round == 1
+    assert office.state.proposal == 1
+
+
+def test_minutes_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(RendezvousStateError, match="minutes"):
+        Office(Rules(1, 1)).step(TookOffice(1, b"{}", ()), 0.0)
+
+
+def test_an_unknown_placement_is_refused_before_anything_is_decided() -> None:
+    with pytest.raises(ValueError, match="no placement"):
+        Office(Rules(1, 1), Policy(placement="near")).step(TookOffice(1, None, ()), 0.0)
+
+
+def test_a_thousand_nodes_cost_so_little_that_a_round_is_a_matter_of_messages() -> None:
+    count = 1000
+    office = begun(Rules(count, count))
+    wishes = [wish(f"{number:032x}", min_nodes=count, max_nodes=count) for number in range(count)]
+    began = time.process_time()
+    effects = office.step_all(map(Reported, wishes), 0.0)
+    sent = orders(office.step(Recorded(record_of(effects).number), 0.0))
+    acks = [Reported(replace(report, number=2, acknowledged=1, endpoint=HOME)) for report in wishes]
+    effects = office.step_all(acks, 0.0)
+    admitted = orders(office.step(Recorded(record_of(effects).number), 0.0))
+    spent_s = time.process_time() - began
+    assert len(sent) == len(admitted) == count
+    assert spent_s < 2.0  # some 30 ms; generous, for sanitized and crowded machines
