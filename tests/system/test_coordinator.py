@@ -152,19 +152,21 @@ def test_the_nodes_go_on_without_a_killed_agent_whether_it_coordinates_or_not(jo
     assert all(has_ended(pid) for run in runs for pid in pids(run))
 
 
-def test_a_frozen_agent_is_replaced_kills_its_workers_when_it_thaws_and_comes_back(job: Job) -> None:
+@pytest.mark.parametrize("is_head", [False, True], ids=["a node", "the coordinator"])
+def test_a_frozen_agent_is_left_behind_kills_its_workers_when_it_thaws_and_comes_back(job: Job, is_head: bool) -> None:
     quick = FAST.replace("attempt=10", "attempt=4")
-    a, b = (job.node(name, "1:2", "--max-restarts=1", conf=quick) for name in "ab")
-    together(a, b)
-    (frozen,) = pids(b)
-    b.process.send_signal(signal.SIGSTOP)
-    together(a)
-    assert not has_ended(frozen)
-    b.process.send_signal(signal.SIGCONT)
-    until("the worker is killed", lambda: has_ended(frozen))
-    together(a, b)
-    assert "is over for this node" in b.stderr
-    job.finish(a, b)
+    runs = [job.node(name, "1:2", "--max-restarts=1", conf=quick) for name in "ab"]
+    together(*runs)
+    other, frozen = sorted(runs, key=lambda run: coordinates(run) is is_head)
+    worker = pids(frozen)[-1]
+    frozen.process.send_signal(signal.SIGSTOP)
+    together(other)
+    assert not has_ended(worker)
+    frozen.process.send_signal(signal.SIGCONT)
+    until("the worker is killed", lambda: has_ended(worker))
+    together(other, frozen)
+    assert "is over for this node" in frozen.stderr
+    job.finish(other, frozen)
 
 
 def test_the_restart_of_a_durable_server_disturbs_nobody(stack: ExitStack, tmp_path: Path) -> None:
