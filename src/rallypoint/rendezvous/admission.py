@@ -7,7 +7,8 @@ Rules
 2. A member that does not acknowledge a proposal in time is dropped, and counts again once it reports anew.
 3. When a round ends with all its members alive and nobody new, the same world is proposed at once, without a
    gathering: members acknowledge as they come back. Whoever takes too long is waited for in a gathering then.
-4. Everybody who lives is known here, by its report: so once those of the last round are back, no last call is needed.
+4. A newcomer reopens a proposal while there is room, but is not proposed at once: others may be on its heels.
+5. Everybody who lives is known here, by its report: so once those of the last round are back, no last call is needed.
 
 What this file does not know: what is written down and told, and when.
 """
@@ -26,7 +27,11 @@ from rallypoint.rendezvous.ranks import place_ranks
 from rallypoint.rendezvous.reports import Report
 from rallypoint.rendezvous.state import Phase, Standing
 
-__all__ = ["Admission"]
+__all__ = ["REOPEN_PAUSE_S", "Admission"]
+
+REOPEN_PAUSE_S = 0.05
+"""A proposal that a newcomer reopened is made anew after this time, so that those who come one by one cost the others
+one proposal in so many seconds, not one each."""
 
 
 class Admission:
@@ -56,6 +61,8 @@ class Admission:
         self._cooling: dict[str, float] = {}
         self._enough_since: float | None = None
         self._enough_round = -1
+        self._paused_until = float("-inf")
+        self._is_pausing = False
 
     def forget(self, node_id: str) -> None:
         """A node is gone."""
@@ -72,7 +79,9 @@ class Admission:
         if state.phase is Phase.PROPOSED:
             times.append(self._patience_ends())
         elif state.phase is Phase.GATHERING and self._enough_since is not None:
-            times.append(self._enough_since + self._rules.last_call_s)
+            times.append(max(self._enough_since + self._rules.last_call_s, self._paused_until))
+            if self._is_pausing:
+                times.append(self._paused_until)
         return min(times, default=None)
 
     def tell_wait(self, now: float) -> str:
@@ -133,6 +142,9 @@ class Admission:
             self._affairs.act(StandBy(report.card), me, now)
             return
         self._affairs.act(Join(report.card, report.min_nodes, report.max_nodes), me, now, cause="joined")
+        has_reopened = state.phase is Phase.PROPOSED and self._affairs.state.phase is Phase.GATHERING
+        if has_reopened and now >= self._paused_until:
+            self._paused_until = now + REOPEN_PAUSE_S
 
     def _is_cooling(self, report: Report, now: float) -> bool:
         ledger = self._affairs.ledger
@@ -221,6 +233,9 @@ class Admission:
         enough_s, last_call_s = now - self._enough_since, self._rules.last_call_s
         is_full = census.ready + census.spares >= state.max_nodes
         may_be_whole = bool(state.previous) and not census.returning
+        self._is_pausing = now < self._paused_until and not is_full
+        if self._is_pausing:
+            return
         if state.phase is Phase.GATHERING and (enough_s >= last_call_s or is_full or may_be_whole):
             choice = choose_world(state, enough_s, last_call_s, knows_everybody=True)
             if choice is not None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rallypoint.rendezvous.actions import Drop, Fail, Propose
-from rallypoint.rendezvous.admission import Admission
+from rallypoint.rendezvous.admission import REOPEN_PAUSE_S, Admission
 from rallypoint.rendezvous.affairs import Affairs
 from rallypoint.rendezvous.change import acknowledge
 from rallypoint.rendezvous.decision import Rules
@@ -20,10 +20,19 @@ A, B, C, D = (letter * 32 for letter in "abcd")
 class Desk:
     """An admission with all that it works on, for two to three nodes."""
 
-    def __init__(self, policy: Policy | None = None, place: Placement | None = None, last_call_s: float = 30.0) -> None:
-        self.affairs = Affairs(new_state("0" * 32, 2, 3), Ledger(Books(policy=policy or Policy()), 0.0), {}, 0.0)
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        place: Placement | None = None,
+        last_call_s: float = 30.0,
+        max_nodes: int = 3,
+    ) -> None:
+        self.max_nodes = max_nodes
+        self.affairs = Affairs(
+            new_state("0" * 32, 2, max_nodes), Ledger(Books(policy=policy or Policy()), 0.0), {}, 0.0
+        )
         self.clerk = Clerk(1)
-        rules = Rules(2, 3, last_call_s=last_call_s)
+        rules = Rules(2, max_nodes, last_call_s=last_call_s)
         self.admission = Admission(self.affairs, self.clerk, rules, place or find_placement("sticky"), {})
         self.numbers = 0
 
@@ -38,7 +47,7 @@ class Desk:
             number=self.numbers,
             card=Card(host=f"host-{node[0]}", address="h"),
             min_nodes=2,
-            max_nodes=3,
+            max_nodes=self.max_nodes,
             wants_in=True,
             acknowledged=acknowledged,
             entered=entered,
@@ -178,3 +187,23 @@ def test_a_proposal_of_strangers_is_never_made() -> None:
     desk = Desk()
     desk.affairs.act(Propose({A: 0, B: 1}), "", 0.0)
     assert desk.state.phase is Phase.GATHERING
+
+
+def test_newcomers_that_come_one_by_one_reopen_a_proposal_only_so_often() -> None:
+    desk = Desk(last_call_s=0.0, max_nodes=5)
+    desk.want(A)
+    desk.want(B)
+    desk.admission.gather(0.0)
+    assert desk.state.phase is Phase.PROPOSED
+    desk.want(C, 1.0)
+    desk.admission.gather(1.0)
+    desk.want(D, 1.01)
+    desk.admission.gather(1.01)
+    assert desk.state.phase is Phase.GATHERING
+    assert desk.admission.next_deadline() == 1.0 + REOPEN_PAUSE_S
+    desk.admission.gather(1.0 + REOPEN_PAUSE_S)
+    assert desk.state.phase is Phase.PROPOSED
+    assert set(desk.state.members) == {A, B, C, D}
+    desk.want("e" * 32, 2.0)
+    desk.admission.gather(2.0)
+    assert desk.state.phase is Phase.PROPOSED  # full: nobody else can be on the way
