@@ -39,6 +39,17 @@ _LOST = (DistNetworkError, StoreTimeoutError, ConnectionError, TimeoutError, OSE
 _NOT_SENT = (ConnectTimeoutError,)
 
 
+class _Check:
+    """A CHECK of one name, which a READ of it often follows at once: so rallypoint's clients get a value."""
+
+    def __init__(self, call: int, name: bytes, peer: int) -> None:
+        self.call = call
+        self.name = name
+        self.peer = peer
+        self.read = 0
+        self.has_begun = False
+
+
 class Backing:
     """A store as the other side.
 
@@ -87,6 +98,7 @@ class Backing:
         self._beginning: set[int] = set()  # waits whose turn is not over
         self._withdrawn: set[int] = set()  # of these
         self._is_lost = False
+        self._check: _Check | None = None  # the last request, if it was one
         self._ended = threading.Event()
 
     def begin(self) -> None:
@@ -102,8 +114,13 @@ class Backing:
 
     def ask(self, call: int, verb: SessionVerb, fields: tuple[Any, ...], peer: int) -> None:
         """Do a request, after the earlier ones of the same peer."""
+        before, self._check = self._check, None
         if verb not in {SessionVerb.WAIT, SessionVerb.BARRIER}:
-            self._lanes.put(peer, partial(self._do, call, verb, fields))
+            if verb is SessionVerb.CHECK and len(fields[0]) == 1:
+                self._check = check = _Check(call, fields[0][0], peer)
+                self._lanes.put(peer, partial(self._do_check, check))
+            elif verb is not SessionVerb.READ or before is None or not self._joins(before, call, fields[0], peer):
+                self._lanes.put(peer, partial(self._do, call, verb, fields))
             return
         number = len(fields[0]) if verb is SessionVerb.WAIT else 1
         with self._lock:
@@ -118,6 +135,16 @@ class Backing:
             return
         do = self._do_wait if verb is SessionVerb.WAIT else self._do_barrier
         self._lanes.put(peer, partial(do, call, *fields))
+
+    def _joins(self, check: _Check, call: int, name: bytes, peer: int) -> bool:
+        """Have a READ done with the CHECK that its peer has just sent, unless that has begun; tell whether it is."""
+        if (check.name, check.peer) != (name, peer):
+            return False
+        with self._lock:
+            if check.has_begun:
+                return False
+            check.read = call
+        return True
 
     def withdraw(self, call: int) -> None:
         """Cancel a wait; other requests do not wait here."""
@@ -150,6 +177,22 @@ class Backing:
         answer = self._attempt(call, partial(self._verbs.perform, verb, fields), is_repeatable=verb in REPEATABLE)
         self._note(verb, fields)
         self._answer(answer if isinstance(answer, (Answered, Failed)) else Answered(call, *answer))
+
+    def _do_check(self, check: _Check) -> None:
+        """Do a CHECK of one name, and with it the READ that follows: what is read is there."""
+        with self._lock:
+            check.has_begun = True
+        if not check.read:
+            self._do(check.call, SessionVerb.CHECK, ([check.name],))
+            return
+        seen = self._attempt(check.read, partial(self._verbs.check_and_read, check.name), is_repeatable=True)
+        if isinstance(seen, (Answered, Failed)):
+            self._answer(seen._replace(call=check.call))
+            self._answer(seen)
+            return
+        readiness, value = seen
+        self._answer(Answered(check.call, Status.OK, (readiness[0],)))
+        self._answer(Answered(check.read, Status.OK, (int(value is not None), value or b"")))
 
     def _note(self, verb: SessionVerb, fields: tuple[Any, ...]) -> None:
         """Have those looked at who may wait for what a request has changed; also if it is not known whether it has."""

@@ -184,6 +184,16 @@ class StoreVerbs:
         except StoreTimeoutError:
             return None  # deleted since, or a queue
 
+    def check_and_read(self, name: bytes) -> tuple[bytes, bytes | None]:
+        """Give what CHECK says of a name, and the value of its key. Cost: one call if it has one, else two or three."""
+        key = store_key(name)
+        value = self.look(key)
+        if value is not None:
+            return READY, value
+        if not self._store.check([key]):
+            return NOT_READY, None
+        return READY, self.look(key)  # it has come just now, or is a queue
+
     # --- verb by verb ------------------------------------------------------------------------------------
 
     def _read(self, key: bytes) -> Answer:

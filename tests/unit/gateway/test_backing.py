@@ -66,6 +66,43 @@ def test_requests_of_a_peer_are_done_in_their_order(asked):
     assert asked.answer(200) == Answered(200, Status.OK, (1, b"".join(b"%d " % number for number in range(200))))
 
 
+def test_a_check_and_the_read_behind_it_are_one_call_of_the_store(asked):
+    asked.store.set("k", "v")
+    go_on, begun = threading.Event(), threading.Event()
+    asked.store.append = lambda key, value: (begun.set(), go_on.wait(PATIENCE_S))
+    asked.ask(1, V.APPEND, (b"/l", b"v"), 1)
+    assert begun.wait(PATIENCE_S)
+    for call, key in ((2, b"/k"), (4, b"/missing")):
+        asked.ask(call, V.CHECK, ([key],), 1)
+        asked.ask(call + 1, V.READ, (key,), 1)
+    asked.ask(6, V.CHECK, ([b"/k"],), 1)
+    asked.ask(7, V.READ, (b"/k",), 2)  # of another peer
+    assert asked.answer(7) == Answered(7, Status.OK, (1, b"v"))
+    looked, look = [], asked.backing._verbs.look
+    asked.backing._verbs.look = lambda key: looked.append(key) or look(key)
+    go_on.set()
+    assert asked.answer(2) == Answered(2, Status.OK, (0,))
+    assert asked.answer(3) == Answered(3, Status.OK, (1, b"v"))
+    assert asked.answer(4) == Answered(4, Status.OK, (1,))
+    assert asked.answer(5) == Answered(5, Status.OK, (0, b""))
+    assert asked.answer(6) == Answered(6, Status.OK, (0,))
+    assert looked == ["k", "missing"]
+
+
+@pytest.mark.parametrize("asked", [{"patience_s": 0.05}], indirect=True)
+def test_a_check_and_its_read_fail_together(asked):
+    go_on, begun = threading.Event(), threading.Event()
+    asked.store.append = lambda key, value: (begun.set(), go_on.wait(PATIENCE_S))
+    asked.ask(1, V.APPEND, (b"/l", b"v"), 1)
+    assert begun.wait(PATIENCE_S)
+    asked.ask(2, V.CHECK, ([b"/k"],), 1)
+    asked.ask(3, V.READ, (b"/k",), 1)
+    asked.store.lose()
+    go_on.set()
+    assert asked.answer(2).detail.startswith("the store could not be reached for 0.")
+    assert isinstance(asked.answer(3), Failed)
+
+
 def test_a_wait_does_not_hold_up_what_follows_it(asked):
     asked.ask(1, V.WAIT, ([b"/k"],), 1)
     asked.ask(2, V.PING, (7,), 1)

@@ -12,6 +12,7 @@ from rallypoint.errors import (
 )
 from rallypoint.gateway.storeverbs import StoreVerbs, refusal_of, store_key, wire_key
 from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb, Status
+from rallypoint.protocol.spec import NOT_READY, READY
 from rallypoint.store.file import FileStore
 from rallypoint.store.hash import HashStore
 from rallypoint.store.prefix import PrefixStore
@@ -72,6 +73,19 @@ def test_keys_are_listed(ask, store):
         assert ask(V.GETNUMKEYS)[1][0] >= 3
     assert sorted(ask(V.LIST_PREFIX, b"/s/")[1][0]) == [b"/s/a", b"/s/b"]
     assert {b"/s/a", b"/s/b", b"/sa"} <= set(ask(V.LIST_KEYS)[1][0])
+
+
+def test_a_check_and_a_read_at_once(store):
+    verbs = StoreVerbs(store)
+    assert verbs.check_and_read(b"/k") == (NOT_READY, None)
+    store.set("k", "")
+    assert verbs.check_and_read(b"/k") == (READY, b"")
+
+
+@pytest.mark.parametrize("store", ["hash", "sessions"], indirect=True)
+def test_a_queue_is_ready_and_has_no_value(store):
+    store.queue_push("q", "item")
+    assert StoreVerbs(store).check_and_read(b"/q") == (READY, None)
 
 
 def test_a_barriers_arrivals_are_counted(store):
