@@ -122,7 +122,7 @@ class EtcdStore(EtcdSessions, EtcdMeetings, EtcdQueues):
         self._writers = Writers(self._cluster, self._names, secrets.token_hex(8).encode(), self._leases.marks)
         self._hub = Hub(self._cluster)
         self._counters: dict[bytes, wire.KeyValue] = {}
-        self._adding = [threading.Lock() for _ in range(16)]  # of one store's threads one adds to a key at a time
+        self._adding = [threading.RLock() for _ in range(16)]  # of one store's threads one adds to a key at a time
         self._finalizer = weakref.finalize(self, _end, self._cluster, self._leases, self._hub, os.getpid())
         deadline = Deadline(timeout_s)
         try:

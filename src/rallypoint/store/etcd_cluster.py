@@ -111,8 +111,8 @@ class Cluster:
         self._tls = tls
         self._user, self._password = user, password
         self._token = ""
-        self._lock = threading.Lock()
-        self._proving = threading.Lock()  # one thread at a time asks for a token
+        self._lock = threading.RLock()  # a signal's handler may call amid a step of its own thread; so with all others
+        self._proving = threading.RLock()  # one thread at a time asks for a token
         self._at = 0  # which member is asked
         self._idle: dict[Endpoint, list[Link]] = {endpoint: [] for endpoint in self.endpoints}
         self._busy: set[Link] = set()

@@ -62,7 +62,7 @@ class Leases:
         self._changed = threading.Condition()
         self._kept: dict[int, tuple[float, float]] = {}  # lease -> its time to live, when it is renewed next
         self._own: dict[str, int] = {}
-        self._granting = threading.Lock()  # one thread at a time begins one of our own
+        self._granting = threading.RLock()  # one thread at a time begins one of our own
         self._thread: threading.Thread | None = None
         self._is_closed = False
 

@@ -87,7 +87,7 @@ class Link:
         self.is_usable = True
         self.heard_at = monotonic()
         self._heads = Heads()
-        self._lock = threading.Lock()  # of what is sent
+        self._lock = threading.RLock()  # of what is sent
         self._room = threading.Condition(self._lock)  # the peer has more room
         self._opening = _PREFACE  # what goes out before the next request
         self._is_stream = False

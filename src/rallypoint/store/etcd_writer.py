@@ -90,7 +90,7 @@ class Writers:
         self._names = names
         self._who = who
         self._lease = lease
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._free: list[_Writer] = []
         self._count = 0
 

@@ -156,6 +156,31 @@ def test_a_signal_ends_a_wait_at_once(etcd_stores):
     assert store.get("k") == b"v"
 
 
+def test_a_signals_handler_may_call_amid_calls_of_its_thread(etcd_stores):
+    store = etcd_stores()
+    handled = []
+
+    def call(*_):
+        handled.append(store.add("n", 1))
+        store.set("k", "v")
+        with store.watch("k"):
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0.005)  # not before: it could come again amid itself for ever
+
+    before = signal.signal(signal.SIGALRM, call)
+    signal.setitimer(signal.ITIMER_REAL, 0.005)
+    numbers = []
+    try:
+        while len(handled) < 30:
+            numbers.append(store.add("n", 1))
+            store.get("n")
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(numbers + handled) == list(range(1, len(numbers) + len(handled) + 1))
+
+
 def test_a_forked_child_is_refused_and_ends_well_and_the_parent_goes_on(etcd_stores):
     store = etcd_stores()
     lease = store.lease_grant(None)
