@@ -13,7 +13,7 @@ from rallypoint.rendezvous.change import Acknowledge, Action, Beat, Close, Fail,
 from rallypoint.rendezvous.decide import Enter, Rules, Stop, Wait
 from rallypoint.rendezvous.participant import Participant, Seen
 from rallypoint.rendezvous.state import Card, Phase, Standing, State, decode_state, encode_state
-from rallypoint.rendezvous.verdict import VerdictKind
+from rallypoint.rendezvous.verdict import Verdict, VerdictKind
 from rallypoint.testing.clock import ManualClock
 from rallypoint.types import Endpoint
 
@@ -226,7 +226,7 @@ def test_departing_is_no_news_to_who_departs(told: list[events.Event]) -> None:
     join(participant)
     participant.depart("told to", 5)
     participant.look()
-    assert participant.news() == (VerdictKind.CURRENT, "this node is in no round", None)
+    assert participant.news() == Verdict(VerdictKind.CURRENT, "this node is in no round")
     assert "rendezvous.fenced" not in [event.name for event in told]
 
 
@@ -289,7 +289,7 @@ def test_who_is_silent_is_dropped_and_that_is_an_event(told: list[events.Event])
 
 def test_there_is_no_news_before_the_first_round() -> None:
     participant, _ = make(MemoryBackend())
-    assert participant.news() == (VerdictKind.CURRENT, "this node is in no round", None)
+    assert participant.news() == Verdict(VerdictKind.CURRENT, "this node is in no round")
 
 
 def test_a_change_of_ones_own_is_news_at_once() -> None:
@@ -328,7 +328,7 @@ def test_a_node_whose_beats_do_not_arrive_takes_itself_for_fenced() -> None:
     clock.advance(15.0)
     assert participant.news().kind is VerdictKind.CURRENT
     clock.advance(0.5)
-    kind, why, _ = participant.news()
+    kind, why, *_ = participant.news()
     assert kind is VerdictKind.FENCED
     assert why == "no beat of this node was stored for 15.5 s, so the others may have taken it for gone"
     assert participant.wait_for_news(60).kind is VerdictKind.FENCED
@@ -339,7 +339,7 @@ def test_a_node_that_hears_nothing_is_cut_off_and_claims_nothing_about_the_other
     join(participant)
     participant.note_trouble(RendezvousConnectionError("no answer"))
     clock.advance(15.5)
-    kind, why, _ = participant.news()
+    kind, why, *_ = participant.news()
     assert kind is VerdictKind.CUT_OFF
     assert why == (
         f"nothing was heard from {MemoryBackend().where} for 15.5 s (no answer), so this node stops: it cannot know "
@@ -378,7 +378,7 @@ def test_an_answer_that_is_long_in_coming_is_trouble_until_it_comes() -> None:
             with pytest.raises(RendezvousConnectionError, match=r"has not answered for 5\.0 s"):
                 ask()
         clock.advance(10.5)
-        kind, why, _ = participant.news()
+        kind, why, *_ = participant.news()
         assert kind is VerdictKind.CUT_OFF
         assert why.startswith(f"nothing was heard from {backend.where} for 15.5 s, so this node stops")
     finally:
