@@ -379,17 +379,14 @@ class Follower:
 
     # --- what steps are made of ----------------------------------------------------------------------------
 
-    def _publish(
-        self,
-        **changes: bool | int | str | Endpoint | Failure | None,
-    ) -> None:
+    def _publish(self, **changes: bool | int | str | Endpoint | Failure | None) -> None:
         self._report = replace(self._report, number=self._report.number + 1, **changes)
         self._effects.append(Publish(self._report))
 
     def _judge(self, verdict: Verdict) -> None:
         """Tell what has become of the round; a worse thing is told after a better one, never the other way round."""
         before = self._verdict
-        if before is not None and _GRAVITY[verdict.kind] <= _GRAVITY[before.kind]:
+        if before is not None and not verdict.kind.is_worse_than(before.kind):
             return
         self._verdict = verdict
         self._effects.append(Tell(verdict))
@@ -398,12 +395,3 @@ class Follower:
         if why and why != self._why:
             self._why = why
             self._effects.append(Say(why))
-
-
-_GRAVITY = {
-    VerdictKind.CURRENT: 0,
-    VerdictKind.OVER: 1,
-    VerdictKind.CUT_OFF: 2,
-    VerdictKind.FENCED: 3,
-    VerdictKind.CLOSED: 4,
-}

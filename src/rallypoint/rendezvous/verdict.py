@@ -29,6 +29,19 @@ class VerdictKind(Enum):
     FENCED = "fenced"
     CUT_OFF = "cut_off"  # never judged from a state: it means that there is none to be had
 
+    def is_worse_than(self, other: VerdictKind) -> bool:
+        """Tell whether this may be told after ``other`` of the same round; the other way round it is no news."""
+        return _GRAVITY.index(self) > _GRAVITY.index(other)
+
+
+_GRAVITY = (
+    VerdictKind.CURRENT,
+    VerdictKind.OVER,
+    VerdictKind.CUT_OFF,
+    VerdictKind.FENCED,
+    VerdictKind.CLOSED,
+)
+
 
 class Verdict(NamedTuple):
     """What has become of a round, and why.

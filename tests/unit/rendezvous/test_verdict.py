@@ -59,3 +59,10 @@ def test_a_closed_run_is_closed_for_everybody() -> None:
     state = replace(running(), closure=Closure(outcome="succeeded", why="all did"), nodes={}, done=(A, B))
     for node_id, entered in ((A, 3), (A, 1), (B, 9)):
         assert judge(state, node_id, entered) == Verdict(VerdictKind.CLOSED, "all did", "succeeded")
+
+
+def test_only_worse_things_are_news_after_others() -> None:
+    assert VerdictKind.OVER.is_worse_than(VerdictKind.CURRENT)
+    assert VerdictKind.CLOSED.is_worse_than(VerdictKind.FENCED)
+    assert not VerdictKind.OVER.is_worse_than(VerdictKind.FENCED)
+    assert not VerdictKind.OVER.is_worse_than(VerdictKind.OVER)
