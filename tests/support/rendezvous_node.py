@@ -1,7 +1,7 @@
 """One node of a run as a process of its own: it meets, says so on stdout, hears the news, meets again.
 
 ``python -m tests.support.rendezvous_node '<JSON of NodeOptions>'`` prints one JSON line for each thing that happens,
-and takes orders from stdin, one word a line: ``fail``, ``succeed``, ``leave``. Ends when its stdin does.
+and takes orders from stdin, one word a line: ``fail``, ``succeed``, ``leave``, ``close``. Ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -257,6 +257,8 @@ def _obey(handler: Any, orders: Queue[str]) -> None:
         handler.report_failure("told to fail", 7, final=False)
     elif order == "succeed":
         handler.report_success()
+    elif order == "close":
+        handler.set_closed()
     elif order == "leave":
         handler.leave("told to leave")
         _say("left")

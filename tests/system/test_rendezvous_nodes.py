@@ -162,3 +162,13 @@ def test_the_run_ends_for_all_when_all_have_succeeded(start: Start) -> None:
     for node in nodes:
         assert node.expect("closed")["outcome"] == "succeeded"
         assert node.wait() == 0
+
+
+def test_a_run_that_is_closed_ends_for_all_and_for_who_comes_later(start: Start) -> None:
+    nodes = [start(f"node{number}", 1, 2) for number in range(2)]
+    expect_all(*nodes)
+    nodes[0].order("close")
+    for node in nodes:
+        assert node.expect("closed")["outcome"] == "closed"
+        assert node.wait() == 0
+    assert start("late", 1, 2).expect("stopped")["error"] == "RendezvousClosedError"

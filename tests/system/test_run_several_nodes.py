@@ -14,18 +14,19 @@ FAST = "is_host=0,keep_alive_interval=0.2,keep_alive_max_attempt=10"
 SEAT = ("TORCHELASTIC_RESTART_COUNT", "RANK")
 
 
-@pytest.fixture
-def endpoint() -> Iterator[str]:
+@pytest.fixture(params=["c10d", "rallypoint"])
+def meeting(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """The backend by which nodes meet, and where."""
     with serving() as found:
-        yield found
+        yield request.param, found
 
 
-def options(endpoint: str, nodes: str = "2", last_call_s: int = 1) -> list[str]:
+def options(meeting: tuple[str, str], nodes: str = "2", last_call_s: int = 1) -> list[str]:
     """Give the options of nodes that meet; where all have to come back at once, the last call must be longer."""
     return [
         f"--nnodes={nodes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={endpoint}",
+        f"--rdzv-backend={meeting[0]}",
+        f"--rdzv-endpoint={meeting[1]}",
         f"--rdzv-conf={FAST},last_call_timeout={last_call_s}",
         "--rdzv-id=test",
         "--shutdown-timeout=5",
@@ -59,8 +60,8 @@ def seats(*runs: Run) -> list[tuple[str, ...]]:
     return sorted(tuple(report[name] for name in SEAT) for run in runs for report in run.reports())
 
 
-def test_two_nodes_form_one_world(tmp_path: Path, endpoint: str) -> None:
-    both = [*options(endpoint), "--nproc-per-node=2", write_script(tmp_path, "report()")]
+def test_two_nodes_form_one_world(tmp_path: Path, meeting: tuple[str, str]) -> None:
+    both = [*options(meeting), "--nproc-per-node=2", write_script(tmp_path, "report()")]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         assert (a.wait(), b.wait()) == (0, 0), a.stderr + b.stderr
@@ -72,12 +73,12 @@ def test_two_nodes_form_one_world(tmp_path: Path, endpoint: str) -> None:
     assert len({(report["MASTER_ADDR"], report["MASTER_PORT"]) for report in reports}) == 1
 
 
-def test_nodes_may_run_different_numbers_of_workers(tmp_path: Path, endpoint: str) -> None:
+def test_nodes_may_run_different_numbers_of_workers(tmp_path: Path, meeting: tuple[str, str]) -> None:
     work = write_script(tmp_path, "report()")
 
     with (
-        Run(tmp_path, *options(endpoint), "--nproc-per-node=1", work, name="a") as a,
-        Run(tmp_path, *options(endpoint), "--nproc-per-node=3", work, name="b") as b,
+        Run(tmp_path, *options(meeting), "--nproc-per-node=1", work, name="a") as a,
+        Run(tmp_path, *options(meeting), "--nproc-per-node=3", work, name="b") as b,
     ):
         assert (a.wait(), b.wait()) == (0, 0), a.stderr + b.stderr
 
@@ -87,9 +88,9 @@ def test_nodes_may_run_different_numbers_of_workers(tmp_path: Path, endpoint: st
         assert ranks == list(range(ranks[0], ranks[0] + len(ranks)))
 
 
-def test_a_killed_worker_starts_a_new_round_on_both_nodes(tmp_path: Path, endpoint: str) -> None:
+def test_a_killed_worker_starts_a_new_round_on_both_nodes(tmp_path: Path, meeting: tuple[str, str]) -> None:
     work = write_script(tmp_path, "report()", f'if os.environ["RALLYPOINT_ROUND"] == "0": {WAIT}')
-    both = [*options(endpoint), "--nproc-per-node=2", "--max-restarts=1", work]
+    both = [*options(meeting), "--nproc-per-node=2", "--max-restarts=1", work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         b.until_reports(2)
@@ -101,14 +102,14 @@ def test_a_killed_worker_starts_a_new_round_on_both_nodes(tmp_path: Path, endpoi
     assert {report["RALLYPOINT_NODE_RESTARTS"] for report in b.reports()} == {"0"}
 
 
-def test_the_last_failure_ends_the_run_everywhere_and_says_why(tmp_path: Path, endpoint: str) -> None:
+def test_the_last_failure_ends_the_run_everywhere_and_says_why(tmp_path: Path, meeting: tuple[str, str]) -> None:
     a_work = write_script(tmp_path, "report()", "sys.exit(42)")
     (tmp_path / "b").mkdir()
     b_work = write_script(tmp_path / "b", "report()", WAIT)
 
     with (
-        Run(tmp_path, *options(endpoint), a_work, name="a") as a,
-        Run(tmp_path, *options(endpoint), b_work, name="b") as b,
+        Run(tmp_path, *options(meeting), a_work, name="a") as a,
+        Run(tmp_path, *options(meeting), b_work, name="b") as b,
     ):
         assert (a.wait(), b.wait()) == (42, 1)
 
@@ -117,9 +118,9 @@ def test_the_last_failure_ends_the_run_everywhere_and_says_why(tmp_path: Path, e
     assert all(has_ended(int(report["pid"])) for report in b.reports())
 
 
-def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, endpoint: str) -> None:
+def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, meeting: tuple[str, str]) -> None:
     work = write_script(tmp_path, "report()", f'if os.environ["WORLD_SIZE"] == "4": {WAIT}', unless(tmp_path / "go"))
-    both = [*options(endpoint, "1:2"), "--nproc-per-node=2", work]
+    both = [*options(meeting, "1:2"), "--nproc-per-node=2", work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         number = together(a, b, workers=2)
@@ -137,8 +138,10 @@ def test_the_survivor_of_a_killed_agent_goes_on_alone(tmp_path: Path, endpoint: 
     assert {report["WORLD_SIZE"] for report in alone} == {"2"}
 
 
-def test_a_frozen_agent_kills_its_workers_when_it_wakes_and_comes_back(tmp_path: Path, endpoint: str) -> None:
-    both = [*options(endpoint, "1:2", last_call_s=3), write_script(tmp_path, "report()", unless(tmp_path / "go"))]
+def test_a_frozen_agent_kills_its_workers_when_it_wakes_and_comes_back(
+    tmp_path: Path, meeting: tuple[str, str]
+) -> None:
+    both = [*options(meeting, "1:2", last_call_s=3), write_script(tmp_path, "report()", unless(tmp_path / "go"))]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         number = together(a, b)
@@ -155,9 +158,9 @@ def test_a_frozen_agent_kills_its_workers_when_it_wakes_and_comes_back(tmp_path:
     assert [int(report["RALLYPOINT_ROUND"]) for report in b.reports()][-3:] == [number, number + 1, number + 2]
 
 
-def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, endpoint: str) -> None:
+def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, meeting: tuple[str, str]) -> None:
     work = write_script(tmp_path, "report()", f'if os.environ["GROUP_WORLD_SIZE"] == "1": {WAIT}')
-    both = [*options(endpoint, "1:2"), work]
+    both = [*options(meeting, "1:2"), work]
 
     with Run(tmp_path, *both, name="a") as a:
         a.until_reports(1)
@@ -167,11 +170,11 @@ def test_a_node_that_comes_later_is_taken_in(tmp_path: Path, endpoint: str) -> N
     assert seats(a, b) == [("0", "0"), ("1", "0"), ("1", "1")]
 
 
-def test_a_node_that_is_told_to_go_leaves_at_once(tmp_path: Path, endpoint: str) -> None:
+def test_a_node_that_is_told_to_go_leaves_at_once(tmp_path: Path, meeting: tuple[str, str]) -> None:
     work = write_script(
         tmp_path, "report()", f'if os.environ["GROUP_WORLD_SIZE"] == "2": {WAIT}', unless(tmp_path / "go")
     )
-    both = [*options(endpoint, "1:2"), work]
+    both = [*options(meeting, "1:2"), work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         together(a, b)
@@ -183,12 +186,12 @@ def test_a_node_that_is_told_to_go_leaves_at_once(tmp_path: Path, endpoint: str)
     assert "no beat" not in b.stderr
 
 
-def test_a_spare_that_was_not_needed_ends_well(tmp_path: Path, endpoint: str) -> None:
+def test_a_spare_that_was_not_needed_ends_well(tmp_path: Path, meeting: tuple[str, str]) -> None:
     go = tmp_path / "go"
     work = write_script(
         tmp_path, "report()", "import pathlib, time", f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.02)"
     )
-    both = [*options(endpoint, "1"), work]
+    both = [*options(meeting, "1"), work]
 
     with Run(tmp_path, *both, name="a") as a:
         a.until_reports(1)
@@ -200,7 +203,7 @@ def test_a_spare_that_was_not_needed_ends_well(tmp_path: Path, endpoint: str) ->
     assert spare.reports() == []
 
 
-def test_a_failure_after_a_peers_success_runs_both_again(tmp_path: Path, endpoint: str) -> None:
+def test_a_failure_after_a_peers_success_runs_both_again(tmp_path: Path, meeting: tuple[str, str]) -> None:
     done = tmp_path / "done"
     work = write_script(
         tmp_path,
@@ -212,7 +215,7 @@ def test_a_failure_after_a_peers_success_runs_both_again(tmp_path: Path, endpoin
         "    time.sleep(0.5)",
         "    sys.exit(7)",
     )
-    both = [*options(endpoint), "--max-restarts=1", work]
+    both = [*options(meeting), "--max-restarts=1", work]
 
     with Run(tmp_path, *both, name="a") as a, Run(tmp_path, *both, name="b") as b:
         assert (a.wait(), b.wait()) == (0, 0), a.stderr + b.stderr
@@ -220,8 +223,8 @@ def test_a_failure_after_a_peers_success_runs_both_again(tmp_path: Path, endpoin
     assert seats(a, b) == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
 
 
-def test_a_signal_while_waiting_for_other_nodes_ends_the_wait(tmp_path: Path, endpoint: str) -> None:
-    with Run(tmp_path, *options(endpoint), write_script(tmp_path, "report()")) as run:
+def test_a_signal_while_waiting_for_other_nodes_ends_the_wait(tmp_path: Path, meeting: tuple[str, str]) -> None:
+    with Run(tmp_path, *options(meeting), write_script(tmp_path, "report()")) as run:
         until("it waits", lambda: "waiting for 1" in run.stderr)
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 130
