@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import itertools
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +32,8 @@ START_S: Final = 60.0
 STOP_S: Final = 30.0
 ATTEMPTS: Final = 5
 
+_PR_SET_PDEATHSIG: Final = 1
+
 _names = itertools.count(1)
 
 
@@ -42,6 +46,15 @@ def _program() -> Path:
     if not program.stat().st_mode & 0o100:
         program.chmod(0o755)
     return program
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    """Let a server end with a run of tests that is killed."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Member:
@@ -60,7 +73,13 @@ class Member:
     def start(self) -> None:
         """Start the process; anew after ``kill``, on the same data."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it makes one system call
+            )
 
     def signal(self, number: int) -> None:
         assert self.process is not None
