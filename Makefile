@@ -51,6 +51,12 @@ demo: $(VENV)/.demo $(NATIVE)  ## train on two nodes of two workers, kill a work
 test: $(VENV)/.test $(NATIVE)  ## all tests, the peers of the compatibility tests included
 	$(BIN)/python -m pytest
 
+SEEDS ?= 2000
+
+.PHONY: sim
+sim: $(VENV)/.test $(NATIVE)  ## many nodes in one thread, whatever goes wrong, for SEEDS courses of events (2000)
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
 # A sanitized run shares no cache with one beside it.
 WATCHED := $(BIN)/python tools/sanitized.py
 WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600

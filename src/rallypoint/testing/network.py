@@ -2,8 +2,9 @@
 
 Rules:
 
-- A stream is what TCP makes of such packets: bytes in order, once, or a broken connection. Each packet is acknowledged;
-  one that is not is sent again, later and later, and after ``GIVE_UP_S`` the sender's end breaks.
+- A stream is what TCP makes of such packets: bytes in order, once, or a broken connection. A packet that was lost is
+  sent again, later and later, and after ``GIVE_UP_S`` the sender's end breaks. (That packets are acknowledged is left
+  out: the network knows what it has lost.)
 - A process that ends closes its connections: the other end hears of it as soon as a packet gets through
   (``SimNetwork.crash``). A machine that loses its power says nothing; nor does a link that is cut.
 - Packets to a host that has been started anew find no connection there, and are answered by a reset.
@@ -21,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from rallypoint.testing.simulation import SimHost, Simulation, Timer
+from rallypoint.testing.simulation import SimHost, Simulation
 
 __all__ = ["Link", "SimNetwork", "SimStream"]
 
@@ -34,7 +35,25 @@ AGAIN_FIRST_S: Final = 0.2
 AGAIN_MAX_S: Final = 3.0
 """Before a packet is sent again, doubling."""
 
-_OPEN, _DATA, _END, _RESET, _SEEN = "open", "data", "end", "reset", "seen"
+_OPEN, _DATA, _END, _RESET = "open", "data", "end", "reset"
+
+
+class _Packet(NamedTuple):
+    """What is under way.
+
+    Attributes:
+        kind: one of the four above.
+        number: its place in the stream, from 1 on; 0 for a reset.
+        data: bytes.
+        again_s: when it is sent again if it is lost.
+        waited_s: how long ago it was sent first.
+    """
+
+    kind: str
+    number: int
+    data: bytes
+    again_s: float = AGAIN_FIRST_S
+    waited_s: float = 0.0
 
 
 @dataclass
@@ -75,9 +94,8 @@ class SimStream:
         self._life = host.life
         self._other = self
         self._sent = 0
-        self._unseen: dict[int, Timer] = {}
         self._next = 1
-        self._early: dict[int, tuple[str, bytes]] = {}
+        self._early: dict[int, _Packet] = {}
 
     def send(self, data: bytes) -> None:
         """Send bytes; nothing comes of it if the connection has ended."""
@@ -93,7 +111,7 @@ class SimStream:
 
     def reset(self) -> None:
         """Break the connection at both ends, as something between them would."""
-        self._carry(_RESET, 0, b"")
+        self._carry(_Packet(_RESET, 0, b""))
         self._fail("the connection was reset")
 
     @property
@@ -108,34 +126,37 @@ class SimStream:
         self._other = other
         self._transmit(_OPEN, b"")
 
-    def take(self, kind: str, number: int, data: bytes) -> None:
+    def take(self, packet: _Packet) -> None:
         """Take a packet; for the network."""
-        if kind == _SEEN:
-            timer = self._unseen.pop(number, None)
-            if timer is not None:
-                timer.cancel()
-        elif kind == _RESET:
+        if packet.kind == _RESET:
             self._fail("the connection was reset")
-        else:
-            self._carry(_SEEN, number, b"")
-            if number >= self._next:
-                self._early[number] = (kind, data)
-            while (packet := self._early.pop(self._next, None)) is not None:
-                self._next += 1
-                self._deliver(*packet)
+            return
+        if packet.number >= self._next:
+            self._early[packet.number] = packet
+        while (due := self._early.pop(self._next, None)) is not None:
+            self._next += 1
+            self._deliver(due)
 
-    def _deliver(self, kind: str, data: bytes) -> None:
-        if kind == _OPEN:
+    def miss(self, packet: _Packet) -> None:
+        """Send a packet again that was lost, or give up; for the network."""
+        if packet.kind == _RESET or not self.is_alive:
+            return
+        if packet.waited_s > GIVE_UP_S:
+            self._fail(f"{self.peer} has not answered for {packet.waited_s:.0f} s")
+            return
+        again_s = packet.again_s
+        later = packet._replace(again_s=min(2 * again_s, AGAIN_MAX_S), waited_s=packet.waited_s + again_s)
+        self._network.simulation.after(again_s, lambda: self._carry(later) if self.is_alive else None)
+
+    def _deliver(self, packet: _Packet) -> None:
+        if packet.kind == _OPEN:
             self._hand_over(lambda: self._network.accept(self))
-        elif kind == _END:
+        elif packet.kind == _END:
             self._fail("the other end closed the connection")
         else:
-            self._hand_over(lambda: self.received(data))
+            self._hand_over(lambda: self.received(packet.data))
 
     def _fail(self, why: str) -> None:
-        for timer in self._unseen.values():
-            timer.cancel()
-        self._unseen.clear()
         if self.is_open:
             self.is_open = False
             self._hand_over(lambda: self.ended(why))
@@ -145,21 +166,10 @@ class SimStream:
 
     def _transmit(self, kind: str, data: bytes) -> None:
         self._sent += 1
-        self._try(kind, self._sent, data, AGAIN_FIRST_S, 0.0)
+        self._carry(_Packet(kind, self._sent, data))
 
-    def _try(self, kind: str, number: int, data: bytes, again_s: float, waited_s: float) -> None:
-        if not self.is_alive:
-            return
-        if waited_s > GIVE_UP_S:
-            self._fail(f"{self.peer} has not answered for {waited_s:.0f} s")
-            return
-        self._carry(kind, number, data)
-        self._unseen[number] = self._network.simulation.after(
-            again_s, lambda: self._try(kind, number, data, min(2 * again_s, AGAIN_MAX_S), waited_s + again_s)
-        )
-
-    def _carry(self, kind: str, number: int, data: bytes) -> None:
-        self._network.carry(self, self._other, kind, number, data)
+    def _carry(self, packet: _Packet) -> None:
+        self._network.carry(self, self._other, packet)
 
 
 class SimNetwork:
@@ -214,7 +224,7 @@ class SimNetwork:
         if not silently:
             for stream in mine:
                 stream.close()
-                self.carry(stream, stream._other, _RESET, 0, b"")  # noqa: SLF001 - the two classes are one thing
+                self.carry(stream, stream._other, _Packet(_RESET, 0, b""))  # noqa: SLF001 - as above
         host.crash()
         for stream in mine:
             stream.is_open = False
@@ -229,21 +239,26 @@ class SimNetwork:
         else:
             stream.reset()
 
-    def carry(self, sender: SimStream, receiver: SimStream, kind: str, number: int, data: bytes) -> None:
+    def carry(self, sender: SimStream, receiver: SimStream, packet: _Packet) -> None:
         """Carry a packet, as the link has it."""
         link, dice = self.link(sender.host.name, receiver.host.name), self.simulation.dice
+        is_lost = True
         for _ in range(2 if link.repeat and dice.random() < link.repeat else 1):
             if link.is_cut or (link.loss and dice.random() < link.loss):
                 continue
             # A packet that is under way when the link is cut still comes.
-            delay_s = dice.uniform(*link.delay_s)
-            self.simulation.after(delay_s, partial(self._arrive, sender, receiver, kind, number, data))
+            self.simulation.after(dice.uniform(*link.delay_s), partial(self._arrive, sender, receiver, packet))
+            is_lost = False
+        if is_lost:
+            sender.miss(packet)
 
-    def _arrive(self, sender: SimStream, receiver: SimStream, kind: str, number: int, data: bytes) -> None:
+    def _arrive(self, sender: SimStream, receiver: SimStream, packet: _Packet) -> None:
         if receiver.is_alive:
-            receiver.take(kind, number, data)
-        elif receiver.host.is_up and kind not in (_RESET, _SEEN):
-            self.carry(receiver, sender, _RESET, 0, b"")
+            receiver.take(packet)
+        elif not receiver.host.is_up:
+            sender.miss(packet)
+        elif packet.kind != _RESET:
+            self.carry(receiver, sender, _Packet(_RESET, 0, b""))
 
 
 def _ignore(_: Any) -> None:

@@ -23,7 +23,7 @@ __all__ = ["SimHost", "Simulation", "Timer"]
 
 Callback: TypeAlias = Callable[[], None]
 
-EVENTS_MAX = 5_000_000
+EVENTS_MAX = 200_000
 """A simulation that has taken so many events is taken to go round in circles."""
 
 

@@ -1,0 +1,61 @@
+"""Play many worlds, or one of them again: ``python -m tests.sim --seeds 20000``, ``python -m tests.sim 4711``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.sim.world import Broken, play
+
+AT_ONCE = 50
+
+
+def main() -> int:
+    """Play; give the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("seed", nargs="?", type=int, help="play this one, and tell its story")
+    parser.add_argument("--seeds", type=int, default=2000, help="how many, from --first on (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0)
+    options = parser.parse_args()
+    if options.seed is not None:
+        return _play_one(options.seed)
+    firsts = range(options.first, options.first + options.seeds, AT_ONCE)
+    last = options.first + options.seeds
+    broken = 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for told in pool.map(_play_some, firsts, [min(first + AT_ONCE, last) for first in firsts]):
+            broken += len(told)
+            for text in told:
+                print(text, end="\n\n", flush=True)
+    print(f"{options.seeds} worlds, {broken} of them broken")
+    return int(broken > 0)
+
+
+def _play_one(seed: int) -> int:
+    try:
+        print("\n".join(play(seed).story))
+    except Broken as broken:
+        print(broken)
+        return 1
+    return 0
+
+
+def _play_some(first: int, last: int) -> list[str]:
+    told = []
+    for seed in range(first, last):
+        told += _fault_of(seed)
+    return told
+
+
+def _fault_of(seed: int) -> list[str]:
+    try:
+        play(seed)
+    except Exception as error:  # noqa: BLE001 - any error is told with the seed that shows it
+        return [str(error) if isinstance(error, Broken) else f"seed {seed}: {error!r}"]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
