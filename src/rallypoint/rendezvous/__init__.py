@@ -28,6 +28,8 @@ _HOMES = {
     "rallypoint.rendezvous.adapter": ("AdaptedHandler", "adapt_handler"),
     "rallypoint.rendezvous.backend": ("RendezvousBackend", "Token"),
     "rallypoint.rendezvous.c10d": ("C10dRendezvousBackend", "create_backend"),
+    "rallypoint.rendezvous.coordinated": ("CoordinatedRendezvousHandler",),
+    "rallypoint.rendezvous.coordinated_store": ("create_coordinated_handler",),
     "rallypoint.rendezvous.dynamic": (
         "DynamicRendezvousHandler",
         "RendezvousSettings",

@@ -15,7 +15,7 @@ import secrets
 import socket
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -26,7 +26,6 @@ from rallypoint.errors import (
     RendezvousError,
     RendezvousGracefulExitError,
     RendezvousTimeoutError,
-    StoreTimeoutError,
 )
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board, Holder
@@ -35,6 +34,7 @@ from rallypoint.rendezvous.coordinator import Coordinator
 from rallypoint.rendezvous.decision import StopKind
 from rallypoint.rendezvous.follower import AllSucceeded, Closing, Event, Follower, Leaving, Stop, Wanted, WorkerFailed
 from rallypoint.rendezvous.following import Following
+from rallypoint.rendezvous.ground import Ground, board_opener, linger
 from rallypoint.rendezvous.handler import (
     RendezvousHandler,
     RendezvousInfo,
@@ -43,7 +43,7 @@ from rallypoint.rendezvous.handler import (
     RoundStatus,
 )
 from rallypoint.rendezvous.office import Office
-from rallypoint.rendezvous.reports import Order, Workers, decode_report
+from rallypoint.rendezvous.reports import Order, Workers
 from rallypoint.rendezvous.settings import CoordinatedSettings
 from rallypoint.rendezvous.state import Card
 from rallypoint.rendezvous.verdict import VerdictKind
@@ -58,8 +58,6 @@ from rallypoint.rendezvous.worker_store import (
     known_gateway,
     serve_store,
 )
-from rallypoint.store.base import Store
-from rallypoint.store.bootstrap import store_timeout
 
 __all__ = ["SESSION_S", "CoordinatedRendezvousHandler"]
 
@@ -73,21 +71,6 @@ RETIRE_S: Final = 0.5
 """How long a coordinator that leaves may take to hear its own node's farewell, in seconds."""
 
 
-@dataclass(frozen=True)
-class Ground:
-    """The store that a handler stands on.
-
-    Attributes:
-        store: with sessions; the handler closes it.
-        where: what does not answer if it does not, for messages.
-        is_host: whether this process serves it.
-    """
-
-    store: Store
-    where: str
-    is_host: bool = False
-
-
 @dataclass
 class _Hands:
     """What runs for a handler once it has begun: collected, and ended, apart from it."""
@@ -96,7 +79,6 @@ class _Hands:
     coordinator: Coordinator
     node: str
     label: str
-    ended: Callable[[], None] = field(default=lambda: None)
 
 
 class CoordinatedRendezvousHandler(RendezvousHandler):
@@ -323,7 +305,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             clock=self._clock,
         )
         coordinator = Coordinator(
-            _board_opener(self._ground.store, self._run_id, rules.answer_s),
+            board_opener(self._ground.store, self._run_id, rules.answer_s),
             lambda: Office(rules, settings.policy),
             Holder(node, label),
             settings.ttl_s,
@@ -417,38 +399,5 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         hands.coordinator.stop(RETIRE_S)
         hands.following.stop(RETIRE_S)
         if self._ground.is_host and verdict is not None and verdict.kind is VerdictKind.CLOSED:
-            self._linger()
+            linger(self._board, LINGER_S)
         return is_stored
-
-    def _linger(self) -> None:
-        """Wait until everybody has heard of the end, or has gone: what this process serves ends with it."""
-        deadline = Deadline(LINGER_S, self._clock)
-        try:
-            with self._board.watch_reports() as watch:
-                while not deadline.has_passed():
-                    if all(_has_heard(posted.data) for posted in self._board.reports()):
-                        return
-                    watch.next(deadline.remaining_s())
-        except (StoreTimeoutError, DistError, OSError):
-            return
-
-
-def _has_heard(data: bytes | None) -> bool:
-    if data is None:
-        return True
-    try:
-        report = decode_report(data)
-    except RendezvousError:
-        return True
-    return report.has_heard or bool(report.leaving)
-
-
-def _board_opener(store: Store, run_id: str, call_s: float) -> Callable[[], tuple[Board, Callable[[], None]]]:
-    """Give what opens a coordinator's own way to the store, without referring to the handler."""
-
-    def open_board() -> tuple[Board, Callable[[], None]]:
-        with store_timeout(store, call_s):
-            own = store.clone()
-        return Board(own, run_id, call_s=call_s), own.close
-
-    return open_board

@@ -11,14 +11,12 @@ a run have one; one of them is in office, the others watch who it is::
                    |                       then tell the nodes                  |
                    +----- the lease is lost, or somebody else wrote "state" ----+
 
-Nothing is told before it is stored, and nothing can be stored or told by a coordinator that was deposed: the minutes
-are swapped by revision, and orders are written under the office lease.
+Nothing is told before it is stored, and nothing can be stored or told by who was deposed: see ``board``.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -149,9 +147,8 @@ class Coordinator:
             self._thread.join(timeout_s)
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end of the thread, at most ``timeout_s`` seconds."""
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        """Wait for the end of the thread, which was started, at most ``timeout_s`` seconds."""
+        self._thread.join(timeout_s)
 
     def _wake(self) -> None:
         watch = self._watch
@@ -264,7 +261,6 @@ class _Term:
                 f"report{'' if len(reports) == 1 else 's'} to begin with",
                 run_id=candidate._run_id,  # noqa: SLF001
                 term=self._term,
-                process=os.getpid(),
             )
             candidate._watch, candidate._is_in_office = watch, True  # noqa: SLF001
             try:

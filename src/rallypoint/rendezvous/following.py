@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -27,6 +26,7 @@ from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 from rallypoint.errors import LeaseLostError, RendezvousStateError, SessionLostError, StoreTimeoutError
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board
+from rallypoint.rendezvous.bulletin import Bulletin
 from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.follower import (
     Effect,
@@ -47,7 +47,6 @@ from rallypoint.rendezvous.follower import (
     Ticked,
 )
 from rallypoint.rendezvous.reports import Order, decode_order, encode_report
-from rallypoint.rendezvous.state import News
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
 from rallypoint.store.session_calls import Changed, Deleted, Watch
 from rallypoint.types import Endpoint
@@ -56,9 +55,6 @@ __all__ = ["Following"]
 
 LOOK_S: Final = 10.0
 """Orders are read again after so many seconds in which the store said nothing."""
-
-NEWS_KEPT: Final = 32
-"""So many pieces of news are remembered, so as not to be told twice."""
 
 LOSSES_MAX: Final = 2
 """A session that was lost so often in a row, without a call that went well, is lost for good."""
@@ -117,7 +113,7 @@ class Following:
         self._verdict: Verdict | None = None
         self._lost: SessionLostError | None = None
         self._is_watching = False
-        self._told: deque[News] = deque(maxlen=NEWS_KEPT)
+        self._bulletin = Bulletin(node, run_id)
         self._losses = 0
         self._lease = 0
         self._renew_at = 0.0
@@ -297,26 +293,7 @@ class Following:
             return
         with self._changed:
             self._step(Ordered(order))
-        for news in order.news:
-            self._pass_on(news, is_said=news.message in order.why)
-
-    def _pass_on(self, news: News, *, is_said: bool) -> None:
-        """Say once what went wrong on another node, unless the order itself says it."""
-        if news.node == self._node or news in self._told:
-            return
-        self._told.append(news)
-        if is_said:
-            return
-        emit(
-            "rendezvous.news",
-            _sentence(news),
-            run_id=self._run_id,
-            round=news.round,
-            node=news.node,
-            host=news.host,
-            rank=news.rank,
-            exit_code=news.exit_code,
-        )
+        self._bulletin.pass_on(order)
 
     # --- reports out -------------------------------------------------------------------------------------
 
@@ -432,13 +409,3 @@ class Following:
             if isinstance(error, SessionLostError) and self._losses >= LOSSES_MAX:
                 self._lost = error
             self._changed.notify_all()
-
-
-def _sentence(news: News) -> str:
-    """Say what went wrong, and where."""
-    who = news.host if news.rank is None else f"{news.host} (node {news.rank})"
-    if news.kind != "failed":
-        return f"{who} {news.kind} in round {news.round}: {news.message}"
-    code = news.exit_code or 0
-    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-    return f"a worker of {who} failed in round {news.round} {how}: {news.message}"

@@ -14,7 +14,8 @@ from rallypoint.errors import (
     RendezvousTimeoutError,
     SessionLostError,
 )
-from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler, Ground
+from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
+from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters, RoundStatus
 from rallypoint.rendezvous.settings import CoordinatedSettings
 
