@@ -64,11 +64,11 @@ class Stream:
         spin_us: how long a read looks for its bytes before it sleeps, in microseconds: costs a processor, saves the
             time that waking up takes.
 
-    Threads: one at a time, but ``close`` may come from any: it ends the wait of another thread with
-    ``ConnectionLostError``.
+    Threads: one at a time, but ``wait`` may be called amid another's, and ``close`` may come from any thread: it ends
+    the wait of another with ``ConnectionLostError``.
     """
 
-    __slots__ = ("_data", "_ends", "_owner_pid", "_poll", "_receive", "_send", "_sock", "_start", "endpoint", "spin_us")
+    __slots__ = ("_data", "_ends", "_owner_pid", "_receive", "_send", "_sock", "_start", "endpoint", "spin_us")
 
     def __init__(
         self, sock: socket.socket, endpoint: Endpoint, *, ends: tuple[Endpoint, Endpoint] | None = None
@@ -84,7 +84,6 @@ class Stream:
         self._receive = sock.recv
         self._data = b""  # bytes that were read ahead; those before _start are used up
         self._start = 0
-        self._poll = select.poll()
         self._owner_pid = os.getpid()
 
     @property
@@ -287,11 +286,12 @@ class Stream:
     def _is_ready(self, event: int, until: float) -> bool:
         """Wait for one slice at most."""
         remaining_s = min(WAIT_SLICE_S, max(0.0, until - monotonic()))
+        poll = select.poll()  # one of its own: a signal's handler, or who reads next, may come to wait amid this wait
         try:
-            self._poll.register(self._sock, event)
+            poll.register(self._sock, event)
         except ValueError as error:  # the descriptor is -1: closed by another thread
             raise lost(self.endpoint) from error
-        return bool(self._poll.poll(remaining_s * 1000))
+        return bool(poll.poll(remaining_s * 1000))
 
     def detach(self) -> int:
         """Give the descriptor away, with nothing read ahead; the stream is closed then and the connection is not."""

@@ -257,6 +257,35 @@ def test_a_signal_does_not_lengthen_a_wait(ends):
     assert caught.value.waited_s < 5.0
 
 
+def test_a_signals_handler_may_wait_amid_a_wait(ends):
+    stream, _ = ends
+    outcomes = []
+    patience_at = time.monotonic() + PATIENCE
+
+    def wait(*_):
+        try:
+            outcomes.append(stream.wait(0.0))
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            outcomes.append(error)
+
+    before = signal.signal(signal.SIGALRM, wait)
+    signal.setitimer(signal.ITIMER_REAL, WAIT_SLICE_S / 10, WAIT_SLICE_S / 10)
+    try:
+        while len(outcomes) < 10 and time.monotonic() < patience_at:
+            stream.wait(patience_at)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(outcomes) >= 10
+    assert set(outcomes) == {None}
+
+
+def test_two_threads_may_wait_at_a_time(ends, pool):
+    stream, _ = ends
+    waits = [pool.submit(lambda: [stream.wait(math.inf) for _ in range(5)]) for _ in range(2)]
+    assert [wait.result(PATIENCE) for wait in waits] == [[None] * 5] * 2
+
+
 def test_waiting_lets_other_threads_run(ends):
     stream, peer = ends
 
