@@ -40,6 +40,13 @@ SOMAXCONN_WANTED = 1024
 
 ENVIRONMENT = {
     "RALLYPOINT_DIALECT": "what a store speaks with its server",
+    "RALLYPOINT_ETCD_USER": "who a store on etcd is",
+    "RALLYPOINT_ETCD_PASSWORD": "the password of a store on etcd",
+    "RALLYPOINT_ETCD_PASSWORD_FILE": "the file that holds the password",
+    "RALLYPOINT_ETCD_TLS_CA": "whose certificates a store on etcd trusts",
+    "RALLYPOINT_ETCD_TLS_CERT": "the own certificate there",
+    "RALLYPOINT_ETCD_TLS_KEY": "the own certificate's key there",
+    "RALLYPOINT_ETCD_TLS_NAME": "the name that an etcd member's certificate must have",
     "RALLYPOINT_PURE": "forces the Python twin",
     "RALLYPOINT_SERVER": "where an embedded server runs",
     "RALLYPOINT_SPIN_US": "how long to look for an answer before sleeping",
@@ -56,6 +63,8 @@ ENVIRONMENT = {
     "RALLYPOINT_WORKER_OF": "set for workers by the agent",
 }
 """The variables of our own that are read or set somewhere, and what each does."""
+
+_SECRET = frozenset({"RALLYPOINT_TOKEN", "RALLYPOINT_ETCD_PASSWORD"})
 
 
 @dataclass(frozen=True)
@@ -248,8 +257,8 @@ def _environment() -> Finding:
 
 
 def _shown(name: str, value: str) -> str:
-    """Give what may be seen of a variable: not the token, nor what may be one under a misspelled name."""
-    return value if name in ENVIRONMENT and name != "RALLYPOINT_TOKEN" else "(not shown)"
+    """Give what may be seen of a variable: no secret, nor what may be one under a misspelled name."""
+    return value if name in ENVIRONMENT and name not in _SECRET else "(not shown)"
 
 
 _LOOKS: Sequence[tuple[str, Callable[[], Finding]]] = (

@@ -26,7 +26,12 @@ __all__ = ["DEFAULT_PORT", "DEFAULT_PREFIX", "Place", "parse_url"]
 DEFAULT_PORT: Final = 2379
 DEFAULT_PREFIX: Final = "rallypoint"
 
-_TLS = ("tls_ca", "tls_cert", "tls_key", "tls_name")
+_TLS: Final = {  # in Tls's order, and the variables that stand in for what a URL does not say
+    "tls_ca": "RALLYPOINT_ETCD_TLS_CA",
+    "tls_cert": "RALLYPOINT_ETCD_TLS_CERT",
+    "tls_key": "RALLYPOINT_ETCD_TLS_KEY",
+    "tls_name": "RALLYPOINT_ETCD_TLS_NAME",
+}
 _KNOWN: Final = frozenset({*_TLS, "password_file", "session_ttl", "rank", "world_size"})
 
 
@@ -112,7 +117,7 @@ def _password(file: str | None) -> str:
 
 
 def _tls(is_wanted: bool, query: Mapping[str, str]) -> Tls | None:
-    values = [query.get(name) or os.environ.get(f"RALLYPOINT_ETCD_{name.upper()}") or None for name in _TLS]
+    values = [query.get(name) or os.environ.get(variable) or None for name, variable in _TLS.items()]
     if not is_wanted and not any(values):
         return None
     from rallypoint.net.tls import Tls

@@ -144,8 +144,8 @@ def test_variables_in_force_are_listed_and_unknown_ones_advised_against(monkeypa
     assert found.advice == "nothing reads RALLYPOINT_PURER: is a name misspelled?"
 
 
-@pytest.mark.parametrize("name", ["RALLYPOINT_TOKEN", "RALLYPOINT_TOKN"])
-def test_a_token_is_not_shown(monkeypatch, name):
+@pytest.mark.parametrize("name", ["RALLYPOINT_TOKEN", "RALLYPOINT_TOKN", "RALLYPOINT_ETCD_PASSWORD"])
+def test_a_secret_is_not_shown(monkeypatch, name):
     monkeypatch.setenv(name, "the-token-of-the-job")
     found = doctor._environment()
     assert "the-token" not in repr(found)
