@@ -28,8 +28,8 @@ from rallypoint.protocol.spec import Kind, Verb
 
 __all__ = [
     "CLOSING_ID",
-    "EXPIRED_FIELDS",
     "DELETED_KEYS_MAX",
+    "EXPIRED_FIELDS",
     "GROUP_SIZE_MAX",
     "HELLO_SIZE_MAX",
     "LABEL_SIZE_MAX",
