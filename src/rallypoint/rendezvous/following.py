@@ -260,7 +260,7 @@ class Following:
             except Exception as error:  # noqa: BLE001, PERF203 - supervised: told, noted, tried again
                 if self._stopping.is_set():
                     return
-                if repr(error) != trouble:
+                if repr(error) != trouble and not self.is_over():  # after the end, its host may go at any time
                     trouble = repr(error)
                     emit("rendezvous.trouble", f"reading this node's orders failed, trying again: {error}")
                 self._note_loss(error)
@@ -314,7 +314,7 @@ class Following:
             except Exception as error:  # noqa: BLE001 - supervised: told, noted, tried again
                 if self._stopping.is_set():
                     return
-                if repr(error) != trouble:
+                if repr(error) != trouble and not self.is_over():  # after the end, its host may go at any time
                     trouble = repr(error)
                     emit("rendezvous.trouble", f"keeping this node's place failed, trying again: {error}")
                 self._note_loss(error)

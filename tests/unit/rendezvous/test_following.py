@@ -212,3 +212,16 @@ def test_an_order_that_cannot_be_read_is_left_out(stage):
         stage.board.send([(ME, b"{}")], stage.office)
         stage.join()
     assert any(event.message.startswith("an order is left out") for event in events)
+
+
+def test_after_the_end_of_the_run_a_store_that_goes_is_no_trouble(stage):
+    stage.join()
+    stage.order(OrderKind.CLOSED, outcome="succeeded")
+    stage.following.await_verdict(JOIN_S)
+    assert stage.following.verdict()[0].kind is VerdictKind.CLOSED
+    assert stage.following.await_published(JOIN_S)
+    with observed() as events:
+        stage.own._client.trunk._uplink.fail(SessionLostError, "has ended")
+        stage.following.tell(Leaving("told to"))
+        assert not stage.following.await_published(JOIN_S)
+    assert not [event for event in events if event.name == "rendezvous.trouble"]
