@@ -143,6 +143,8 @@ def test_a_stuck_console_loses_lines_and_says_how_many_once_it_moves() -> None:
         data = b""
         while not data.endswith(b"in time\n"):
             data += os.read(read_end, 65536)
+        with console._changed:  # its thread has yet to see what we read
+            assert console._changed.wait_for(console._has_room, 30)
         console.write([b"kept 3\n"])
         console.close(30)
         pipe.close(write_end)
