@@ -64,9 +64,17 @@ class Run:
         arguments: what follows ``run`` on the command line.
         environ: added to the environment, from which this test run's own launcher variables are taken out.
         name: the name of the output's files, unique within ``folder``.
+        before: stands in front of the command.
     """
 
-    def __init__(self, folder: Path, *arguments: str, environ: dict[str, str] | None = None, name: str = "run") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environ: dict[str, str] | None = None,
+        name: str = "run",
+        before: tuple[str, ...] = (),
+    ) -> None:
         self._paths = folder / f"{name}.out", folder / f"{name}.err"
         kept = {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_HIDDEN)}
         with contextlib.ExitStack() as stack:
@@ -74,7 +82,7 @@ class Run:
             stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
             out, err = (stack.enter_context(path.open("wb")) for path in self._paths)
             self.process = subprocess.Popen(
-                [*RALLYPOINT, "run", *arguments],
+                [*before, *RALLYPOINT, "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

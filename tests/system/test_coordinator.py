@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.launcher import PATIENCE_S, WAIT, Run, has_ended, until, write_script
+from tests.support.nodes import coordinates, kill, pids, rank, together
 
 from rallypoint.store.bootstrap import get_free_port
 
@@ -80,38 +81,6 @@ class Job:
         self.done.touch()
         os.kill(pids(runs[0])[-1], signal.SIGKILL)
         assert [run.wait() for run in runs] == [0] * len(runs), "".join(run.stderr for run in runs)
-
-
-def pids(run: Run) -> list[int]:
-    return [int(report["pid"]) for report in run.reports()]
-
-
-def together(*runs: Run, after: int = -1) -> int:
-    """Wait until nodes, one worker each, run in one round after another, with nobody else; give it."""
-
-    def is_so() -> bool:
-        for run in runs:
-            assert run.process.poll() is None, run.stderr
-        newest = [run.reports()[-1:] for run in runs]
-        rounds = {(report["RALLYPOINT_ROUND"], report["GROUP_WORLD_SIZE"]) for reports in newest for report in reports}
-        number, size = rounds.pop() if len(rounds) == 1 else ("-1", "0")
-        return all(newest) and int(number) > after and size == str(len(runs))
-
-    until("the nodes run in one round", is_so)
-    return int(runs[0].reports()[-1]["RALLYPOINT_ROUND"])
-
-
-def rank(run: Run) -> int:
-    return int(run.reports()[-1]["GROUP_RANK"])
-
-
-def coordinates(run: Run) -> bool:
-    return "this node coordinates" in run.stderr
-
-
-def kill(run: Run) -> None:
-    run.process.kill()
-    run.process.wait(PATIENCE_S)
 
 
 @pytest.fixture
