@@ -11,7 +11,9 @@ Source: methods, arguments and error texts as observed in torch 2.13.0.
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from rallypoint.clock import Deadline
@@ -203,8 +205,12 @@ class TCPStore(TCPSessionCalls):
         if server is not None:
             server.release()
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        try:
+            self.close()
+        except Exception:  # what it needs may be gone already when the interpreter ends, and the system closes the rest
+            if not is_finalizing():
+                raise
 
     def clone(self) -> TCPStore:
         """Give another client of the same server, with connections and a timeout of its own.

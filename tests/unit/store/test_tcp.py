@@ -4,6 +4,8 @@ import copy
 import math
 import pickle
 import socket
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -303,6 +305,12 @@ def test_a_store_that_is_dropped_takes_its_server_along():
     del store
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((HOST, port))
+
+
+def test_a_store_that_outlives_the_modules_goes_quietly():
+    program = "import os\nfrom rallypoint.store.tcp import TCPStore\nos.kept = TCPStore('127.0.0.1', 0, is_master=True)"
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, check=True, capture_output=True)
+    assert ended.stderr == b""
 
 
 def test_a_master_does_not_need_its_host_name_to_lead_anywhere(make):
