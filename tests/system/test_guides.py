@@ -11,10 +11,11 @@ GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 TIME_MAX_S = 60
 
 
-def test_the_program_of_the_guide_to_the_coordinator_runs() -> None:
+def test_the_programs_of_the_guide_to_the_coordinator_run() -> None:
     text = (GUIDES / "coordinator.md").read_text()
-    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", block]
+    *others, block = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert others
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", "\n".join([*others, block])]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIME_MAX_S)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [*re.findall(r"  # (.*)$", block, re.MULTILINE)[0].split(), "succeeded"]

@@ -46,6 +46,7 @@ _HOMES = {
         "RoundNews",
         "RoundStatus",
     ),
+    "rallypoint.rendezvous.placement": ("Placement", "register_placement"),
     "rallypoint.rendezvous.registry": (
         "RendezvousHandlerRegistry",
         "discover_handlers",

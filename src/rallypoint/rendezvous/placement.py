@@ -1,7 +1,8 @@
 """Where the nodes of a world stand: the ways to rank them, by name.
 
 A placement is a function of the state, the nodes that were chosen, and the rank that each node had last, in whatever
-round; it gives each chosen node a rank, 0 to n-1. Names with a colon carry keys: ``labels:rack,host``.
+round; it gives each chosen node a rank, 0 to n-1. Names with a colon carry keys, split by plus signs or commas:
+``labels:rack+host``.
 
 ========== =====================================================================================================
 ``sticky`` a node keeps its rank, also over a round that it missed if the rank is still free; wishes are honoured
@@ -21,7 +22,7 @@ from typing import Protocol
 from rallypoint.rendezvous.ranks import natural_key, place_ranks
 from rallypoint.rendezvous.state import Card, State
 
-__all__ = ["DEFAULT_LABEL_KEYS", "Placement", "find_placement", "place_by_labels", "register_placement"]
+__all__ = ["DEFAULT_LABEL_KEYS", "Placement", "find_placement", "knows", "place_by_labels", "register_placement"]
 
 DEFAULT_LABEL_KEYS = ("rack", "host")
 """The keys of ``labels`` if none are given."""
@@ -61,6 +62,11 @@ def register_placement(name: str, make: Callable[[tuple[str, ...]], Placement]) 
     _makers[name] = make
 
 
+def knows(name: str) -> bool:
+    """Tell whether there is a placement of this name."""
+    return name in _makers
+
+
 def find_placement(spec: str) -> Placement:
     """Give a placement by its name and keys.
 
@@ -71,7 +77,7 @@ def find_placement(spec: str) -> Placement:
     make = _makers.get(name)
     if make is None:
         raise ValueError(f"there is no placement {name!r}; known are {', '.join(sorted(_makers))}")
-    return make(tuple(key.strip() for key in keys.split(",") if key.strip()))
+    return make(tuple(key.strip() for key in keys.replace("+", ",").split(",") if key.strip()))
 
 
 def place_by_labels(

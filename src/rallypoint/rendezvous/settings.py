@@ -11,6 +11,7 @@ from typing import Any
 from rallypoint.rendezvous.decide import Rules
 from rallypoint.rendezvous.endpoint import refuse_unknown_options
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.placement_plugins import load_placement
 from rallypoint.rendezvous.policy import Policy
 from rallypoint.types import Timeout, as_seconds
 
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 LABEL_SIZE_MAX = 255
-"""Characters of a label's name, and of its value."""
+"""Characters of a label's name, and of its value; of a placement with its keys, too."""
 
 OWN_OPTIONS = (
     "join_timeout",
@@ -60,7 +61,7 @@ POLICY_OPTIONS = {
 }
 
 COORDINATED_OPTIONS = frozenset(
-    (*KNOWN_OPTIONS - {"store_type"}, *BUDGET_OPTIONS, *POLICY_OPTIONS, "labels", "worker_store")
+    (*KNOWN_OPTIONS - {"store_type"}, *BUDGET_OPTIONS, *POLICY_OPTIONS, "labels", "placement", "worker_store")
 )
 """The options that a rendezvous through a coordinator takes."""
 
@@ -250,6 +251,11 @@ class CoordinatedSettings:
     def __post_init__(self) -> None:
         if self.worker_store not in WORKER_STORES:
             raise ValueError(f"worker_store is {self.worker_store!r}; it must be one of {', '.join(WORKER_STORES)}")
+        if len(self.policy.placement) > LABEL_SIZE_MAX:
+            raise ValueError(
+                f"the placement takes {len(self.policy.placement)} characters, over the limit of {LABEL_SIZE_MAX}"
+            )
+        load_placement(self.policy.placement)
 
     @property
     def ttl_s(self) -> float:
@@ -265,7 +271,7 @@ class CoordinatedSettings:
         Options beside those of ``RendezvousSettings``: ``max_restarts`` (of failed workers, all nodes together),
         ``max_restarts_dropped``, ``max_restarts_left``, ``max_restarts_joined``; ``flap_limit``, and in seconds
         ``flap_window``, ``short_stay``, ``cool_down``, ``cool_down_max``; ``labels``, a mapping or
-        ``"rack=a;zone=b"``; ``worker_store``.
+        ``"rack=a;zone=b"``; ``placement``, by name and keys, as ``labels:rack+host``; ``worker_store``.
 
         Raises:
             ValueError: for an option that does not exist, naming the nearest that does, and for bad values.
@@ -276,7 +282,9 @@ class CoordinatedSettings:
         durations = {
             name: params.get_as_seconds(option) for option, name in POLICY_OPTIONS.items() if name[-2:] == "_s"
         }
+        placement = params.get("placement")
         given: dict[str, Any] = {"flap_limit": numbers["flap_limit"], **durations}
+        given["placement"] = None if placement is None else str(placement)
         policy = Policy(restarts=restarts, **{name: value for name, value in given.items() if value is not None})
         return cls(node, policy, read_labels(params.get("labels")), str(params.get("worker_store", "embedded")))
 

@@ -36,6 +36,7 @@ def test_equal_labels_are_neighbours_key_by_key() -> None:
         a=card("h3", rack="r2"), b=card("h1", rack="r10"), c=card("h4", rack="r2"), d=card("h1", rack="r10")
     )
     assert by_rank(find_placement("labels:rack,host")(state, chosen, {})) == "acbd"
+    assert by_rank(find_placement("labels:rack+host")(state, chosen, {})) == "acbd"
     assert by_rank(find_placement("labels")(state, chosen, {})) == "acbd"
     assert by_rank(find_placement("labels:host")(state, chosen, {})) == "bdac"
 

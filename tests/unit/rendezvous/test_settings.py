@@ -133,11 +133,18 @@ def test_budgets_and_patience_with_hosts_are_read() -> None:
         ({"store_type": "tcp"}, "'store_type' is unknown"),
         ({"keep_alive_interval": 0}, "must be positive"),
         ({"flap_limi": 1}, "did you mean 'flap_limit'"),
+        ({"placement": "near:rack"}, r"no placement 'near'; known are .*labels, sticky"),
+        ({"placement": "labels:" + 300 * "x"}, "307 characters, over the limit of 255"),
     ],
 )
 def test_bad_options_of_a_coordinated_rendezvous_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         coordinated(**options)
+
+
+def test_the_placement_is_read_with_its_keys() -> None:
+    assert coordinated().policy.placement == "sticky"
+    assert coordinated(placement="labels:rack+host").policy.placement == "labels:rack+host"
 
 
 def test_labels_are_read_from_text_and_mappings() -> None:
