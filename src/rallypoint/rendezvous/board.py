@@ -31,7 +31,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from rallypoint.errors import LeaseLostError
+from rallypoint.errors import LeaseLostError, RefusedError
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.prefix import PrefixStore
@@ -50,6 +50,9 @@ COORDINATOR: Final = "coordinator"
 STATE: Final = "state"
 PROGRESS: Final = "progress"
 DROPPED: Final = "dropped"
+
+HEX_DIGITS: Final = "0123456789abcdef"
+"""What a node's id may begin with."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -235,9 +238,16 @@ class Board:
     # --- what a coordinator does -------------------------------------------------------------------------
 
     def reports(self) -> list[Posted]:
-        """Give all nodes that are connected, with their reports. Cost: 1 call; grows with them."""
+        """Give all nodes that are connected, with their reports; those of many nodes are not as of one moment.
+
+        Cost: 1 call, 17 where a server refuses so many keys at once; grows with the nodes.
+        """
         with self._bounded() as store:
-            found = {entry.key: entry for entry in store.read_prefix(NODES)}
+            try:
+                entries = store.read_prefix(NODES)
+            except RefusedError:  # two keys for each node are more than the server's ``prefix_keys_max``
+                entries = [entry for digit in HEX_DIGITS for entry in store.read_prefix(NODES + digit)]
+        found = {entry.key: entry for entry in entries}
         posted = []
         for key, mark in found.items():
             if is_mark(key):

@@ -136,3 +136,11 @@ def test_runs_do_not_see_each_other(store, board):
     other.mark(A)
     other.post_report(A, b"r", other.grant(60))
     assert board.reports() == []
+
+
+def test_more_nodes_than_the_server_gives_at_once_are_read_all_the_same(store, board):
+    count = 16_384 // 2 + 8
+    nodes = [f"{number % 16:x}{number:031x}" for number in range(count)]
+    keys = [f"rallypoint.rendezvous.run 7/nodes/{node}{end}" for node in nodes for end in ("", "/here")]
+    store.multi_set(keys, ["r"] * len(keys))
+    assert {posted.node for posted in board.reports()} == set(nodes)
