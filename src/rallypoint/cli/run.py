@@ -13,13 +13,23 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import click
 
 from rallypoint.cli.preflight import check_endpoint, check_log_dir, check_program, check_script
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.token import give_token
+from rallypoint.cli.values import (
+    Read,
+    read_nodes,
+    read_options,
+    read_ranks,
+    read_signals,
+    read_streams,
+    read_texts,
+    read_workers,
+)
 
 __all__ = ["run"]
 
@@ -30,11 +40,6 @@ LOG_LINE_PREFIX_ENV = "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"
 
 MASTER_PORT = 29500
 """The store's port with the static backend, unless told otherwise."""
-
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType  # not generic before click 8.4
 
 _NEEDED_LATER = (
     "rallypoint.rendezvous.registry",
@@ -56,87 +61,6 @@ nothing else; several nodes meet at a store that `rallypoint serve`, or the firs
 The exit code is that of the first worker that failed, 128 + n after signal n, and 0 after success. A script that is
 not there gives 2; with --no-python, a program that is not there gives 127, and one that is not executable 126.
 """
-
-
-class _Read(_ParamType):
-    """An option read by a function whose ValueError is the complaint."""
-
-    def __init__(self, read: Callable[[str], Any]) -> None:
-        self.name = read.__name__.removeprefix("_read_")
-        self._read = read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._read(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _read_nodes(text: str) -> tuple[int, int]:
-    fewest, colon, most = text.partition(":")
-    try:
-        numbers = int(fewest), int(most if colon else fewest)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number of nodes; write N or MIN:MAX") from None
-    if not 0 < numbers[0] <= numbers[1]:
-        raise ValueError(f"{text!r} is no number of nodes; it must be at least 1, and MIN not above MAX")
-    return numbers
-
-
-def _read_workers(text: str) -> int:
-    from rallypoint.launch.devices import count_cpus, count_gpus
-
-    kind = text.strip().lower()
-    if kind in ("gpu", "auto"):
-        found = count_gpus(os.environ)
-        if found:
-            return found
-        if kind == "gpu":
-            why = "no NVIDIA driver is to be seen" if found is None else "this host, or CUDA_VISIBLE_DEVICES, has none"
-            raise ValueError(f"the GPUs cannot be counted: {why}; give a number")
-    if kind in ("cpu", "auto"):
-        return count_cpus()
-    try:
-        number = int(kind)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number of workers; write a number, auto, cpu or gpu") from None
-    if number < 1:
-        raise ValueError(f"{number} is no number of workers; it must be at least 1")
-    return number
-
-
-def _read_streams(text: str) -> Any:
-    from rallypoint.agent.logs import Std
-
-    return Std.from_str(text)
-
-
-def _read_ranks(text: str) -> frozenset[int] | None:
-    try:
-        ranks = frozenset(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(f"{text!r} is no list of local ranks; write numbers split by commas") from None
-    return ranks or None
-
-
-def _read_texts(text: str) -> tuple[str, ...]:
-    """Split texts at commas; two commas stand for one within a text."""
-    return tuple(part.replace("\0", ",") for part in text.replace(",,", "\0").split(",") if part)
-
-
-def _read_options(text: str) -> dict[str, str]:
-    from rallypoint.rendezvous.endpoint import parse_rendezvous_config
-
-    return parse_rendezvous_config(text)
-
-
-def _read_signals(text: str) -> str:
-    from rallypoint.agent.signals import parse_signals
-
-    parse_signals(text)
-    return text
 
 
 def _spell_out(name: str) -> str:
@@ -170,10 +94,10 @@ NOT_NEGATIVE = SecondsRange(min=0)
     options_metavar="[OPTIONS]",
     short_help="Start the workers of this node and keep them going.",
 )
-@_option("--nnodes", type=_Read(_read_nodes), metavar="N|MIN:MAX", default="1:1", help="How many nodes make a round.")
+@_option("--nnodes", type=Read(read_nodes), metavar="N|MIN:MAX", default="1:1", help="How many nodes make a round.")
 @_option(
     "--nproc-per-node",
-    type=_Read(_read_workers),
+    type=Read(read_workers),
     metavar="N|auto|cpu|gpu",
     default="1",
     help="How many workers this node runs.",
@@ -188,7 +112,7 @@ NOT_NEGATIVE = SecondsRange(min=0)
 @_option("--rdzv-id", metavar="NAME", help="The run's name; nodes that give the same one meet.  [default: none]")
 @_option(
     "--rdzv-conf",
-    type=_Read(_read_options),
+    type=Read(read_options),
     metavar="K=V,...",
     default="",
     help="The rendezvous backend's own options.",
@@ -239,28 +163,28 @@ NOT_NEGATIVE = SecondsRange(min=0)
 @_option("--log-dir", type=click.Path(path_type=Path), help="The folder for the workers' output and errors.")
 @_option("--logs-specs", metavar="NAME", help="The installed plug-in that says where the workers' output goes.")
 @_option(
-    "-r", "--redirects", type=_Read(_read_streams), metavar="STREAMS", default="0",
+    "-r", "--redirects", type=Read(read_streams), metavar="STREAMS", default="0",
     help="Streams that go to files: 0 none, 1 out, 2 err, 3 both; or by local rank: 0:3,4-7:1.",
 )  # fmt: skip
 @_option(
-    "-t", "--tee", type=_Read(_read_streams), metavar="STREAMS", default="0",
+    "-t", "--tee", type=Read(read_streams), metavar="STREAMS", default="0",
     help="Streams that go to files and, with a prefix, to the console.",
 )  # fmt: skip
 @_option(
-    "--local-ranks-filter", type=_Read(_read_ranks), metavar="RANKS", default="",
+    "--local-ranks-filter", type=Read(read_ranks), metavar="RANKS", default="",
     help="The local ranks that the console shows, split by commas.",
 )  # fmt: skip
 @_option(
-    "--duplicate-stdout-filters", type=_Read(_read_texts), metavar="TEXTS", default="",
+    "--duplicate-stdout-filters", type=Read(read_texts), metavar="TEXTS", default="",
     help="Tee'd lines that contain one of these are collected in filtered_stdout.log too.",
 )  # fmt: skip
 @_option(
-    "--duplicate-stderr-filters", type=_Read(_read_texts), metavar="TEXTS", default="",
+    "--duplicate-stderr-filters", type=Read(read_texts), metavar="TEXTS", default="",
     help="As --duplicate-stdout-filters, for standard error.",
 )  # fmt: skip
 @_option("--event-log-handler", metavar="NAME", default="null", help="Where the records of the run go: null, console.")
 @_option(
-    "--signals-to-handle", type=_Read(_read_signals), metavar="NAMES", default="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+    "--signals-to-handle", type=Read(read_signals), metavar="NAMES", default="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
     help="The signals that end the run on this node.",
 )  # fmt: skip
 @_option(
