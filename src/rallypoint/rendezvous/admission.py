@@ -23,6 +23,7 @@ from rallypoint.rendezvous.decision import Rules
 from rallypoint.rendezvous.gathering import Bid, choose_world, find_place, refuse_other_bounds, tell_wait
 from rallypoint.rendezvous.orders import Clerk
 from rallypoint.rendezvous.placement import Placement
+from rallypoint.rendezvous.policy import host_of
 from rallypoint.rendezvous.ranks import place_ranks
 from rallypoint.rendezvous.reports import Report
 from rallypoint.rendezvous.state import Phase, Standing
@@ -148,12 +149,12 @@ class Admission:
 
     def _is_cooling(self, report: Report, now: float) -> bool:
         ledger = self._affairs.ledger
-        left_s = ledger.cooling_s(report.card.host, now)
+        left_s = ledger.cooling_s(host_of(report.card), now)
         if left_s <= 0.0:
             self._cooling.pop(report.node, None)
             return False
         self._cooling[report.node] = now + left_s
-        self._clerk.keep_out(report.node, ledger.tell_cooling(report.card.host, now))
+        self._clerk.keep_out(report.node, ledger.tell_cooling(host_of(report.card), now))
         return True
 
     # --- all of them -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rallypoint.rendezvous.actions import Action, Close, Join
 from rallypoint.rendezvous.change import change, draft
 from rallypoint.rendezvous.gathering import Census, take_census
-from rallypoint.rendezvous.policy import Ledger
+from rallypoint.rendezvous.policy import Ledger, host_of
 from rallypoint.rendezvous.state import Node, Phase, State
 
 __all__ = ["RANKS_KEPT_MAX", "Affairs", "Decided"]
@@ -144,10 +144,10 @@ class Affairs:
             return
         elif cause == "failed":
             if has_ended:
-                self.ledger.note_failed(about, node.card.host, now)
+                self.ledger.note_failed(about, host_of(node.card), now)
         elif about not in self.state.nodes:
             has_cost = about in self._intruders or (before.phase is Phase.PROPOSED and about in before.members)
-            self.ledger.note_gone(about, node.card.host, has_cost, now)
+            self.ledger.note_gone(about, host_of(node.card), has_cost, now)
             self._intruders.discard(about)
 
 

@@ -8,7 +8,9 @@ Rules
 3. A node that goes shortly after it came has *flapped*, if its coming or its going cost the others something. So many
    times within a while, and its host cools down: nobody from there is taken in for some time, which doubles with each
    cool-down up to a limit. It ends by itself, and a host that behaves is forgotten.
-4. No time is written down: what a successor reads are ages and seconds left, counted from then on by its own clock.
+4. A host is what the nodes say it is: their label ``host``, or else the name or address under which they are reached.
+   So several agents on one machine may count as one host, or each by itself.
+5. No time is written down: what a successor reads are ages and seconds left, counted from then on by its own clock.
 
 What this file does not know: what a round is, who decides.
 """
@@ -21,9 +23,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from rallypoint.rendezvous.state import Count, Name
+from rallypoint.rendezvous.state import Card, Count, Name
 
-__all__ = ["CAUSES", "HOST_COUNT_MAX", "Books", "HostBook", "Ledger", "Policy"]
+__all__ = ["CAUSES", "HOST_COUNT_MAX", "Books", "HostBook", "Ledger", "Policy", "host_of"]
 
 CAUSES = ("failed", "dropped", "left", "joined")
 """Why a round may end early."""
@@ -61,6 +63,11 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     cool_down_s: Seconds = 60.0
     cool_down_max_s: Seconds = 600.0
     placement: Name = "sticky"
+
+
+def host_of(card: Card) -> str:
+    """Give the host that has to answer for a node."""
+    return card.labels.get("host", card.host)
 
 
 class HostBook(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

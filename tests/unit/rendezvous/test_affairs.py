@@ -68,6 +68,15 @@ def test_a_newcomer_that_ended_a_round_and_went_has_flapped() -> None:
     assert affairs.ledger.cooling_s("host-c", 100.0) > 0
 
 
+def test_nodes_of_one_machine_answer_for_themselves_if_their_labels_say_so() -> None:
+    affairs = running()
+    card = Card(host="machine", address="h", labels={"host": "first"})
+    affairs.act(Join(card, 1, 3), C, 100.0, cause="joined")
+    affairs.act(Drop({C: "gone"}), "", 100.0, about=C, cause="dropped")
+    assert affairs.ledger.cooling_s("first", 100.0) > 0
+    assert affairs.ledger.cooling_s("machine", 100.0) == 0
+
+
 def test_a_member_of_long_standing_that_goes_has_not() -> None:
     affairs = running()
     affairs.act(Drop({B: "gone"}), "", 100.0, about=B, cause="dropped")

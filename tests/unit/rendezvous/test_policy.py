@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from rallypoint.rendezvous.policy import HOST_COUNT_MAX, Books, Ledger, Policy
+from rallypoint.rendezvous.policy import HOST_COUNT_MAX, Books, Ledger, Policy, host_of
+from rallypoint.rendezvous.state import Card
 
 A, B, C, D = (letter * 32 for letter in "abcd")
 
@@ -40,6 +41,11 @@ def test_a_host_cools_down_after_so_many_short_stays() -> None:
     assert books.cooling_s("other", 10.0) == 0.0
     assert "came and went 3 times within 300 s: none is taken in for another 50 s" in books.tell_cooling("h", 20.0)
     assert books.cooling_s("h", 70.0) == 0.0
+
+
+def test_a_host_is_what_the_label_says_or_the_name_by_which_it_is_reached() -> None:
+    assert host_of(Card(host="machine", address="10.0.0.1")) == "machine"
+    assert host_of(Card(host="machine", address="10.0.0.1", labels={"host": "first", "rack": "r"})) == "first"
 
 
 def test_each_cool_down_is_twice_as_long_up_to_a_limit() -> None:
