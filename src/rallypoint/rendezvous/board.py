@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -54,6 +54,12 @@ DROPPED: Final = "dropped"
 HEX_DIGITS: Final = "0123456789abcdef"
 """What a node's id may begin with."""
 
+DROPPED_MAX: Final = 256
+"""So many rounds are removed at once, the latest: who speaks of a round far ahead keeps no coordinator busy."""
+
+EVICTION_S: Final = 1.0
+"""The lease under which a key is put to remove it outlives a candidate that dies doing so by this time, in seconds."""
+
 
 class Holder(msgspec.Struct, frozen=True):
     """Who coordinates.
@@ -64,9 +70,9 @@ class Holder(msgspec.Struct, frozen=True):
         lease: the office lease; 0 before there is one.
     """
 
-    node: str
-    label: str
-    lease: int = 0
+    node: Annotated[str, msgspec.Meta(max_length=255)]
+    label: Annotated[str, msgspec.Meta(max_length=512)]
+    lease: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
 
 class Posted(NamedTuple):
@@ -179,11 +185,11 @@ class Board:
         with self._bounded() as store:
             return store.swap(NODES + node, ANY_REVISION, data, lease=lease)[1]
 
-    def order(self, node: str) -> bytes | None:
-        """Give the order for a node, ``None`` if there is none. Cost: 1 call."""
+    def order(self, node: str) -> tuple[bytes, int] | None:
+        """Give the order for a node, and its revision; ``None`` if there is none. Cost: 1 call."""
         with self._bounded() as store:
             entry = store.read(ORDERS + node)
-        return None if entry is None else entry.value
+        return None if entry is None else (entry.value, entry.revision)
 
     def watch_order(self, node: str) -> Watch:
         """Watch the order for a node from now on. Cost: 1 call."""
@@ -208,10 +214,7 @@ class Board:
             found = {entry.key: entry.value for entry in store.read_prefix(COORDINATOR)}
         if COORDINATOR not in found:
             return None, False
-        try:
-            holder = msgspec.json.decode(found[COORDINATOR], type=Holder)
-        except msgspec.DecodeError:
-            return Holder("", "somebody who does not say its name"), False
+        holder = _holder_in(found[COORDINATOR])
         return holder, found.get(COORDINATOR + HERE) == str(holder.lease).encode()
 
     def take_office(self, holder: Holder, lease: int) -> int:
@@ -229,6 +232,18 @@ class Board:
             return 0
         self._mark(COORDINATOR + HERE, str(lease))
         return revision
+
+    def evict(self, lease: int) -> None:
+        """Free the office of who holds it under a lease, be the key under that lease or not. Cost: 2 calls, up to 5."""
+        self.revoke(lease)
+        with self._bounded() as store:
+            entry = store.read(COORDINATOR)
+            if entry is None or _holder_in(entry.value).lease != lease:
+                return
+            # Somebody wrote the key without that lease. It is put under one that ends, unless it changes meanwhile.
+            own = store.lease_grant(EVICTION_S)
+            store.swap(COORDINATOR, entry.revision, entry.value, lease=own)
+        self.revoke(own)
 
     def watch_office(self) -> Watch:
         """Watch who coordinates, and its mark, from now on. Cost: 1 call."""
@@ -315,15 +330,30 @@ class Board:
         return f"rallypoint.rendezvous.{self._run_id}/{ROUNDS}{number}/workers"
 
     def drop_rounds(self, below: int) -> None:
-        """Remove what the agents and workers of all rounds below a number had. Cost: 2 calls, and 1 for each round."""
+        """Remove what the agents and workers of all rounds below a number had. Cost: 2 calls, and 1 for each round.
+
+        Of more than ``DROPPED_MAX`` rounds, the latest are removed.
+        """
         with self._bounded() as store:
             entry = store.read(DROPPED)
-            begun = int(entry.value) if entry is not None and entry.value.isdigit() else 0
+            begun = int(entry.value) if entry is not None and _is_number(entry.value) else 0
             if begun >= below:
                 return
+            begun = max(begun, below - DROPPED_MAX)
             for number in range(begun, below):
                 store.delete_prefix(f"{ROUNDS}{number}/")
             store.set(DROPPED, str(below))
+
+
+def _holder_in(value: bytes) -> Holder:
+    try:
+        return msgspec.json.decode(value, type=Holder)
+    except msgspec.DecodeError:
+        return Holder("", "somebody who does not say its name")
+
+
+def _is_number(value: bytes) -> bool:
+    return value.isdigit() and len(value) < 20
 
 
 def node_of(key: str) -> str:

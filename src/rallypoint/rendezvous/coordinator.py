@@ -26,6 +26,7 @@ from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.errors import LeaseLostError, RendezvousStateError, StoreTimeoutError
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board, Holder, is_mark, node_of
+from rallypoint.rendezvous.liquidator import Liquidator
 from rallypoint.rendezvous.office_moves import (
     DropKeySpaces,
     Effect,
@@ -58,6 +59,15 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 
 BATCH_MAX: Final = 4096
 """So many events are decided on at once; the rest has its turn after that."""
+
+
+UNDECIDED_MAX: Final = 6
+"""Who has taken office so often, and could decide nothing on the same minutes, tells everybody that the run is over.
+
+Between two of these the office was free for whoever reads them."""
+
+LEFT_OUT_TOLD_MAX, LEFT_OUT_S = 8, 1.0
+"""That reports were left out is told for so many of them in so many seconds."""
 
 
 class DeposedError(Exception):
@@ -116,6 +126,7 @@ class Coordinator:
         self._is_in_office = False
         self._is_retiring = False
         self._trouble = ""
+        self._undecided_on, self._undecided, self._fault = -1, 0, ""
         self._thread = threading.Thread(target=self._run, name="rallypoint-coordinator", daemon=True)
 
     @property
@@ -181,6 +192,19 @@ class Coordinator:
             emit("coordinator.trouble", f"coordinating failed, trying again: {error!r}", run_id=self._run_id)
         return min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
 
+    def _note_undecided(self, revision: int, error: Exception) -> None:
+        """Note that the office could not decide on the minutes with this revision."""
+        if revision != self._undecided_on:
+            self._undecided_on, self._undecided = revision, 0
+        self._undecided += 1
+        self._fault = str(error) if isinstance(error, RendezvousStateError) else repr(error)
+
+    def _officer(self, revision: int) -> Officer:
+        """Give what decides on the minutes with this revision."""
+        if revision != self._undecided_on or self._undecided < UNDECIDED_MAX:
+            return self._make_office()
+        return Liquidator(f"nobody can coordinate it any more: {self._fault}")
+
     # --- the candidate -----------------------------------------------------------------------------------
 
     def _stand(self, board: Board) -> None:
@@ -209,7 +233,7 @@ class Coordinator:
 
     def _wait_until_free(self, board: Board, watch: Watch) -> None:
         """Return when nobody is in office; depose who has left it without a word."""
-        lease, absent_at = 0, 0.0  # of whom is in office; when its mark, if it has none, is late
+        lease, absent_at = -1, 0.0  # of whom is in office; when its mark, if it has none, is late
         while not self._stopping.is_set():
             holder, is_here = board.incumbent()
             if holder is None:
@@ -220,7 +244,8 @@ class Coordinator:
             elif lease != holder.lease:
                 lease, absent_at = holder.lease, now + MARK_S
             elif now >= absent_at:
-                board.revoke(lease)
+                board.evict(lease)
+                absent_at = now + MARK_S
                 continue
             with suppress(StoreTimeoutError):
                 watch.next(LOOK_S if is_here else max(0.0, absent_at - now))
@@ -237,11 +262,11 @@ class _Term:
         self._term = term
         self._ttl_s = candidate._ttl_s  # noqa: SLF001 - as above
         self._renewed_at = renewed_at
-        self._office = candidate._make_office()  # noqa: SLF001 - as above
         self._known: dict[str, int] = {}  # the revision up to which its keys were heard of, by node
         self._here: set[str] = set()  # the nodes that are connected
         self._there: set[str] = set()  # those of them that have a report up
         self._minutes_at = 0
+        self._left_out, self._left_out_until = 0, -math.inf  # how many were left out up to then
 
     def hold(self) -> None:
         """Coordinate until told to stop.
@@ -254,6 +279,7 @@ class _Term:
         with self._board.watch_reports() as watch:
             minutes = self._board.minutes()
             self._minutes_at = minutes.revision
+            self._office = candidate._officer(minutes.revision)  # noqa: SLF001 - one class in two parts
             reports = tuple(event.report for event in self._read_all() if isinstance(event, Reported))
             emit(
                 "coordinator.elected",
@@ -312,6 +338,7 @@ class _Term:
             return []  # it was read already, or something newer
         self._known[node] = happened.revision
         if not isinstance(happened, Changed):
+            del self._known[node]  # all that comes later is newer
             if is_mark(happened.key):
                 self._here.discard(node)
             return self._gone(node, is_lost=is_mark(happened.key))
@@ -349,8 +376,19 @@ class _Term:
             if report.node == node:
                 return report
             trouble = f"it is signed by {report.node[:6]}"
-        emit("coordinator.trouble", f"the report of node {node[:6]} is left out: {trouble}", node=node)
+        self._tell_left_out(f"the report of node {node[:6]} is left out: {trouble}", node)
         return None
+
+    def _tell_left_out(self, sentence: str, node: str) -> None:
+        """Tell it, unless that was done often enough just now: whoever writes such reports may do so without end."""
+        now = self._clock.now()
+        if now >= self._left_out_until:
+            hidden, self._left_out = max(0, self._left_out - LEFT_OUT_TOLD_MAX), 0
+            self._left_out_until = now + LEFT_OUT_S
+            sentence += f" (and {hidden} before, which were not told)" if hidden else ""
+        self._left_out += 1
+        if self._left_out <= LEFT_OUT_TOLD_MAX:
+            emit("coordinator.trouble", sentence, node=node[:32])
 
     def _gone(self, node: str, *, is_lost: bool) -> list[Event]:
         if node not in self._there:
@@ -363,7 +401,7 @@ class _Term:
     def _decide(self, events: tuple[Event, ...]) -> None:
         """Let the office decide on events, and on what follows from that, and carry it out."""
         while events:
-            effects = self._office.step_all(events, self._clock.now())
+            effects = self._ask(events)
             orders: list[tuple[str, bytes]] = []
             recorded: list[Event] = []
             for effect in effects:
@@ -382,6 +420,13 @@ class _Term:
                         self._board.drop_rounds(below)
             self._send(orders)
             events = tuple(recorded)
+
+    def _ask(self, events: tuple[Event, ...]) -> Sequence[Effect]:
+        try:
+            return self._office.step_all(events, self._clock.now())
+        except Exception as error:
+            self._candidate._note_undecided(self._minutes_at, error)  # noqa: SLF001 - one class in two parts
+            raise
 
     def _send(self, orders: list[tuple[str, bytes]]) -> None:
         if orders:

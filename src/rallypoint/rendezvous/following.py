@@ -251,7 +251,7 @@ class Following:
             try:
                 with self._board.watch_order(self._node) as watch:
                     self._watch = watch
-                    self._take(self._board.order(self._node))
+                    self._take_what_stands()
                     with self._changed:
                         self._is_watching = True
                         self._changed.notify_all()
@@ -274,22 +274,29 @@ class Following:
             try:
                 event = watch.next(LOOK_S)
             except StoreTimeoutError:
-                self._take(self._board.order(self._node))
+                self._take_what_stands()
                 continue
             if isinstance(event, Changed):
-                self._take(event.value)
+                self._take(event.value, event.revision)
             elif not isinstance(
                 event, Deleted
             ):  # where a coordinator goes its orders go, and the next writes them anew
-                self._take(self._board.order(self._node))
+                self._take_what_stands()
 
-    def _take(self, data: bytes | None) -> None:
-        if data is None:
-            return
+    def _take_what_stands(self) -> None:
+        found = self._board.order(self._node)
+        if found is not None:
+            self._take(*found)
+
+    def _take(self, data: bytes, revision: int) -> None:
         try:
             order = decode_order(data)
         except RendezvousStateError as error:
             emit("rendezvous.trouble", f"an order is left out: {error}", run_id=self._run_id)
+            return
+        if order.term >= revision:  # it would hide the orders of every coordinator up to that term
+            what = f"it is of term {order.term}, and was written before that began, as change {revision}"
+            emit("rendezvous.trouble", f"an order is left out: {what}", run_id=self._run_id)
             return
         with self._changed:
             self._step(Ordered(order))

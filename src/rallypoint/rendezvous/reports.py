@@ -30,7 +30,7 @@ What this file does not know: how they travel, who decides what.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -57,6 +57,12 @@ __all__ = [
 
 SCHEMA = 1
 """The version of the shapes below; a message with another number is refused."""
+
+Tally: TypeAlias = Annotated[int, Meta(ge=0, le=2**52)]
+"""A number of the coordinator's, as a node repeats it: who begins anew counts on from the highest that is repeated."""
+
+PLACE_SIZE_MAX = 255
+"""The most characters of the host of a workers' store, as of an address."""
 
 REPORT_SIZE_MAX = 16 * 1024
 """The most bytes of a report."""
@@ -127,8 +133,8 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     workers: Workers | None = None
     joining: Count = 0
     wants_in: bool = False
-    entered: Count | None = None
-    acknowledged: Count = 0
+    entered: Tally | None = None
+    acknowledged: Tally = 0
     endpoint: Endpoint | None = None
     done: Count | None = None
     failure: Failure | None = None
@@ -226,6 +232,13 @@ def decode_report(data: bytes) -> Report:
     if report.max_nodes < report.min_nodes:
         raise RendezvousStateError(
             f"the report of node {report.node[:6]} wants {report.min_nodes} to {report.max_nodes} nodes"
+        )
+    place = report.endpoint
+    if place is not None and not (0 < place.port < 65536 and len(place.host) <= PLACE_SIZE_MAX):
+        # It would be written down, and no successor reads minutes with such a place in them.
+        raise RendezvousStateError(
+            f"the report of node {report.node[:6]} has the workers' store at {str(place)[:PLACE_SIZE_MAX]}, which is "
+            f"no host of up to {PLACE_SIZE_MAX} characters and a port from 1 to 65535"
         )
     return report
 

@@ -353,6 +353,9 @@ def _faults_in(state: State) -> Iterator[str]:
             yield f"the ranks of its {name} are {sorted(ranks.values())[:16]}, not 0 to {len(ranks) - 1}"
     if state.members and not state.min_nodes <= len(state.members) <= state.max_nodes:
         yield f"it has {len(state.members)} members, which is not {state.min_nodes} to {state.max_nodes}"
+    is_proposing = state.phase is Phase.PROPOSED and state.closure is None
+    if is_proposing and not state.members.keys() <= state.nodes.keys():
+        yield "it proposes a world with nodes that it does not name"
     if state.phase is Phase.COMPLETE and state.endpoint is None:
         yield "its round is complete, but nobody knows where the workers' store is"
     if state.phase is Phase.GATHERING and state.endpoint is not None:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pytest
+
+from rallypoint.rendezvous import admission as module
 from rallypoint.rendezvous.actions import Drop, Fail, Propose
 from rallypoint.rendezvous.admission import REOPEN_PAUSE_S, Admission
 from rallypoint.rendezvous.affairs import Affairs
@@ -207,3 +210,11 @@ def test_newcomers_that_come_one_by_one_reopen_a_proposal_only_so_often() -> Non
     desk.want("e" * 32, 2.0)
     desk.admission.gather(2.0)
     assert desk.state.phase is Phase.PROPOSED  # full: nobody else can be on the way
+
+
+def test_nobody_is_let_in_whom_no_successor_could_read_in_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NODE_COUNT_MAX", 2)
+    desk = Desk(max_nodes=5)
+    for node in (A, B, C):
+        desk.want(node)
+    assert set(desk.state.nodes) == {A, B}

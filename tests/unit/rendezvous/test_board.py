@@ -90,7 +90,7 @@ def test_orders_are_written_only_by_who_is_in_office(board, count):
     with board.watch_order(A) as watch:
         board.send([(A, b"wait"), (B, b"wait"), ("c" * 32, b"wait")][:count], lease)
         assert watch.next(10).value == b"wait"
-    assert board.order(A) == b"wait"
+    assert board.order(A)[0] == b"wait"
     board.revoke(lease)
     assert board.order(A) is None
     with pytest.raises(LeaseLostError):
@@ -136,6 +136,33 @@ def test_runs_do_not_see_each_other(store, board):
     other.mark(A)
     other.post_report(A, b"r", other.grant(60))
     assert board.reports() == []
+
+
+@pytest.mark.parametrize("value", [b"garbage", b'{"node":"x","label":"x"}', b'{"node":"x","label":"x","lease":1e30}'])
+def test_an_office_that_was_written_without_a_lease_is_freed(store, board, value):
+    board.take_office(Holder(B, "b"), board.grant(60))
+    PrefixStore("rallypoint.rendezvous.run 7", store).set("coordinator", value)
+    holder, is_here = board.incumbent()
+    assert not is_here
+    board.evict(holder.lease)
+    assert board.holder() is None
+
+
+def test_whoever_came_after_is_not_evicted(board):
+    board.take_office(Holder(A, "a"), early := board.grant(60))
+    board.revoke(early)
+    board.take_office(Holder(B, "b"), late := board.grant(60))
+    board.evict(early)
+    assert board.incumbent() == (Holder(B, "b", late), True)
+
+
+def test_no_lie_about_rounds_keeps_a_coordinator_busy(store, board):
+    for number in (2**52 - 1, 2**52):
+        board.agents_store(number).set("k", "v")
+    PrefixStore("rallypoint.rendezvous.run 7", store).set("dropped", "9" * 5000)
+    board.drop_rounds(2**52)
+    assert not board.agents_store(2**52 - 1).check(["k"])
+    assert board.agents_store(2**52).check(["k"])
 
 
 def test_more_nodes_than_the_server_gives_at_once_are_read_all_the_same(store, board):

@@ -7,6 +7,7 @@ import pytest
 from tests.support.agents import observed
 from tests.support.stores import making_stores
 
+from rallypoint.errors import RendezvousStateError
 from rallypoint.rendezvous import coordinator as module
 from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.coordinator import Coordinator
@@ -142,7 +143,7 @@ def test_nobody_is_told_before_it_is_recorded(stage):
     office.await_event(Reported)
     assert stage.board.progress() == "1 of 2"
     assert not stage.board.agents_store(1).check(["k"])
-    assert decode_order(stage.board.order(B)).kind is OrderKind.WAIT
+    assert decode_order(stage.board.order(B)[0]).kind is OrderKind.WAIT
 
 
 def test_another_takes_the_office_when_its_holder_goes(stage):
@@ -291,3 +292,62 @@ def test_a_farewell_is_heard_by_the_own_coordinator_that_retires(stage):
     assert office.await_event(Reported, 3).report.leaving == "told to"
     assert not candidate.is_in_office
     assert stage.board.holder() is None
+
+
+def test_an_office_that_somebody_else_holds_without_a_lease_is_taken_back(stage):
+    stage.board._store.set("coordinator", '{"node": "x", "label": "x", "lease": 0}')
+    _, office = stage.candidate()
+    office.await_event(TookOffice)
+
+
+def test_minutes_that_nobody_can_decide_on_end_the_run_with_a_reason(stage, monkeypatch):
+    class Stumped(ScriptedOffice):
+        def step_all(self, events, now):
+            super().step_all(events, now)
+            raise RendezvousStateError("the minutes cannot be read: garbage")
+
+    monkeypatch.setattr(module, "UNDECIDED_MAX", 2)
+    stage.board.record(b"garbage", 0)
+    stage.post(A)
+    watches = [stage.stack.enter_context(stage.board.watch_order(node)) for node in (A, B)]
+    _, office = stage.candidate(office=Stumped())
+    office.await_event(TookOffice, 2)
+    assert_over(watches[0].next(JOIN_S))
+    stage.post(B)
+    assert_over(watches[1].next(JOIN_S))
+    assert len(office.seen) == 2
+    assert stage.board.minutes().data == b"garbage"
+
+
+def assert_over(event):
+    order = decode_order(event.value)
+    assert (order.kind, order.outcome) == (OrderKind.CLOSED, "failed")
+    assert order.why.endswith("the minutes cannot be read: garbage")
+
+
+def test_reports_that_cannot_be_read_are_told_of_only_so_often(stage, monkeypatch):
+    with observed() as events:
+        _, office = stage.candidate()
+        office.await_event(TookOffice)
+        stage.board.mark(A)
+        monkeypatch.setattr(module, "LEFT_OUT_S", NEVER_S)
+        for _ in range(30):
+            stage.board.post_report(A, b"{}", stage.lease)
+        stage.post(B)
+        office.await_event(Reported)
+    told = [event for event in events if event.name == "coordinator.trouble"]
+    assert len(told) == module.LEFT_OUT_TOLD_MAX
+
+
+def test_nothing_is_kept_of_nodes_that_are_gone(stage, monkeypatch):
+    terms = []
+    monkeypatch.setattr(module._Term, "hold", lambda self, hold=module._Term.hold: (terms.append(self), hold(self)))
+    _, office = stage.candidate()
+    office.await_event(TookOffice)
+    for number in range(10):
+        node = f"{number:032x}"
+        stage.post(node)
+        stage.store.delete_prefix(f"rallypoint.rendezvous.run/nodes/{node}")
+    stage.post(B)
+    office.await_event(Reported, 11)
+    assert set(terms[0]._known) <= {B}

@@ -225,3 +225,14 @@ def test_after_the_end_of_the_run_a_store_that_goes_is_no_trouble(stage):
         stage.following.tell(Leaving("told to"))
         assert not stage.following.await_published(JOIN_S)
     assert not [event for event in events if event.name == "rendezvous.trouble"]
+
+
+def test_an_order_that_is_older_than_its_term_hides_no_other(stage):
+    stage.join(rank=1)
+    far = Order(term=2**53, number=2**53, kind=OrderKind.WAIT, why="I am a stranger")
+    with observed() as events:
+        stage.board.send([(ME, encode_order(far))], stage.office)
+        stage.order(OrderKind.OVER, why="a worker failed")
+        stage.following.await_verdict(JOIN_S)
+    assert stage.following.verdict()[0].kind is VerdictKind.OVER
+    assert all("left out: it is of term" in event.message for event in events if event.name == "rendezvous.trouble")

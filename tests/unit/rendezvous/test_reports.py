@@ -93,3 +93,17 @@ def test_bounds_that_deny_each_other_are_refused() -> None:
     other = json.dumps(json.loads(encode_report(report())) | {"min_nodes": 3}).encode()
     with pytest.raises(RendezvousStateError, match="wants 3 to 2 nodes"):
         decode_report(other)
+
+
+@pytest.mark.parametrize("place", [["h", 0], ["h", -1], ["h", 65536], ["h", 10**30], ["h" * 256, 1]])
+def test_a_place_that_no_successor_could_read_in_the_minutes_is_refused(place: list[object]) -> None:
+    other = json.dumps(json.loads(encode_report(report())) | {"endpoint": place}).encode()
+    with pytest.raises(RendezvousStateError, match="no host of up to 255 characters and a port from"):
+        decode_report(other)
+
+
+@pytest.mark.parametrize("name", ["entered", "acknowledged"])
+def test_a_number_that_leaves_no_room_to_count_on_is_refused(name: str) -> None:
+    other = json.dumps(json.loads(encode_report(report())) | {name: 2**53}).encode()
+    with pytest.raises(RendezvousStateError, match="cannot be read"):
+        decode_report(other)

@@ -135,6 +135,10 @@ def test_too_many_bytes_are_not_written() -> None:
         (changed(min_nodes=4), "below its smallest"),
         (changed(endpoint=None), "nobody knows where"),
         (changed(endpoint=["h", 70000]), "70000, not 1 to 65535"),
+        (
+            changed(phase="proposed", members={A: 0, "d" * 32: 1}, done=None, closure=None),
+            "nodes that it does not name",
+        ),
         (changed(done=[C]), "done that are not members"),
     ],
 )
