@@ -47,9 +47,12 @@ native: $(NATIVE)  ## build the native twin anew if its sources changed
 demo: $(VENV)/.demo $(NATIVE)  ## train on two nodes of two workers, kill a worker in the middle, recover
 	$(BIN)/python examples/demo.py
 
+# Most tests wait for processes, so several at a time cost little; TESTS_AT_ONCE=0 runs one after the other.
+TESTS_AT_ONCE ?= 2
+
 .PHONY: test
 test: $(VENV)/.test $(NATIVE)  ## all tests, the peers of the compatibility tests included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 SEEDS ?= 2000
 
