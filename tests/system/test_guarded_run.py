@@ -33,7 +33,7 @@ import torch.distributed as dist
 dist.init_process_group("gloo")
 total = torch.ones(1)
 dist.all_reduce(total)
-print("the sum:", total.item(), flush=True)
+print(f"the sum: {total.item()}\n", end="", flush=True)
 dist.destroy_process_group()
 """
 
