@@ -30,6 +30,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from rallypoint.errors import RendezvousStateError
 from rallypoint.rendezvous.actions import Action, Close, Drop, Fail, Hear, Leave, Succeed
 from rallypoint.rendezvous.admission import Admission
 from rallypoint.rendezvous.affairs import Affairs, Decided
@@ -50,7 +51,7 @@ from rallypoint.rendezvous.office_moves import (
     TookOffice,
 )
 from rallypoint.rendezvous.orders import Clerk
-from rallypoint.rendezvous.placement import find_placement
+from rallypoint.rendezvous.placement import Placement, find_placement
 from rallypoint.rendezvous.policy import Books, Ledger, Policy
 from rallypoint.rendezvous.reports import Report
 from rallypoint.rendezvous.state import Phase, State, new_state
@@ -112,7 +113,8 @@ class Office:
             now: seconds on the driver's monotonic clock.
 
         Raises:
-            RendezvousStateError: if the minutes that ``TookOffice`` brought cannot be read.
+            RendezvousStateError: if the minutes that ``TookOffice`` brought cannot be read, or name a placement that is
+                not known here.
 
         Cost: O(n log n) for n nodes and events.
         """
@@ -141,7 +143,7 @@ class Office:
         minutes = self._first_minutes(event) if event.minutes is None else decode_minutes(event.minutes)
         self._affairs = Affairs(minutes.state, Ledger(minutes.books, self._now), minutes.ranks, self._now)
         self._clerk = Clerk(event.term)
-        place = find_placement(minutes.books.policy.placement)
+        place = _placement_of(minutes)
         self._admission = Admission(self._affairs, self._clerk, self._rules, place, minutes.heard)
         self._recording = None
         self._records = 0
@@ -306,3 +308,13 @@ class Office:
             return []
         self._progress, self._told_at = text, self._now
         return [Progress(text)]
+
+
+def _placement_of(minutes: Minutes) -> Placement:
+    try:
+        return find_placement(minutes.books.policy.placement)
+    except ValueError as error:
+        raise RendezvousStateError(
+            f"the run ranks its nodes by the placement {minutes.books.policy.placement!r}, and here {error}: "
+            "each node has to be told the same, and to have it registered"
+        ) from error

@@ -351,3 +351,23 @@ def test_nothing_is_kept_of_nodes_that_are_gone(stage, monkeypatch):
     stage.post(B)
     office.await_event(Reported, 11)
     assert set(terms[0]._known) <= {B}
+
+
+def test_who_cannot_decide_leaves_the_office_to_who_can_and_says_why(stage, monkeypatch):
+    class Stumped(ScriptedOffice):
+        def step_all(self, events, now):
+            super().step_all(events, now)
+            raise RendezvousStateError("here there is no placement 'near'")
+
+    monkeypatch.setattr(module, "UNDECIDED_MAX", 1_000_000)  # however late the other comes on this machine
+    stage.board.record(b"minutes", 0)
+    with observed() as events:
+        first, stumped = stage.candidate(A, office=Stumped())
+        stumped.await_event(TookOffice)
+        second, able = stage.candidate(B)
+        able.await_event(TookOffice)
+        assert second.is_in_office
+        assert not first.is_in_office
+    assert any(
+        "there is no placement 'near'" in event.message for event in events if event.name == "coordinator.trouble"
+    )

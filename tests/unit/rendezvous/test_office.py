@@ -192,7 +192,7 @@ def test_minutes_that_cannot_be_read_are_refused() -> None:
 
 
 def test_an_unknown_placement_is_refused_before_anything_is_decided() -> None:
-    with pytest.raises(ValueError, match="no placement"):
+    with pytest.raises(RendezvousStateError, match=r"and here there is no placement .near.; known are .*: each node"):
         Office(Rules(1, 1), Policy(placement="near")).step(TookOffice(1, None, ()), 0.0)
 
 
