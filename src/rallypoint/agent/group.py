@@ -231,7 +231,7 @@ def _fail(m: _Memory, message: str, returncode: int) -> Decision:
     m.failure_code = exit_code_of(returncode)
     if m.rules.is_budget_shared:
         m.restarts_used = min(allowed, m.restarts_used + 1)
-        plan = _Plan(f"{message}; the nodes have {allowed} restart(s) together")
+        plan = _Plan(f"{message}; the run allows {allowed} restart(s) after failures on all its nodes")
     elif final:
         why = f"{message}; " + (f"none of {allowed} restart(s) is left" if allowed else "no restarts are allowed")
         plan = _Plan(why, Finish(GroupState.FAILED, m.failure_code))

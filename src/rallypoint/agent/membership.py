@@ -190,6 +190,9 @@ class Membership:
             event = self._try_to_join()
         except Exception as error:  # noqa: BLE001 - a foreign handler may raise anything; each ends as an event
             event = _describe_failure(error)
+        if isinstance(event, Dismissed) or (isinstance(event, RunClosed) and event.outcome == "succeeded"):
+            # Exit code 0 without a worker's having run wants a reason, above all for who gives an old run's name again.
+            emit("agent.not_needed", f"no worker of this node is needed any more: {event.why}")
         self._post(event)
 
     def _try_to_join(self) -> Event:

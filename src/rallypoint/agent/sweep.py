@@ -381,7 +381,7 @@ def stand_guard(agent_pid: int, marker_id: str, commands_fd: int = 0) -> None:
     for folder in folders:
         remove_empty(folder)
     if count:
-        text = f"rallypoint: the agent (pid {agent_pid}) is gone; its guard killed {count} processes of its workers\n"
+        text = f"rallypoint: the agent (pid {agent_pid}) is gone; its guard killed {count} process(es) of its workers\n"
         try:
             os.write(2, text.encode())
         except OSError:

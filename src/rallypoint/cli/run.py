@@ -128,7 +128,7 @@ NOT_NEGATIVE = SecondsRange(min=0)
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="How many failures of own workers start a new round.",
+    help="How many failures of workers start a new round: this node's, or those of the whole run (rallypoint, etcd).",
 )
 @_option(
     "--monitor-interval", type=POSITIVE, default=0.1, help="Seconds between looks at a rendezvous that cannot call."

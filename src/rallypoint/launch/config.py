@@ -118,7 +118,9 @@ class LaunchConfig:
             )
         if self.labels and self.rdzv_backend not in COORDINATED_BACKENDS:
             known = ", ".join(COORDINATED_BACKENDS)
-            raise ConfigError(f"labels are for the rendezvous backends {known}, not for {self.rdzv_backend!r}")
+            raise ConfigError(
+                f"labels are for the rendezvous backends {known}, not for {self.rdzv_backend!r}: name one of them"
+            )
         self._check_observers()
         self.shutdown_timeout = self._read_grace()
         if not self.run_id:

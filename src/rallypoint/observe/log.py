@@ -41,6 +41,8 @@ _EVENT_LEVELS: Mapping[str, int] = {
     "rendezvous.joined": logging.DEBUG,
     "rendezvous.over": logging.DEBUG,
     "rendezvous.propose": logging.DEBUG,
+    # Counted by the figures and listed by the status; a line for each peer that goes would hide all others.
+    "server.disconnected": logging.DEBUG,
     "agent.failed": logging.ERROR,
     "agent.store_lost": logging.WARNING,
     "agent.trouble": logging.WARNING,

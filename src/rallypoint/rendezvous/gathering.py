@@ -110,7 +110,7 @@ def refuse_other_bounds(state: State, bid: Bid) -> Decision | None:
     return Decision(
         Stop(StopKind.REFUSED),
         f"this node was told {name_size(bid.min_nodes, bid.max_nodes)} nodes, "
-        f"the run has {name_size(state.min_nodes, state.max_nodes)}: {name_nodes(state, state.nodes)} were told so",
+        f"the run has {name_size(state.min_nodes, state.max_nodes)}, as told to {name_nodes(state, state.nodes)}",
     )
 
 

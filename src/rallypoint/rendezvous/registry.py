@@ -7,6 +7,7 @@ is broken or slow to import costs only those who ask for it.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import logging
 from collections.abc import Callable
@@ -86,6 +87,7 @@ class RendezvousHandlerRegistry:
         if creator is None:
             raise ValueError(
                 f"The rendezvous backend '{params.backend}' is not registered. Did you forget to call `register`?"
+                f"{self._name_known(params.backend)}"
             )
         handler = creator(params)
         if handler.get_backend() != params.backend:
@@ -94,6 +96,11 @@ class RendezvousHandlerRegistry:
                 f"'{params.backend}'."
             )
         return adapt_handler(handler)
+
+    def _name_known(self, backend: str) -> str:
+        near = difflib.get_close_matches(backend, self._registry, 1)
+        hint = f" Or did you mean '{near[0]}'?" if near else ""
+        return f"{hint} Registered are {', '.join(sorted(self._registry))}." if self._registry else ""
 
 
 def discover_handlers(backend: str | None = None) -> list[str]:

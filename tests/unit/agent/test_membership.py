@@ -118,6 +118,25 @@ def test_every_way_to_fail_has_its_event(error: Exception, event: Event) -> None
         assert posts.next() == event
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RendezvousGracefulExitError("stood by"), ["no worker of this node is needed any more: stood by"]),
+        (
+            RendezvousClosedError("it ended", outcome="succeeded"),
+            ["no worker of this node is needed any more: it ended"],
+        ),
+        (RendezvousClosedError("it ended", outcome="failed"), []),
+    ],
+)
+def test_a_node_that_ends_well_without_having_run_says_why(error: Exception, told: list[str]) -> None:
+    with observed() as events, member(ScriptedHandler(error)) as (membership, posts):
+        membership.join()
+        posts.next()
+
+    assert [event.message for event in events if event.name == "agent.not_needed"] == told
+
+
 def test_reports_reach_the_handler_in_order_and_before_the_end() -> None:
     handler = ScriptedHandler()
     with member(handler) as (membership, _):

@@ -27,7 +27,7 @@ def config(**changes: Any) -> LaunchConfig:
         ({"numa_options": object()}, "numa_options cannot be set"),
         ({"start_method": "thread"}, "start_method is 'thread'"),
         ({"signals_to_handle": "SIGBOGUS"}, "'SIGBOGUS'"),
-        ({"labels": {"rack": "a"}}, "labels are for the rendezvous backends rallypoint, etcd"),
+        ({"labels": {"rack": "a"}}, "labels are for the rendezvous backends rallypoint, etcd.*: name one of them"),
         ({"rdzv_configs": {"endpoint": "x", "run_id": "y"}}, "endpoint, run_id cannot be set"),
     ],
 )

@@ -96,6 +96,10 @@ def test_an_event_without_a_level_of_its_own_is_info() -> None:
     assert level_of(replace(event, name="agent.trouble")) == logging.WARNING
 
 
+def test_peers_that_go_are_no_news_for_people() -> None:
+    assert level_of(Event("server.disconnected", "10.0.0.7:4242 is gone: peer closed")) == logging.DEBUG
+
+
 def test_a_closed_stream_is_no_reason_to_fail() -> None:
     stream = io.StringIO()
     sink = LogSink(stream)

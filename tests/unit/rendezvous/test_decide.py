@@ -82,7 +82,7 @@ def test_a_node_that_was_told_other_bounds_is_refused_with_both() -> None:
     state = replace(ready(B), min_nodes=1, max_nodes=1)
     action, why = ask(state, A)
     assert action == Stop(StopKind.REFUSED)
-    assert why == "this node was told 2 to 3 nodes, the run has 1: host-b#bbbbbb were told so"
+    assert why == "this node was told 2 to 3 nodes, the run has 1, as told to host-b#bbbbbb"
 
 
 def test_a_node_that_finds_nobody_brings_its_own_bounds() -> None:

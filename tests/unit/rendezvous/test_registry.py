@@ -72,6 +72,17 @@ def test_an_unknown_backend_is_an_error_with_a_hint() -> None:
         RendezvousHandlerRegistry().create_handler(parameters("x"))
 
 
+@pytest.mark.parametrize(
+    ("asked", "hint"), [("rallypont", r" Or did you mean 'rallypoint'\?"), ("bogus", "")], ids=["near", "far"]
+)
+def test_an_unknown_backend_is_told_from_those_that_there_are(asked: str, hint: str) -> None:
+    registry = RendezvousHandlerRegistry()
+    for name in ("rallypoint", "c10d"):
+        registry.register(name, creator_of(name))
+    with pytest.raises(ValueError, match=rf"call `register`\?{hint} Registered are c10d, rallypoint\.$"):
+        registry.create_handler(parameters(asked))
+
+
 def test_a_handler_must_call_itself_what_was_asked_for() -> None:
     registry = RendezvousHandlerRegistry()
     registry.register("a", creator_of("b"))
