@@ -25,13 +25,12 @@ from typing import Final, Protocol
 from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.errors import LeaseLostError, RendezvousStateError, StoreTimeoutError
 from rallypoint.events import emit
-from rallypoint.rendezvous.board import Board, Holder, is_mark, node_of
+from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.liquidator import Liquidator
 from rallypoint.rendezvous.office_moves import (
     DropKeySpaces,
     Effect,
     Event,
-    Gone,
     Progress,
     Record,
     Recorded,
@@ -40,8 +39,9 @@ from rallypoint.rendezvous.office_moves import (
     Ticked,
     TookOffice,
 )
-from rallypoint.rendezvous.reports import Report, decode_report, encode_order
-from rallypoint.store.session_calls import Changed, Missed, Watch
+from rallypoint.rendezvous.reports import encode_order
+from rallypoint.rendezvous.roll import Roll
+from rallypoint.store.session_calls import Missed, Watch
 
 __all__ = ["Coordinator", "DeposedError", "Officer"]
 
@@ -65,9 +65,6 @@ UNDECIDED_MAX: Final = 6
 """Who has taken office so often, and could decide nothing on the same minutes, tells everybody that the run is over.
 
 Between two of these the office was free for whoever reads them."""
-
-LEFT_OUT_TOLD_MAX, LEFT_OUT_S = 8, 1.0
-"""That reports were left out is told for so many of them in so many seconds."""
 
 
 class DeposedError(Exception):
@@ -262,11 +259,8 @@ class _Term:
         self._term = term
         self._ttl_s = candidate._ttl_s  # noqa: SLF001 - as above
         self._renewed_at = renewed_at
-        self._known: dict[str, int] = {}  # the revision up to which its keys were heard of, by node
-        self._here: set[str] = set()  # the nodes that are connected
-        self._there: set[str] = set()  # those of them that have a report up
+        self._roll = Roll(self._ttl_s, self._clock)
         self._minutes_at = 0
-        self._left_out, self._left_out_until = 0, -math.inf  # how many were left out up to then
 
     def hold(self) -> None:
         """Coordinate until told to stop.
@@ -331,70 +325,10 @@ class _Term:
 
     def _take(self, watch: Watch, timeout_s: float) -> list[Event]:
         happened = watch.next(timeout_s)
-        if isinstance(happened, Missed):
-            return self._read_all()
-        node = node_of(happened.key)
-        if happened.revision <= self._known.get(node, 0):
-            return []  # it was read already, or something newer
-        self._known[node] = happened.revision
-        if not isinstance(happened, Changed):
-            del self._known[node]  # all that comes later is newer
-            if is_mark(happened.key):
-                self._here.discard(node)
-            return self._gone(node, is_lost=is_mark(happened.key))
-        if is_mark(happened.key):
-            self._here.add(node)
-            return []  # its report follows
-        return self._reported(node, happened.value) if node in self._here else []
+        return self._read_all() if isinstance(happened, Missed) else self._roll.take(happened)
 
     def _read_all(self) -> list[Event]:
-        """Read all reports; who was there before and is not is gone."""
-        found = self._board.reports()
-        events: list[Event] = []
-        for node in self._there - {posted.node for posted in found if posted.data is not None}:
-            events += self._gone(node, is_lost=False)
-        for posted in found:
-            if posted.data is not None and posted.revision > self._known.get(posted.node, 0):
-                events += self._reported(posted.node, posted.data)
-        self._known = {posted.node: posted.revision for posted in found}
-        self._here = set(self._known)
-        return events
-
-    def _reported(self, node: str, data: bytes) -> list[Event]:
-        report = self._decoded(node, data)
-        if report is None:
-            return []
-        self._there.add(node)
-        return [Reported(report)]
-
-    def _decoded(self, node: str, data: bytes) -> Report | None:
-        try:
-            report = decode_report(data)
-        except RendezvousStateError as error:
-            trouble = str(error)
-        else:
-            if report.node == node:
-                return report
-            trouble = f"it is signed by {report.node[:6]}"
-        self._tell_left_out(f"the report of node {node[:6]} is left out: {trouble}", node)
-        return None
-
-    def _tell_left_out(self, sentence: str, node: str) -> None:
-        """Tell it, unless that was done often enough just now: whoever writes such reports may do so without end."""
-        now = self._clock.now()
-        if now >= self._left_out_until:
-            hidden, self._left_out = max(0, self._left_out - LEFT_OUT_TOLD_MAX), 0
-            self._left_out_until = now + LEFT_OUT_S
-            sentence += f" (and {hidden} before, which were not told)" if hidden else ""
-        self._left_out += 1
-        if self._left_out <= LEFT_OUT_TOLD_MAX:
-            emit("coordinator.trouble", sentence, node=node[:32])
-
-    def _gone(self, node: str, *, is_lost: bool) -> list[Event]:
-        if node not in self._there:
-            return []
-        self._there.discard(node)
-        return [Gone(node, "its connection was lost" if is_lost else f"it was silent for {self._ttl_s:g} s, or left")]
+        return self._roll.read_all(self._board.reports())
 
     # --- effects out -------------------------------------------------------------------------------------
 

@@ -325,34 +325,6 @@ def assert_over(event):
     assert order.why.endswith("the minutes cannot be read: garbage")
 
 
-def test_reports_that_cannot_be_read_are_told_of_only_so_often(stage, monkeypatch):
-    with observed() as events:
-        _, office = stage.candidate()
-        office.await_event(TookOffice)
-        stage.board.mark(A)
-        monkeypatch.setattr(module, "LEFT_OUT_S", NEVER_S)
-        for _ in range(30):
-            stage.board.post_report(A, b"{}", stage.lease)
-        stage.post(B)
-        office.await_event(Reported)
-    told = [event for event in events if event.name == "coordinator.trouble"]
-    assert len(told) == module.LEFT_OUT_TOLD_MAX
-
-
-def test_nothing_is_kept_of_nodes_that_are_gone(stage, monkeypatch):
-    terms = []
-    monkeypatch.setattr(module._Term, "hold", lambda self, hold=module._Term.hold: (terms.append(self), hold(self)))
-    _, office = stage.candidate()
-    office.await_event(TookOffice)
-    for number in range(10):
-        node = f"{number:032x}"
-        stage.post(node)
-        stage.store.delete_prefix(f"rallypoint.rendezvous.run/nodes/{node}")
-    stage.post(B)
-    office.await_event(Reported, 11)
-    assert set(terms[0]._known) <= {B}
-
-
 def test_who_cannot_decide_leaves_the_office_to_who_can_and_says_why(stage, monkeypatch):
     class Stumped(ScriptedOffice):
         def step_all(self, events, now):
