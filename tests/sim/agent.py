@@ -90,6 +90,7 @@ class SimAgent:
         self._timer: Timer | None = None
         self._lease = 0
         self._client.lost = self._lose_session
+        self._client.doubted = lambda: self._do(node.Doubted(self._client.ends_at))
         self._stop_timer: Timer | None = None
         self._courses = [Course(self.host, self._follow()), Course(self.host, self._stand())]
         self._do(node.Wanted())
@@ -339,7 +340,7 @@ class SimAgent:
         client.watch(NODES.encode(), True, events.put, lambda *_: None)
         _, (revision, minutes) = yield Ask(client, SessionVerb.READ, (STATE.encode(),))
         reports = yield from self._read_all(client, nodes)
-        office = self.office = Office(self._rules, self._policy)
+        office = self.office = Office(self._rules, self._policy, chair.HOLD_S)
         self.world.tell(f"{self.name} coordinates in term {term}")
         self._minutes_at = revision
         first = tuple(event.report for event in reports if isinstance(event, chair.Reported))

@@ -83,10 +83,14 @@ class SimClient:
 
     Attributes:
         lost: called when the server does not know the session any more: leases and watches are gone with it.
+        doubted: called when ``ends_at`` has changed.
+        ends_at: when the server may end the session, as far as is known here.
     """
 
     def __init__(self, network: SimNetwork, host: SimHost, server: str, label: str, timeout_s: float) -> None:
         self.lost: Callable[[], None] = lambda: None
+        self.doubted: Callable[[], None] = lambda: None
+        self.ends_at = float("inf")
         self._network = network
         self._host = host
         self._server = server
@@ -209,10 +213,11 @@ class SimClient:
         if is_lost:
             self._forget()
         frames = self._session.resume(welcome)
-        self._is_ready, self._attempts = True, 0
+        self._is_ready, self._attempts, self.ends_at = True, 0, float("inf")
         self._heard_at = self._network.simulation.now
         for frame in frames:
             self._stream.send(frame)
+        self.doubted()
         if is_lost:
             self.lost()
         if self._answers:
@@ -233,6 +238,8 @@ class SimClient:
             return
         self._is_ready, self._stream = False, None
         self._session.lose()
+        self.ends_at = min(self.ends_at, self._network.simulation.now + self._timeout_ms / 1000)
+        self.doubted()
         self._attempts += 1
         pause_s = (
             0.0

@@ -43,10 +43,6 @@ CLOSING_SHARE = 0.2
 ENDING_S = 8.0
 """So long before the end the workers of some worlds begin to end well."""
 
-RESET_APART_S = 5.0
-"""A connection that breaks is made again at once, or its process is taken for gone. That of a machine which is cut off
-in that very moment finds out only when its lease is due, and is left out here."""
-
 WAKING_S = 0.001
 """A machine that thaws looks at its clock first; so long it may take."""
 
@@ -74,7 +70,6 @@ class World:
     _running: dict[str, SimAgent] = field(default_factory=dict)
     _woken_at: dict[str, float] = field(default_factory=dict)
     _well_since: dict[str, float] = field(default_factory=dict)
-    _reset_at: dict[str, float] = field(default_factory=dict)
     _lost_at: dict[str, float] = field(default_factory=dict)
     _is_checked: bool = False
     _is_ending: bool = False
@@ -172,11 +167,17 @@ class World:
             agent.host.thaw()
 
     def _cut(self, agent: SimAgent) -> None:
-        if self.simulation.now - self._reset_at.get(agent.name, float("-inf")) < RESET_APART_S:
-            return
         self.tell(f"{agent.name} is cut off")
         self.network.link(agent.name, SERVER).is_cut = True
         self.simulation.after(self.simulation.dice.uniform(0.1, 12.0), lambda: self._heal(agent))
+
+    def _tear(self, agent: SimAgent) -> None:
+        """Break its connections in the very moment in which it is cut off: the store takes it for gone at once."""
+        if self.is_well(agent):
+            self.tell(f"all connections of {agent.name} break")
+            for stream in self.network.streams_of(agent.host):
+                stream.reset()
+            self._cut(agent)
 
     def _heal(self, agent: SimAgent) -> None:
         link = self.network.link(agent.name, SERVER)
@@ -188,7 +189,6 @@ class World:
     def _reset(self, agent: SimAgent) -> None:
         streams = self.network.streams_of(agent.host)
         if streams and self.is_well(agent):
-            self._reset_at[agent.name] = self.simulation.now
             self.tell(f"a connection of {agent.name} breaks")
             self.simulation.dice.choice(streams).reset()
 
@@ -364,6 +364,7 @@ _TROUBLES: tuple[Callable[..., None], ...] = (
     World._freeze,
     World._cut,
     World._reset,
+    World._tear,
     World._fail,
     World._fail,
     World._leave,

@@ -147,3 +147,26 @@ def test_all_are_cut_off_for_longer_than_a_lease_and_meet_again(cluster: Cluster
     cluster.store.heal()
     together(a, b, after=first)
     cluster.finish(a, b)
+
+
+@pytest.mark.parametrize("is_head", [False, True], ids=["a node", "the coordinator"])
+def test_a_node_whose_connection_breaks_as_it_is_cut_off_stops_before_the_others_go_on(
+    cluster: Cluster, is_head: bool
+) -> None:
+    runs = [cluster.node(name, "1:3") for name in "abc"]
+    first = together(*runs)
+    lost = next(run for run in runs if coordinates(run) is is_head)
+    left = [run for run in runs if run is not lost]
+    worker = pids(lost)[-1]
+    machine = cluster.machines[lost]
+    machine.cut()
+    machine.reset(cluster.store)
+    cluster.store.reset(machine)
+    second = together(*left, after=first)
+    assert second == first + 1
+    until("the worker is killed", lambda: has_ended(worker))
+    assert cluster.last_step(worker) < min(began(run) for run in left)
+    assert "the connection to the store was lost" in lost.stderr
+    machine.heal()
+    together(*runs, after=second)
+    cluster.finish(*runs)

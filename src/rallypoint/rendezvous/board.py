@@ -124,6 +124,10 @@ class Board:
         with store_timeout(self._below, self.call_s):
             yield self._store
 
+    def session_ends_at(self) -> float:
+        """Give when the store may end this process' session, on the monotonic clock; infinity: not yet. Cost: none."""
+        return self._below.session_ends_at()
+
     # --- leases ------------------------------------------------------------------------------------------
 
     def grant(self, ttl_s: float) -> int:

@@ -42,7 +42,7 @@ from rallypoint.rendezvous.handler import (
     RoundNews,
     RoundStatus,
 )
-from rallypoint.rendezvous.office import Office
+from rallypoint.rendezvous.office import HOLD_S, Office
 from rallypoint.rendezvous.reports import Order, Workers
 from rallypoint.rendezvous.settings import CoordinatedSettings
 from rallypoint.rendezvous.state import Card
@@ -306,7 +306,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         )
         coordinator = Coordinator(
             board_opener(self._ground.store, self._run_id, rules.answer_s),
-            lambda: Office(rules, settings.policy),
+            lambda: Office(rules, settings.policy, HOLD_S),
             Holder(node, label),
             settings.ttl_s,
             self._run_id,

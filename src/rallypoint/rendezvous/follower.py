@@ -6,9 +6,9 @@ Rules
    While a node wants in, an order must answer the report in which it said so, or a later one.
 2. Nobody is in a round but by an ADMITTED order for the very proposal that it has acknowledged.
 3. Patience is the node's own: how long it waits to get in, and how long it stands by, on its own clock.
-4. A node for which no renewal that was *sent* within the last 0.8 of its lease's time was acknowledged takes itself for
-   cut off: before the store can end the lease, and so before a world without it can be running. That no coordinator
-   says anything means nothing.
+4. A node for which no renewal that was *sent* within the last 0.8 of its lease's time was acknowledged, or whose
+   connection was lost for longer than its session lasts, takes itself for cut off before a world without it can be
+   running (``lifeline``). That no coordinator says anything means nothing.
 5. After FENCED or CUT_OFF it never acts on that round again; a node that has done its part cannot be fenced from work
    that is finished.
 
@@ -32,6 +32,7 @@ from rallypoint.rendezvous.decision import Rules, StopKind
 from rallypoint.rendezvous.follower_moves import (
     AllSucceeded,
     Closing,
+    Doubted,
     Effect,
     Enter,
     Event,
@@ -52,6 +53,7 @@ from rallypoint.rendezvous.follower_moves import (
     WorkerFailed,
 )
 from rallypoint.rendezvous.gathering import ENDED, name_size
+from rallypoint.rendezvous.lifeline import CUT_OFF_SHARE, Lifeline
 from rallypoint.rendezvous.reports import Failure, Order, OrderKind, Report, Workers
 from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX, Card
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
@@ -61,6 +63,7 @@ __all__ = [
     "CUT_OFF_SHARE",
     "AllSucceeded",
     "Closing",
+    "Doubted",
     "Effect",
     "Enter",
     "Event",
@@ -81,9 +84,6 @@ __all__ = [
     "Wanted",
     "WorkerFailed",
 ]
-
-CUT_OFF_SHARE = 0.8
-"""A node takes itself for cut off after this share of its lease's time."""
 
 
 class Follower:
@@ -115,7 +115,7 @@ class Follower:
         self._next: Order | None = None  # says what the round after the present one was proposed as
         self._closed: Order | None = None
         self._verdict: Verdict | None = None  # of the round that the node is in; None while it is in none
-        self._renewed_at = float("-inf")
+        self._lifeline = Lifeline(rules.dead_after_s)
         self._has_lost_lease = False
         self._admission: Order | None = None  # one that came when the lease may have ended already
         self._why = ""
@@ -126,6 +126,7 @@ class Follower:
             Progressed: self._progress,
             Renewed: self._renew,
             LeaseLost: self._lose_lease,
+            Doubted: self._doubt,
             Granted: self._grant,
             Served: self._serve,
             WorkerFailed: self._fail,
@@ -176,7 +177,7 @@ class Follower:
             is_spare = self._spare_since is not None
             limit_s = self._rules.spare_timeout_s if is_spare else self._rules.join_timeout_s
             return (self._spare_since if self._spare_since is not None else self._since) + limit_s
-        return self._cut_off_at() if self._is_at_risk() else None
+        return self._lifeline.ends_at() if self._is_at_risk() else None
 
     # --- time ----------------------------------------------------------------------------------------------
 
@@ -184,19 +185,11 @@ class Follower:
         is_current = self._verdict is not None and self._verdict.kind is VerdictKind.CURRENT
         return is_current and self._report.done is None
 
-    def _cut_off_at(self) -> float:
-        return self._renewed_at + CUT_OFF_SHARE * self._rules.dead_after_s
-
     def _look_at_clock(self, now: float) -> None:
         if self._report.wants_in:
             self._look_at_patience(now)
-        elif self._is_at_risk() and now >= self._cut_off_at():
-            silent_s = now - self._renewed_at
-            why = (
-                f"no renewal of this node's lease that was sent in the last {silent_s:.1f} s was acknowledged, so this "
-                "node stops: it cannot know whether the others go on"
-            )
-            self._judge(Verdict(VerdictKind.CUT_OFF, why))
+        elif self._is_at_risk() and now >= self._lifeline.ends_at():
+            self._judge(Verdict(VerdictKind.CUT_OFF, self._lifeline.tell_end(now)))
 
     def _look_at_patience(self, now: float) -> None:
         rules = self._rules
@@ -270,9 +263,12 @@ class Follower:
     # --- the lease -----------------------------------------------------------------------------------------
 
     def _renew(self, event: Renewed, now: float) -> None:
-        self._renewed_at = max(self._renewed_at, event.sent_at)
+        self._lifeline.renew(event.sent_at)
         if self._admission is not None and self._report.wants_in:
             self._admit(self._admission, now)
+
+    def _doubt(self, event: Doubted, _now: float) -> None:
+        self._lifeline.doubt(event.ends_at)
 
     def _lose_lease(self, event: LeaseLost, _now: float) -> None:
         self._admission, self._has_lost_lease = None, True
@@ -348,7 +344,7 @@ class Follower:
 
     def _admit(self, order: Order, now: float) -> None:
         """Enter, unless the admission came so late that the lease may have ended since: then its renewal tells."""
-        if now < self._cut_off_at():
+        if now < self._lifeline.ends_at():
             self._enter(order)
         else:
             self._admission = order

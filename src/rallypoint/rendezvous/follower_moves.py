@@ -16,6 +16,7 @@ from rallypoint.types import Endpoint
 __all__ = [
     "AllSucceeded",
     "Closing",
+    "Doubted",
     "Effect",
     "Enter",
     "Event",
@@ -72,6 +73,16 @@ class LeaseLost(NamedTuple):
     why: str
 
 
+class Doubted(NamedTuple):
+    """What is known of the node's session has changed: its connection was lost, or made again.
+
+    Attributes:
+        ends_at: when the store may end the session, on the driver's clock; infinity: there is no doubt that it lasts.
+    """
+
+    ends_at: float
+
+
 class Granted(NamedTuple):
     """The node has a new lease: its report has to be written again."""
 
@@ -117,6 +128,7 @@ Event: TypeAlias = (
     | Progressed
     | Renewed
     | LeaseLost
+    | Doubted
     | Granted
     | Served
     | WorkerFailed

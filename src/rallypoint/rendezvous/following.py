@@ -29,6 +29,7 @@ from rallypoint.rendezvous.board import Board
 from rallypoint.rendezvous.bulletin import Bulletin
 from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.follower import (
+    Doubted,
     Effect,
     Enter,
     Event,
@@ -55,6 +56,9 @@ __all__ = ["Following"]
 
 LOOK_S: Final = 10.0
 """Orders are read again after so many seconds in which the store said nothing."""
+
+SESSION_LOOK_S: Final = 0.1
+"""While this node is in a round it looks so often whether its session lasts, in seconds."""
 
 LOSSES_MAX: Final = 2
 """A session that was lost so often in a row, without a call that went well, is lost for good."""
@@ -115,6 +119,7 @@ class Following:
         self._is_watching = False
         self._bulletin = Bulletin(node, run_id)
         self._losses = 0
+        self._session_ends_at = math.inf
         self._lease = 0
         self._renew_at = 0.0
         self._pause_s = 0.0
@@ -176,7 +181,8 @@ class Following:
                 verdict, trouble = self.verdict()
                 if trouble is not None or (verdict is not None and verdict.kind is not VerdictKind.CURRENT):
                     return
-                self._wait(min(deadline.at, self._clock.now() + self._contact.until_trouble_s()))
+                look_s = min(self._contact.until_trouble_s(), SESSION_LOOK_S)
+                self._wait(min(deadline.at, self._clock.now() + look_s))
 
     def await_published(self, timeout_s: float) -> bool:
         """Wait until all that this node has to say is up; tell whether it is."""
@@ -216,8 +222,15 @@ class Following:
         self._tick_if_due()
 
     def _tick_if_due(self) -> None:
+        self._note_session()
         if self._clock.now() >= self._due_at():
             self._step(Ticked())
+
+    def _note_session(self) -> None:
+        ends_at = self._board.session_ends_at()
+        if ends_at != self._session_ends_at:
+            self._session_ends_at = ends_at
+            self._step(Doubted(ends_at))
 
     def _due_at(self) -> float:
         due_at = self._follower.next_deadline()

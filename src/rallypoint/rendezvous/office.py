@@ -10,6 +10,8 @@ Rules
    anew. An arrival makes one order, for who arrived; how far the round is, everybody reads in ``Progress``.
 4. A node that is not in the state but says that it is in a round is fenced. A successor takes up the minutes and the
    reports: a complete round whose members still report it goes on, nobody restarts because a coordinator died.
+5. No world is complete within ``hold_s`` after a node was lost: one whose connection broke may live, and has until then
+   to stop by its own clock (``lifeline.RESUME_S``).
 
 Theory of operation
 -------------------
@@ -72,6 +74,9 @@ __all__ = [
     "TookOffice",
 ]
 
+HOLD_S = 0.1
+"""For so long after a loss the next world is held back where a connection's end is taken for a node's, in seconds."""
+
 PROGRESS_INTERVAL_S = 1.0
 """Progress is told, and who is done is recorded, at most this often."""
 
@@ -82,12 +87,14 @@ class Office:
     Args:
         rules: the numbers; the bounds count if nobody has joined yet.
         policy: what the run may cost; counts if there are no minutes yet.
+        hold_s: for how long after a loss no world is complete, in seconds.
 
     Threads: one at a time.
     """
 
-    def __init__(self, rules: Rules, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
+    def __init__(self, rules: Rules, policy: Policy = Policy(), hold_s: float = 0.0) -> None:  # noqa: B008 - frozen
         self._rules = rules
+        self._hold_s = hold_s
         self._policy = policy
         self._term: int | None = None
         self._recording: int | None = None
@@ -133,7 +140,8 @@ class Office:
         """Give when ``Ticked`` is due, on the driver's clock; ``None`` if nothing waits for time to pass."""
         if self._term is None or self._recording is not None:
             return None
-        times = (self._progress_due, self._done_due, self._admission.next_deadline())
+        held_until = self._held_until if self._is_held else None
+        times = (self._progress_due, self._done_due, held_until, self._admission.next_deadline())
         return min((at for at in times if at is not None), default=None)
 
     # --- taking office -------------------------------------------------------------------------------------
@@ -151,6 +159,8 @@ class Office:
         self._progress_due: float | None = None
         self._told_at = float("-inf")
         self._done_due: float | None = None
+        self._held_until = float("-inf")
+        self._is_held = False  # something was not acknowledged because of that
         self._dropped_below = -1
         self._affected: dict[str, None] = {}
         self._recorded: Decided | None = None
@@ -199,6 +209,7 @@ class Office:
 
     def _lose(self, event: Gone) -> None:
         node_id = event.node
+        self._held_until = self._now + self._hold_s
         self._admission.forget(node_id)
         self._clerk.forget(node_id)
         self._affected.pop(node_id, None)
@@ -248,10 +259,15 @@ class Office:
 
     def _acknowledge(self) -> None:
         state = self.state
+        was_held, self._is_held = self._is_held, False
         if state.phase is not Phase.PROPOSED or state.closure is not None:
             return
+        if self._now < self._held_until:
+            self._is_held = True
+            return
+        who = state.members if was_held else self._affected
         said: dict[str, Endpoint | None] = {}
-        for node_id in self._affected:
+        for node_id in who:
             report = self._admission.reports.get(node_id)
             if report is not None and report.wants_in and report.acknowledged == state.proposal:
                 said[node_id] = report.endpoint

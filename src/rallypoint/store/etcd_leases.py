@@ -61,6 +61,7 @@ class Leases:
         self._session_ttl_s = session_ttl_s
         self._changed = threading.Condition()
         self._kept: dict[int, tuple[float, float]] = {}  # lease -> its time to live, when it is renewed next
+        self._end: dict[int, float] = {}  # lease -> when etcd may end it: its time after a renewal that went well
         self._own: dict[str, int] = {}
         self._granting = threading.RLock()  # one thread at a time begins one of our own
         self._thread: threading.Thread | None = None
@@ -81,11 +82,12 @@ class Leases:
         with self._granting:
             lease = self._own.get(what, 0)
             if not lease or (lease == stale and not self.is_alive(lease, deadline)):
+                asked_at = monotonic()
                 try:
                     lease = self._own[what] = self._begin(0, ttl_s, deadline)
                 except Refused as refused:
                     raise as_refusal(refused.error, refused.endpoint) from refused.error
-                self._keep(lease, ttl_s)
+                self._keep(lease, ttl_s, asked_at)
             return lease
 
     def grant(self, ttl_s: float | None, deadline: Deadline) -> int:
@@ -101,6 +103,7 @@ class Leases:
             raise ValueError(f"ttl must be {TTL_MAX_S} seconds at most, got {ttl_s:g}")
         while True:
             number = wire.revision_of(self._cluster.ask("KV/Put", wire.put(self._names.counter, b""), deadline))
+            asked_at = monotonic()
             try:
                 lease = self._begin(number, whole_s, deadline)
             except Refused as refused:
@@ -110,7 +113,7 @@ class Leases:
                     continue  # somebody else has given a lease of his this very number
                 lease = number
             if ttl_s is None:
-                self._keep(lease, whole_s)
+                self._keep(lease, whole_s, asked_at)
             return lease
 
     def renew(self, lease: int, deadline: Deadline) -> float:
@@ -129,7 +132,7 @@ class Leases:
     def revoke(self, lease: int, deadline: Deadline) -> int:
         """End a lease and remove its keys; give how many there were. Cost: two round trips."""
         with self._changed:
-            self._kept.pop(lease, None)
+            self._forget(lease)
         question = wire.lease_number(lease, wants_keys=True)
         answer = self._cluster.ask("Lease/LeaseTimeToLive", question, deadline)
         if wire.numbers_of(answer).get(3, 0) < 0:
@@ -143,6 +146,11 @@ class Leases:
                 raise lease_lost(lease) from refused.error
         return len(wire.texts_of(answer, 5))
 
+    def ends_at(self) -> float:
+        """Give when etcd may end one of those that are kept alive, as far as is known; infinity if there are none."""
+        with self._changed:
+            return min(self._end.values(), default=math.inf)
+
     def close(self) -> None:
         """Revoke what was kept alive, as far as there is time; renew nothing more."""
         with self._changed:
@@ -151,6 +159,7 @@ class Leases:
             self._is_closed = True
             leases = list(self._kept)
             self._kept.clear()
+            self._end.clear()
             self._changed.notify_all()
         deadline = Deadline(CLOSE_S)
         for lease in leases:
@@ -165,15 +174,19 @@ class Leases:
 
     # --- keeping alive -----------------------------------------------------------------------------------
 
-    def _keep(self, lease: int, ttl_s: float) -> None:
+    def _keep(self, lease: int, ttl_s: float, asked_at: float) -> None:
         with self._changed:
             if self._is_closed:
                 return
-            self._kept[lease] = (ttl_s, monotonic() + ttl_s / 3)
+            self._kept[lease], self._end[lease] = (ttl_s, monotonic() + ttl_s / 3), asked_at + ttl_s
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="rallypoint-etcd-leases", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def _forget(self, lease: int) -> None:
+        self._kept.pop(lease, None)
+        self._end.pop(lease, None)
 
     def _run(self) -> None:
         while True:
@@ -186,14 +199,16 @@ class Leases:
                     self._changed.wait(None if math.isinf(wait_s) else wait_s)
                     continue
             pause_s: float | None = ttl_s / 3
+            asked_at = monotonic()
             try:
                 self.renew(lease, Deadline(max(1.0, ttl_s / 3)))
             except LeaseLostError:
                 pause_s = None
             except DistError:
-                pause_s = AGAIN_S  # whoever calls next is told what the trouble is
+                pause_s, asked_at = AGAIN_S, -math.inf  # whoever calls next is told what the trouble is
             with self._changed:
                 if pause_s is None:
-                    self._kept.pop(lease, None)
+                    self._forget(lease)
                 elif lease in self._kept:
                     self._kept[lease] = (ttl_s, monotonic() + pause_s)
+                    self._end[lease] = max(self._end[lease], asked_at + ttl_s)

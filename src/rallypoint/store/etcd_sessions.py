@@ -32,6 +32,10 @@ class EtcdSessions(EtcdGround):
         """True."""
         return True
 
+    def session_ends_at(self) -> float:
+        """Tell when etcd may end this store's own leases: ``session_ttl`` after a renewal that was acknowledged."""
+        return self._leases.ends_at()
+
     def pipeline(self) -> Pipeline:
         """Collect requests; see :meth:`Store.pipeline`. Cost: as if each were made alone, at the end of the block."""
         from rallypoint.store.etcd_pipeline import EtcdPipeline

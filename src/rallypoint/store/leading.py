@@ -89,6 +89,11 @@ class Leading:
         return self._uplink.granted_s
 
     @property
+    def ends_at(self) -> float:
+        """When the server may end the session, as far as is known here, on the monotonic clock; infinity: not yet."""
+        return self._uplink.ends_at
+
+    @property
     def is_read(self) -> bool:
         """Whether a thread reads the connection, or tries to make it again, right now."""
         leader = self._leader
@@ -256,6 +261,7 @@ class Leading:
                 return
         self._busy = ticket.thread
         failed: list[Request] = []
+        uplink.attempt()
         try:
             link = self._reach(self._session.id, Deadline(max(MOMENT_S, until - monotonic())))
             with self._turn:

@@ -175,6 +175,10 @@ class PrefixStore(Store):
         """Tell what the store below says."""
         return self._is_ours and self._store.has_sessions()
 
+    def session_ends_at(self) -> float:
+        """Tell what the store below says."""
+        return self._store.session_ends_at() if self._is_ours else float("inf")
+
     def pipeline(self) -> Pipeline:
         """Collect requests for prefixed keys that are sent together."""
         return self._ours.pipeline().under(self._prefix)

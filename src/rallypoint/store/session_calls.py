@@ -125,6 +125,17 @@ class SessionCalls:
         """Tell whether the methods of this class work; then ``set`` and the like are acknowledged, too."""
         return False
 
+    def session_ends_at(self) -> float:
+        """Tell when the server may end this session and what lives with it, as far as this process can know.
+
+        Returns:
+            A time on the monotonic clock; infinity while nothing speaks for an end. Where the connection was lost and
+            nothing answers, it is the session's time after the first attempt to make another.
+
+        Cost: none.
+        """
+        return float("inf")
+
     # --- many at a time, or unanswered -------------------------------------------------------------------
 
     def pipeline(self) -> Pipeline:

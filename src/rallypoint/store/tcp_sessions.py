@@ -28,6 +28,10 @@ class TCPSessionCalls(Store):
         """Tell whether the server keeps a session for this store; then every write is acknowledged, too."""
         return hasattr(self._client, "trunk")
 
+    def session_ends_at(self) -> float:
+        """Tell when the server may end the session; see :meth:`Store.session_ends_at`. Cost: none."""
+        return self._session.trunk.ends_at if self.has_sessions() else math.inf
+
     @property
     def _session(self) -> SessionClient:
         client: Any = self._client

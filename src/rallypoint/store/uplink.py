@@ -115,11 +115,22 @@ class Uplink:
         self._welcome = link.welcome
         self._lost_at = 0.0
         self._refused_since = math.inf
+        self._asked_at = math.inf  # since the connection was lost, to have another
+        self._was_refused = False
 
     @property
     def granted_s(self) -> float:
         """How long the session outlives its connection, in seconds."""
         return self._welcome.timeout_ms / 1000
+
+    @property
+    def ends_at(self) -> float:
+        """When the server may end the session, as far as is known here; infinity while there is a connection.
+
+        Also where nobody listened since that was lost: a server that is not there ends nothing, and gives the sessions
+        that it had time to come back when it is there again. It begins with the first attempt to connect again.
+        """
+        return math.inf if self.link is not None or self._was_refused else self._asked_at + self.granted_s
 
     # --- sending -----------------------------------------------------------------------------------------
 
@@ -194,7 +205,8 @@ class Uplink:
         self.link = None
         self.outbox.clear()
         self._lost_at, self.lost_by, self.attempts = monotonic(), error, 0
-        self._refused_since = math.inf
+        self._refused_since = self._asked_at = math.inf
+        self._was_refused = False
         closing = self.session.closing
         self.session.lose()
         link.stream.close()
@@ -205,9 +217,14 @@ class Uplink:
         elif closing.reason in FATAL_REASONS:
             self.fail(ConnectionLostError, f"closed the connection for good ({closing.reason}): {closing.sentence}")
 
+    def attempt(self) -> None:
+        """Note that an attempt to connect begins."""
+        self._asked_at = min(self._asked_at, monotonic())
+
     def miss(self, error: DistNetworkError) -> None:
         """Count an attempt to connect that came to nothing."""
         self.lost_by = error
+        self._was_refused = self._was_refused or nobody_listens(error)
         self.attempts += 1
         self.tried_at = monotonic()
         if not isinstance(error.__cause__, OSError):  # somebody is there, or does not answer

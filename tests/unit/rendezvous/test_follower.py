@@ -6,6 +6,7 @@ from rallypoint.rendezvous.decision import Rules, StopKind
 from rallypoint.rendezvous.follower import (
     AllSucceeded,
     Closing,
+    Doubted,
     Effect,
     Enter,
     Follower,
@@ -25,6 +26,7 @@ from rallypoint.rendezvous.follower import (
     Wanted,
     WorkerFailed,
 )
+from rallypoint.rendezvous.lifeline import RESUME_S
 from rallypoint.rendezvous.reports import Order, OrderKind, Report, Workers
 from rallypoint.rendezvous.state import Card, News
 from rallypoint.rendezvous.verdict import VerdictKind
@@ -249,3 +251,16 @@ def test_leaving_and_closing_are_published_and_what_becomes_of_the_round_is_no_n
     assert (report.leaving, report.wants_in) == ("told to", False)
     assert follower.verdict is None
     assert follower.step(Ordered(order(3, OrderKind.OVER, round=4)), 1.0) == []
+
+
+def test_a_connection_that_is_not_made_again_cuts_a_node_off_long_before_its_lease() -> None:
+    follower = running()
+    follower.step(Doubted(3.1), 3.0)
+    assert follower.next_deadline() == 3.1 + RESUME_S
+    assert follower.step(Doubted(float("inf")), 3.05) == []
+    follower.step(Ticked(), 4.0)
+    follower.step(Doubted(5.1), 5.0)
+    (told,) = follower.step(Ticked(), 5.1 + RESUME_S)
+    assert isinstance(told, Tell)
+    assert told.verdict.kind is VerdictKind.CUT_OFF
+    assert "the connection to the store was lost" in told.verdict.why

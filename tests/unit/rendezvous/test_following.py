@@ -236,3 +236,12 @@ def test_an_order_that_is_older_than_its_term_hides_no_other(stage):
         stage.following.await_verdict(JOIN_S)
     assert stage.following.verdict()[0].kind is VerdictKind.OVER
     assert all("left out: it is of term" in event.message for event in events if event.name == "rendezvous.trouble")
+
+
+def test_a_node_whose_session_may_have_ended_is_cut_off_although_its_lease_lasts(stage, monkeypatch):
+    stage.join(rank=1)
+    monkeypatch.setattr(Board, "session_ends_at", lambda _: SYSTEM_CLOCK.now() - 1.0)
+    stage.following.await_verdict(JOIN_S)
+    verdict, _ = stage.following.verdict()
+    assert verdict.kind is VerdictKind.CUT_OFF
+    assert "the connection to the store was lost" in verdict.why

@@ -209,3 +209,26 @@ def test_a_thousand_nodes_cost_so_little_that_a_round_is_a_matter_of_messages() 
     spent_s = time.process_time() - began
     assert len(sent) == len(admitted) == count
     assert spent_s < 2.0  # some 30 ms; generous, for sanitized and crowded machines
+
+
+def test_no_world_is_complete_within_a_moment_after_a_loss() -> None:
+    office = Office(Rules(1, 2, last_call_s=0.0), hold_s=0.1)
+    office.step(Recorded(record_of(office.step(TookOffice(5, None, ()), 0.0)).number), 0.0)
+    one = {"min_nodes": 1, "max_nodes": 2}
+    effects = office.step_all([Reported(wish(A, **one)), Reported(wish(B, **one))], 0.0)
+    office.step(Recorded(record_of(effects).number), 0.0)
+    effects = office.step(Gone(B, "its connection was lost"), 1.0)
+    office.step(Recorded(record_of(effects).number), 1.0)
+    proposal = office.state.proposal
+    assert office.state.members == {A: 0}
+    said = wish(A, number=2, **one, acknowledged=proposal, endpoint=HOME)
+    assert record_of_any(office.step(Reported(said), 1.05)) is None
+    assert office.state.phase is Phase.PROPOSED
+    due = office.next_deadline()
+    assert due == pytest.approx(1.1)
+    assert record_of_any(office.step(Ticked(), due)) is not None
+    assert office.state.phase is Phase.COMPLETE
+
+
+def record_of_any(effects: list[Effect]) -> Record | None:
+    return next((effect for effect in effects if isinstance(effect, Record)), None)

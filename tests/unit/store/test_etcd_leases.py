@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import monotonic
 
 import pytest
 
@@ -98,3 +99,14 @@ def test_the_stores_own_lease_is_made_once_and_anew_when_it_has_ended(etcd_store
     assert store._leases.session(0, deadline) == store._leases.session(lease, deadline) == lease
     store.lease_revoke(lease)
     assert store._leases.session(lease, deadline) != lease
+
+
+def test_the_session_may_end_its_time_after_it_was_renewed(etcd_stores):
+    store = etcd_stores()
+    assert store.session_ends_at() == math.inf
+    before = monotonic()
+    lease = store.lease_grant(None)
+    first = store.session_ends_at()
+    assert first >= before + store.lease_renew(lease)
+    store.lease_revoke(lease)
+    assert store.session_ends_at() == math.inf

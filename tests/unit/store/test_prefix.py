@@ -219,6 +219,7 @@ def test_all_that_a_session_can_do_has_prefixed_names(below):
     store = PrefixStore("job", below)
     below.set("other", "1")
     assert store.has_sessions()
+    assert store.session_ends_at() == float("inf")
     is_swapped, revision = store.swap("k", 0, "v")
     assert is_swapped
     assert store.read("k") == ("k", b"v", revision)
@@ -248,6 +249,7 @@ def test_all_that_a_session_can_do_has_prefixed_names(below):
 def test_a_strangers_store_has_no_sessions():
     store = PrefixStore("job", Recorder(1))
     assert not store.has_sessions()
+    assert store.session_ends_at() == float("inf")
     with pytest.raises(NotImplementedError):
         store.read("k")
     store.post_set("k", "v")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,6 +21,7 @@ def make(monkeypatch):
 def test_a_store_that_speaks_c10d_has_no_sessions(make):
     store = make(dialect="c10d")
     assert not store.has_sessions()
+    assert store.session_ends_at() == math.inf
     for call in (lambda: store.read("k"), lambda: store.meet("b", 0, 1), store.pipeline, store.status):
         with pytest.raises(NotImplementedError, match=r"TCPStore speaks c10d with it: has_sessions\(\) tells"):
             call()
@@ -31,6 +33,7 @@ def test_both_dialects_lead_to_the_same_keys(make):
     plain = make(dialect="c10d")
     store = make(HOST, plain.port, dialect="session")
     assert store.has_sessions()
+    assert store.session_ends_at() == math.inf
     plain.set("k", "v")
     assert plain.check(["k"])
     assert store.read("k").value == b"v"

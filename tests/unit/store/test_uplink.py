@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 import pytest
 from tests.support.raw_server import LOOP_TWINS, use_twin
@@ -218,3 +220,35 @@ def test_who_is_gone_for_good_is_told_so(connect):
     uplink.fail(SessionLostError, "is gone")
     with pytest.raises(SessionLostError, match=r"^the server at node0:29500 is gone$"):
         uplink.check()
+
+
+def test_a_session_may_end_its_time_after_the_first_attempt_to_connect_again(connect):
+    link, _ = connect()
+    uplink = Uplink(ENDPOINT, link)
+    assert uplink.ends_at == math.inf
+    uplink.lose(link, ConnectionLostError("reset", endpoint=ENDPOINT))
+    assert uplink.ends_at == math.inf
+    before = monotonic()
+    uplink.attempt()
+    ends_at = uplink.ends_at
+    assert before <= ends_at - uplink.granted_s <= monotonic()
+    uplink.miss(ConnectTimeoutError("silent", endpoint=ENDPOINT, waited_s=1.0, attempts=1))
+    uplink.attempt()
+    assert uplink.ends_at == ends_at
+    uplink.adopt(connect()[0])
+    assert uplink.ends_at == math.inf
+
+
+def test_where_nobody_listens_nobody_ends_a_session(connect):
+    link, _ = connect()
+    uplink = Uplink(ENDPOINT, link)
+    uplink.lose(link, ConnectionLostError("reset", endpoint=ENDPOINT))
+    uplink.attempt()
+    uplink.miss(refusal(ConnectionRefusedError()))
+    uplink.attempt()
+    assert uplink.ends_at == math.inf
+    again, _ = connect()
+    uplink.adopt(again)
+    uplink.lose(again, ConnectionLostError("reset", endpoint=ENDPOINT))
+    uplink.attempt()
+    assert uplink.ends_at < math.inf
