@@ -27,6 +27,10 @@ def open_store(url: str, timeout: Timeout) -> Store:
         DistError: the store cannot be reached.
     """
     parts = urlsplit(url)
+    if "://" not in url:
+        raise ValueError(
+            f"{url!r} is no URL: write etcd://{url or 'host:port'}, tcp://{url or 'host:port'} or file:///path"
+        )
     if parts.scheme in {"tcp", "tls"}:
         from rallypoint.store.tcp import TCPStore
 

@@ -59,7 +59,7 @@ from rallypoint.server.vocabulary import Close, Connected, Disconnected, Hold, P
 
 __all__ = ["Translator"]
 
-_SESSION_WANTED: Final = "it speaks the session dialect; a relay speaks c10d, in which it may come again"
+_SESSION_WANTED: Final = "it speaks the session dialect; here c10d is spoken, in which it may come again"
 
 
 class _Peer:

@@ -20,6 +20,7 @@ from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHa
 from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.rendezvous.settings import COORDINATED_OPTIONS, CoordinatedSettings
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
@@ -83,8 +84,16 @@ def _open_tcp(params: RendezvousParameters) -> Ground:
     if "://" in endpoint or ("," in endpoint and not endpoint.startswith("unix:")):
         store: TCPStore = _connect(params)
         return Ground(store, f"the store at {params.endpoint}")
-    store, where, is_host = open_tcp_store(params, session_timeout=SESSION_S, dialect="auto")
+    try:
+        store, where, is_host = open_tcp_store(params, session_timeout=SESSION_S, dialect="auto")
+    except RendezvousConnectionError as error:  # its words are torch's, of a backend that this is not
+        raise _unreachable(params, error.__cause__ or error) from error
     return Ground(store, f"the store at {where}", is_host)
+
+
+def _unreachable(params: RendezvousParameters, why: BaseException) -> RendezvousConnectionError:
+    place = params.endpoint or str(Endpoint("localhost", DEFAULT_PORT))
+    return RendezvousConnectionError(f"the store at {place} cannot be reached: {why}")
 
 
 def _connect(params: RendezvousParameters) -> TCPStore:
@@ -97,19 +106,21 @@ def _connect(params: RendezvousParameters) -> TCPStore:
         )
     places = params.endpoint if parts is None else parts.netloc
     endpoint = Endpoint(places, DEFAULT_PORT) if "," in places else parse_rendezvous_endpoint(places, DEFAULT_PORT)
+    first = parse_rendezvous_endpoint(places.partition(",")[0], DEFAULT_PORT)
     try:
-        return TCPStore(
-            endpoint.host,
-            endpoint.port,
-            is_master=False,
-            timeout=timeout_s,
-            wait_for_workers=False,
-            session_timeout=SESSION_S,
-            dialect="auto",
-            tls=True if parts is not None and parts.scheme == "tls" else None,
-        )
+        with told_if_slow(first, timeout_s, params.run_id):
+            return TCPStore(
+                endpoint.host,
+                endpoint.port,
+                is_master=False,
+                timeout=timeout_s,
+                wait_for_workers=False,
+                session_timeout=SESSION_S,
+                dialect="auto",
+                tls=True if parts is not None and parts.scheme == "tls" else None,
+            )
     except (OSError, RuntimeError) as error:
-        raise RendezvousConnectionError(f"the store at {params.endpoint} cannot be reached: {error}") from error
+        raise _unreachable(params, error) from error
 
 
 def _open_etcd(params: RendezvousParameters) -> Ground:

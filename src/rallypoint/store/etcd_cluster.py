@@ -246,8 +246,9 @@ class Cluster:
             return
         waited_s = deadline.waited_s()
         many = f"none of the {len(self.endpoints)} members" if len(self.endpoints) > 1 else "the member"
+        did = "did" if len(self.endpoints) > 1 else "did not do"
         raise UnreachableError(
-            f"{many} of etcd at {self} did what was asked within {waited_s:.3f} s; the last trouble: {trouble}",
+            f"{many} of etcd at {self} {did} what was asked within {waited_s:.3f} s; the last trouble: {trouble}",
             endpoint=self.endpoint,
             waited_s=waited_s,
             unreachable_s=waited_s,

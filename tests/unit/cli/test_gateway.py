@@ -31,6 +31,12 @@ def test_the_ready_line_for_people_names_both_sides(served):
     assert result.output == f"rallypoint serves hash:// on 127.0.0.1:{port} (pid {os.getpid()}); Ctrl-C ends it\n"
 
 
+def test_the_ready_line_shows_no_password(served):
+    result = run("--store", "hash://ann:secret@head", "--port", "0")
+    assert "rallypoint serves hash://head on " in result.output
+    assert "secret" not in result.output
+
+
 def test_the_ready_line_is_json(served, tmp_path):
     result = run("--store", "hash://", "--bind", f"unix:{tmp_path}/a", "--ready-json")
     assert json.loads(result.output) == {"path": f"{tmp_path}/a", "pid": os.getpid()}

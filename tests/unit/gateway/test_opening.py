@@ -49,6 +49,8 @@ def test_a_scheme_that_was_registered_is_asked():
     [
         ("file://", ValueError, "has no path"),
         ("tcp://head", ValueError, "has no port"),
+        ("head:1", ValueError, "write etcd://head:1, tcp://head:1"),
+        ("", ValueError, "write etcd://host:port"),
         ("gopher://head", RuntimeError, "gopher"),
     ],
 )

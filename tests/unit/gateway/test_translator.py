@@ -338,7 +338,7 @@ def test_a_peer_of_another_dialect_is_closed_without_a_word():
     lab.step(Received(7, b"RPS1"))
     assert lab.closed[7] == (
         CloseReason.BAD_HANDSHAKE,
-        "it speaks the session dialect; a relay speaks c10d, in which it may come again",
+        "it speaks the session dialect; here c10d is spoken, in which it may come again",
     )
     assert lab.got[7] == b""
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import ClassVar
 
 import pytest
@@ -14,6 +14,7 @@ from rallypoint.rendezvous.coordinated import SESSION_S
 from rallypoint.rendezvous.coordinated_store import create_coordinated_handler
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.store.tcp import TCPStore
+from rallypoint.types import Endpoint
 
 
 def parameters(endpoint, backend="rallypoint", nodes=2, **options):
@@ -80,6 +81,22 @@ def test_a_server_without_sessions_is_refused(server, monkeypatch):
 def test_a_server_that_is_not_there_is_told(server):
     with pytest.raises(RendezvousConnectionError, match="cannot be reached"):
         create_coordinated_handler(parameters(f"tcp://{HOST}:1", read_timeout=0.1))
+
+
+def test_a_server_that_cannot_be_talked_to_is_told_in_words_of_this_backend(server):
+    with pytest.raises(
+        RendezvousConnectionError, match=rf"^the store at {HOST}:1 cannot be reached: .*refused"
+    ) as caught:
+        create_coordinated_handler(parameters(f"{HOST}:1", read_timeout=0.1, is_host=False))
+    assert "C10d" not in str(caught.value)
+
+
+def test_who_waits_for_a_server_at_a_url_is_told_why(monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "told_if_slow", lambda *given: told.append(given) or nullcontext())
+    with pytest.raises(RendezvousConnectionError):
+        create_coordinated_handler(parameters(f"tcp://{HOST}:1,{HOST}:2", read_timeout=0.1))
+    assert told == [(Endpoint(HOST, 1), 0.1, "run")]
 
 
 class FakeEtcd:
