@@ -29,6 +29,7 @@ ANSWER_SIZE_MAX: Final = 1 << 28
 """Bytes of one answer, at most."""
 
 _HEADERS_SIZE_MAX = 1 << 16
+_LATE_FRAMES_MAX = 1 << 10  # so many that were there already are looked at when the time is up
 _ANSWERS_SIZE_MAX = 1 << 12
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -100,6 +101,7 @@ class Link:
         self._block: bytes | None = None  # of headers that go on in the next frame
         self._ends_with_block = False
         self._data = bytearray()
+        self._late_frames = 0
         self._has_ended = False
         self._status: int | None = None
         self._words = ""
@@ -221,7 +223,11 @@ class Link:
     # --- receiving ---------------------------------------------------------------------------------------
 
     def _step(self, deadline: Deadline) -> None:
-        """Take in one frame."""
+        """Take in one frame; a peer that sends one after the other, and no answer, has only so much time for that."""
+        self._late_frames = self._late_frames + 1 if deadline.has_passed() else 0
+        if self._late_frames > _LATE_FRAMES_MAX:
+            self._late_frames = 0
+            raise silent(self.stream.endpoint, "did not answer", deadline.waited_s())
         head = self._head or self.stream.receive_exactly(9, deadline)
         self._head = head  # kept, if the time is up before the rest is there
         size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
@@ -253,6 +259,7 @@ class Link:
         if stream != self._id or self._has_ended:
             return
         self._data += self._unpadded(flags & ~_PRIORITY, payload)
+        self._announced_size()
         self._has_ended = bool(flags & _END_STREAM)
 
     def _take_headers(self, stream: int, flags: int, block: bytes) -> None:
@@ -338,15 +345,23 @@ class Link:
             raise self._broken("a frame is shorter than its padding")
         return payload[start:end]
 
+    def _announced_size(self) -> int:
+        """Give how many bytes the message has that is being received; refuse it before they have come."""
+        data = self._data
+        size = int.from_bytes(data[1:5], "big")
+        if len(data) < 5:
+            return 0
+        if data[0] or max(size, len(data) - 5 - _FRAME_SIZE_MAX) > ANSWER_SIZE_MAX:
+            what = "is compressed" if data[0] else f"has {size} bytes, the limit is {ANSWER_SIZE_MAX}"
+            raise self._broken(f"a message {what}")
+        return size
+
     def _take_message(self) -> bytes | None:
         """Give the next whole message that was received."""
         data = self._data
         if len(data) < 5:
             return None
-        size = int.from_bytes(data[1:5], "big")
-        if data[0] or size > ANSWER_SIZE_MAX:
-            what = "is compressed" if data[0] else f"has {size} bytes, the limit is {ANSWER_SIZE_MAX}"
-            raise self._broken(f"a message {what}")
+        size = self._announced_size()
         if len(data) < 5 + size:
             return None
         message = bytes(data[5 : 5 + size])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -131,3 +132,40 @@ def test_a_ping_is_answered(link):
     with pytest.raises(ReplyTimeoutError):
         link.next_message(Deadline(1.0))
     assert link.heard_at > before
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"\0\0\0\x09\0\0\0\0\1", b"\0\0\0\0\0\0\0\0\1", b"\0\0\0\x77\0\0\0\0\0"],
+    ids=["empty headers", "empty data", "unknown frames"],
+)
+def test_a_peer_that_never_stops_sending_has_no_more_time_than_one_that_is_silent(frame):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(b"\0\0\1\1\0\0\0\0\1\x88" if frame[3] == 9 else b"")
+            while True:
+                peer.sendall(frame * 1000)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    link = Link(connect(Endpoint(*listener.getsockname()), Deadline(LONG_S)))
+    ends = threading.Timer(LONG_S, link.close)  # were it without end, this test would not
+    ends.start()
+    try:
+        with pytest.raises(ReplyTimeoutError, match="did not answer within"):
+            link.call(RANGE, wire.range_of(b"k"), Deadline(SOON_S))
+        assert ends.is_alive()
+    finally:
+        ends.cancel()
+        link.close()
+        listener.close()
+        thread.join(LONG_S)
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_has_come(told):
+    link = told(b"\0\0\1\1\4\0\0\0\1\x88" + b"\0\0\5\0\0\0\0\0\1\0\xff\xff\xff\xff")
+    with pytest.raises(RemoteProtocolError, match="a message has 4294967295 bytes, the limit is"):
+        link.call(RANGE, wire.range_of(b"k"), Deadline(LONG_S))
