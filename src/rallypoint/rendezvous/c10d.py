@@ -1,4 +1,4 @@
-"""The rendezvous state in a key of a store, and the store that several agents reach for it.
+"""The rendezvous state in a key of a store that several agents reach.
 
 The key is ``torch.rendezvous.<run id>``. Its value is the base64 text of a JSON object::
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import os
 import re
 import secrets
@@ -29,14 +28,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from rallypoint.clock import SYSTEM_CLOCK
 from rallypoint.errors import (
-    BindError,
     LocalProtocolError,
     RendezvousConnectionError,
     RendezvousError,
@@ -45,27 +42,20 @@ from rallypoint.errors import (
 from rallypoint.events import emit
 from rallypoint.primitives.kind import has_sessions
 from rallypoint.rendezvous.backend import POLL_INTERVAL_S, RendezvousBackend, Token
-from rallypoint.rendezvous.endpoint import matches_machine_hostname, parse_rendezvous_endpoint
+from rallypoint.rendezvous.c10d_store import DEFAULT_PORT, UNREACHABLE, open_tcp_store
 from rallypoint.rendezvous.handler import RendezvousParameters
-from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.store.base import Store
 from rallypoint.store.file import FileStore
-from rallypoint.store.tcp import TCPStore
-from rallypoint.types import Endpoint, Timeout, as_bytes
+from rallypoint.types import Endpoint, as_bytes
 
-__all__ = ["DEFAULT_PORT", "SCHEMA", "C10dRendezvousBackend", "create_backend", "open_tcp_store"]
-
-DEFAULT_PORT = 29400
-"""The port of a rendezvous endpoint that names none."""
+__all__ = ["DEFAULT_PORT", "SCHEMA", "C10dRendezvousBackend", "create_backend"]
 
 SCHEMA = 1
 """The form of the stored value that this version reads and writes."""
 
-_READ_TIMEOUT_S = 60.0
 _FILE_TIMEOUT_S = 300.0
 _PAUSE_MAX_S = 3600.0
 _CHANGE_KEYS_KEPT = 16
-_UNREACHABLE = "The connection to the C10d store has failed. See inner exception for details."
 _CORRUPT = "The state object is corrupt. See inner exception for details."
 _PICKLE = b"\x80"  # every pickle of protocol 2 and later begins with it, no JSON text does
 _NOBODYS = "-"  # never a stored value, because it is no base64
@@ -198,7 +188,7 @@ class C10dRendezvousBackend(RendezvousBackend):
             SYSTEM_CLOCK.sleep(min(timeout_s, POLL_INTERVAL_S))
         except (OSError, RuntimeError) as error:
             if not (isinstance(error, TimeoutError) or _TIMEOUT_WORDS.search(str(error))):
-                raise RendezvousConnectionError(_UNREACHABLE) from error
+                raise RendezvousConnectionError(UNREACHABLE) from error
 
     def _swap(self, expected: str, desired: str) -> bytes:
         return as_bytes(self._call(lambda: self._store.compare_set(self._key, expected, desired)))
@@ -219,7 +209,7 @@ class C10dRendezvousBackend(RendezvousBackend):
         except LocalProtocolError as error:
             raise RendezvousStateError(f"the state of run {self._run_id!r} cannot be stored: {error}") from error
         except (OSError, RuntimeError) as error:  # torch's own errors are RuntimeErrors
-            raise RendezvousConnectionError(_UNREACHABLE) from error
+            raise RendezvousConnectionError(UNREACHABLE) from error
 
     def _read_token(self, token: Token) -> _Envelope | None:
         """Give the version that a token names, or ``None`` if it is no token of ours."""
@@ -301,83 +291,6 @@ def create_backend(params: RendezvousParameters) -> tuple[C10dRendezvousBackend,
     return C10dRendezvousBackend(store, params.run_id, announces=store_type == "tcp"), store
 
 
-def open_tcp_store(
-    params: RendezvousParameters, *, session_timeout: Timeout | None = None, dialect: str | None = None
-) -> tuple[TCPStore, str, bool]:
-    """Reach, or start, the store at the endpoint that the parameters name, as ``create_backend`` says.
-
-    Args:
-        params: the endpoint, and the options ``is_host`` and ``read_timeout``.
-        session_timeout: as of ``TCPStore``.
-        dialect: as of ``TCPStore``.
-
-    Returns:
-        The store, where others reach it, and whether it is served here.
-
-    Raises:
-        ValueError: if an option or the endpoint is wrong.
-        RendezvousConnectionError: if the store cannot be reached, or not be started.
-    """
-    endpoint = parse_rendezvous_endpoint(params.endpoint, DEFAULT_PORT)
-    is_host = params.get_as_bool("is_host")
-    timeout_s = _read_timeout_s(params)
-    is_unix = endpoint.host.startswith("unix:")
-    if endpoint.port == 0 and not is_unix and (is_host is False or (is_host is None and params.max_nodes > 1)):
-        raise ValueError(
-            f"the rendezvous endpoint '{params.endpoint}' has port 0, which {params.max_nodes} nodes cannot find: "
-            f"name a port, as in {Endpoint(endpoint.host, DEFAULT_PORT)}"
-        )
-    try:
-        with told_if_slow(endpoint, timeout_s, params.run_id):
-            store, is_host = _reach(endpoint, is_host, partial(_open, timeout_s, session_timeout, dialect))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RendezvousConnectionError(_UNREACHABLE) from error
-    return store, str(Endpoint(store.host, store.port)), is_host
-
-
-_Open: TypeAlias = Callable[[Endpoint, bool], TCPStore]
-
-
-def _reach(endpoint: Endpoint, is_host: bool | None, open_store: _Open) -> tuple[TCPStore, bool]:
-    if is_host is None and (endpoint.host.startswith("unix:") or matches_machine_hostname(endpoint.host)):
-        return _host_or_connect(endpoint, open_store)
-    return open_store(endpoint, bool(is_host)), bool(is_host)
-
-
-def _host_or_connect(endpoint: Endpoint, open_store: _Open) -> tuple[TCPStore, bool]:
-    try:
-        return open_store(endpoint, True), True
-    except BindError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-    return open_store(endpoint, False), False
-
-
-def _open(
-    timeout_s: float, session_timeout: Timeout | None, dialect: str | None, endpoint: Endpoint, is_host: bool
-) -> TCPStore:
-    return TCPStore(
-        endpoint.host,
-        endpoint.port,
-        is_master=is_host,
-        timeout=timeout_s,
-        wait_for_workers=False,
-        multi_tenant=True,
-        session_timeout=session_timeout,
-        dialect=dialect,
-    )
-
-
-def _read_timeout_s(params: RendezvousParameters) -> float:
-    try:
-        timeout_s = params.get_as_seconds("read_timeout", _READ_TIMEOUT_S)
-    except ValueError as error:
-        raise ValueError("The read timeout must be a positive integer.") from error
-    if not timeout_s:
-        raise ValueError("The read timeout must be a positive integer.")
-    return timeout_s
-
-
 def _create_file_store(params: RendezvousParameters) -> tuple[Store, str, bool]:
     path = params.endpoint
     if not path:
@@ -398,5 +311,5 @@ def _create_file_store(params: RendezvousParameters) -> tuple[Store, str, bool]:
         store.set_timeout(_FILE_TIMEOUT_S)
         store.num_keys()  # a path that cannot be opened shows here
     except (OSError, RuntimeError, ValueError) as error:
-        raise RendezvousConnectionError(_UNREACHABLE) from error
+        raise RendezvousConnectionError(UNREACHABLE) from error
     return store, path, False

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from rallypoint.errors import RendezvousConnectionError
 from rallypoint.events import emit
-from rallypoint.rendezvous.c10d import DEFAULT_PORT, open_tcp_store
+from rallypoint.rendezvous.c10d_store import DEFAULT_PORT, open_tcp_store
 from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
 from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 from rallypoint.rendezvous.ground import Ground
