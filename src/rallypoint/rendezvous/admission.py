@@ -26,7 +26,7 @@ from rallypoint.rendezvous.placement import Placement
 from rallypoint.rendezvous.policy import host_of
 from rallypoint.rendezvous.ranks import place_ranks
 from rallypoint.rendezvous.reports import Report
-from rallypoint.rendezvous.state import Phase, Standing
+from rallypoint.rendezvous.state import NODE_COUNT_MAX, Phase, Standing
 
 __all__ = ["REOPEN_PAUSE_S", "Admission"]
 
@@ -105,6 +105,9 @@ class Admission:
             return
         node = state.nodes.get(me)
         if node is None:
+            if len(state.nodes) >= NODE_COUNT_MAX:
+                self._clerk.refuse(me, f"the run has {len(state.nodes)} nodes already, the most that one may have")
+                return
             if self._is_cooling(report, now):
                 return
         elif me in state.members and report.acknowledged == state.proposal and report.entered != state.round:
