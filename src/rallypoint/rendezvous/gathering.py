@@ -120,7 +120,7 @@ def find_place(state: State, bid: Bid, census: Census) -> Decision | None:
     Returns:
         ``None`` if it has one.
 
-    Cost: O(1), but for the sentence of a node that has to stand by.
+    Cost: O(1), but for the sentence of a node that has to stand by while others have yet to come back.
     """
     me, most = bid.node_id, state.max_nodes
     known = state.nodes.get(me)
@@ -133,7 +133,7 @@ def find_place(state: State, bid: Bid, census: Census) -> Decision | None:
     taken = max(census.ready, len(state.members)) + len(census.returning.difference(state.members))
     if taken < most:
         return Decision(_join(bid), f"round {state.round} has {taken} of {most} places taken")
-    awaited = name_awaited(state)
+    awaited = name_awaited(state) if census.returning else ""
     why = f"all {most} places of round {state.round} are taken"
     return _stand_by(state, bid, why + (f" ({awaited})" if awaited else ""))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from rallypoint.rendezvous.actions import Join, Propose, StandBy, Withdraw
@@ -64,6 +65,19 @@ def test_a_node_gets_a_place_while_there_is_one_and_stands_by_then() -> None:
         assert decision is not None
         assert isinstance(decision.action, kind)
     assert find_place(joined(2), bid(1), take_census(joined(2))) is None
+
+
+def test_a_place_is_found_without_a_look_at_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = joined(3)
+    census = take_census(state)
+
+    def look(*_: object) -> list[str]:
+        raise AssertionError("for each of n nodes this makes n times n looks")
+
+    monkeypatch.setattr(State, "standing", look)
+    decision = find_place(state, bid(9), census)
+    assert decision is not None
+    assert isinstance(decision.action, StandBy)
 
 
 def test_places_of_who_has_yet_to_come_back_are_kept_and_not_counted_twice() -> None:
