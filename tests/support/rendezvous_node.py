@@ -39,6 +39,7 @@ class NodeOptions:
         attempts: so many intervals of silence are too many.
         last_call_s: the last call.
         skew_s: how far its clocks are ahead of the others', wall clock and monotonic clock.
+        tells_spare: say so when it stands by for the first time.
         more: further options of a rendezvous through a coordinator.
     """
 
@@ -50,6 +51,7 @@ class NodeOptions:
     attempts: int = 6
     last_call_s: float = 0.2
     skew_s: float = 0.0
+    tells_spare: bool = False
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,6 +134,8 @@ class NodeProcess:
 
 def main(options: NodeOptions) -> None:
     _skew_clocks(options.skew_s)
+    if options.tells_spare:
+        _tell_spare()
     from rallypoint.errors import RendezvousClosedError, RendezvousGracefulExitError
     from rallypoint.rendezvous.handler import RoundStatus
 
@@ -235,6 +239,17 @@ def _share_keys(info: Any) -> dict[str, Any]:
     if info.store.add("marks", 0) == info.world_size:
         info.store.set("mark", "")
     return {"old_keys": old, "old_agent_key": old_agent_key}
+
+
+def _tell_spare() -> None:
+    from rallypoint.events import Event, subscribe, unsubscribe
+
+    def look(event: Event) -> None:
+        if event.message.endswith("standing by"):
+            unsubscribe(look)
+            _say("standing by")
+
+    subscribe(look)
 
 
 def _skew_clocks(skew_s: float) -> None:

@@ -126,9 +126,10 @@ def test_a_node_that_was_stopped_hears_that_it_was_dropped_and_comes_back(start:
 def test_a_spare_takes_over_and_ends_well(start: Start) -> None:
     first, second = start("node1", 2, 2), start("node2", 2, 2)
     expect_round(first, second)
-    spares = [start("node3", 2, 2), start("node4", 2, 2)]
+    spares = [start(name, 2, 2, tells_spare=True) for name in ("node3", "node4")]
     for spare in spares:
-        spare.says_nothing_for(0.5)
+        spare.expect("standing by")
+    spares[0].says_nothing_for(0.5)
     second.kill()
     first.expect("over")
     said = first.expect("round")
