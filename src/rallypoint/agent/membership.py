@@ -190,10 +190,19 @@ class Membership:
             event = self._try_to_join()
         except Exception as error:  # noqa: BLE001 - a foreign handler may raise anything; each ends as an event
             event = _describe_failure(error)
-        if isinstance(event, Dismissed) or (isinstance(event, RunClosed) and event.outcome == "succeeded"):
-            # Exit code 0 without a worker's having run wants a reason, above all for who gives an old run's name again.
-            emit("agent.not_needed", f"no worker of this node is needed any more: {event.why}")
+        self._tell_if_idle(event)
         self._post(event)
+
+    def _tell_if_idle(self, event: Event) -> None:
+        """Say why a node ends without a worker's having run: its exit code may be 0, and hides that."""
+        if self._is_closing:  # it goes of its own will, and has said so
+            return
+        if isinstance(event, Dismissed):
+            emit("agent.not_needed", f"no worker of this node was needed: {event.why}")
+        elif isinstance(event, RunClosed) and self.joined is None:
+            run = f"run {self._handler.get_run_id()!r}"
+            text = f"{run} has ended without this node: {event.why}; a new run needs another name (--rdzv-id)"
+            emit("agent.not_needed", text)
 
     def _try_to_join(self) -> Event:
         info = self._handler.next_rendezvous()

@@ -88,7 +88,8 @@ def _open_tcp(params: RendezvousParameters) -> Ground:
     try:
         store, where, is_host = open_tcp_store(params, session_timeout=SESSION_S, dialect="auto")
     except RendezvousConnectionError as error:  # its words are torch's, of a backend that this is not
-        raise _unreachable(params, error.__cause__ or error) from error
+        why = error.__cause__ or error
+        raise _unreachable(params, why) from why
     return Ground(store, f"the store at {where}", is_host)
 
 

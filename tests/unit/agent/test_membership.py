@@ -121,20 +121,42 @@ def test_every_way_to_fail_has_its_event(error: Exception, event: Event) -> None
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (RendezvousGracefulExitError("stood by"), ["no worker of this node is needed any more: stood by"]),
+        (RendezvousGracefulExitError("stood by"), "no worker of this node was needed: stood by"),
         (
-            RendezvousClosedError("it ended", outcome="succeeded"),
-            ["no worker of this node is needed any more: it ended"],
+            RendezvousClosedError("it succeeded", outcome="succeeded"),
+            "run 'run-7' has ended without this node: it succeeded; a new run needs another name (--rdzv-id)",
         ),
-        (RendezvousClosedError("it ended", outcome="failed"), []),
+        (
+            RendezvousClosedError("it failed", outcome="failed"),
+            "run 'run-7' has ended without this node: it failed; a new run needs another name (--rdzv-id)",
+        ),
     ],
 )
-def test_a_node_that_ends_well_without_having_run_says_why(error: Exception, told: list[str]) -> None:
+def test_a_node_that_ends_without_having_run_says_why(error: Exception, told: str) -> None:
     with observed() as events, member(ScriptedHandler(error)) as (membership, posts):
         membership.join()
         posts.next()
 
-    assert [event.message for event in events if event.name == "agent.not_needed"] == told
+    assert [event.message for event in events if event.name == "agent.not_needed"] == [told]
+
+
+def test_a_node_that_leaves_while_it_joins_says_no_more() -> None:
+    with observed() as events, member(ScriptedHandler(RendezvousGracefulExitError("it left"))) as (membership, posts):
+        membership.leave("SIGINT received")
+        membership.join()
+        posts.next()
+
+    assert "agent.not_needed" not in {event.name for event in events}
+
+
+def test_a_node_that_took_part_is_told_of_the_end_by_the_agent() -> None:
+    handler = ScriptedHandler(round_info(), RendezvousClosedError("it failed", outcome="failed"))
+    with observed() as events, member(handler) as (membership, posts):
+        for _ in range(2):
+            membership.join()
+            posts.next()
+
+    assert "agent.not_needed" not in {event.name for event in events}
 
 
 def test_reports_reach_the_handler_in_order_and_before_the_end() -> None:
