@@ -34,7 +34,7 @@ from rallypoint.rendezvous.coordinator import Coordinator
 from rallypoint.rendezvous.decision import StopKind
 from rallypoint.rendezvous.follower import AllSucceeded, Closing, Event, Follower, Leaving, Stop, Wanted, WorkerFailed
 from rallypoint.rendezvous.following import Following
-from rallypoint.rendezvous.ground import Ground, board_opener, linger
+from rallypoint.rendezvous.ground import Ground, board_opener, linger, tell_progress
 from rallypoint.rendezvous.handler import (
     RendezvousHandler,
     RendezvousInfo,
@@ -348,20 +348,10 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             error.__cause__ = trouble
             return error
         return RendezvousTimeoutError(
-            stop.why + self._progress(),
+            stop.why + tell_progress(self._board),
             waited_s=self.settings.node.rules.join_timeout_s,
             expected=self.settings.node.min_nodes,
         )
-
-    def _progress(self) -> str:
-        """Give what the coordinator says of how far it is, as the end of a sentence."""
-        try:
-            text, holder = self._board.progress(), self._board.holder()
-        except (DistError, OSError):
-            return ""
-        if holder is None:
-            return "; nobody coordinates"
-        return f"; {holder.label}, which coordinates, says: {text}" if text else f"; {holder.label} coordinates"
 
     # --- reports and the end -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Timeout
 
-__all__ = ["Ground", "board_opener", "linger"]
+__all__ = ["Ground", "board_opener", "linger", "tell_progress"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ def board_opener(store: Store, run_id: str, call_s: float) -> Callable[[], tuple
         return Board(own, run_id, call_s=call_s), own.close
 
     return open_board
+
+
+def tell_progress(board: Board) -> str:
+    """Give who coordinates and how far it says it is, as the end of a sentence; empty if the store does not answer."""
+    try:
+        text, holder = board.progress(), board.holder()
+    except (DistError, OSError):
+        return ""
+    if holder is None:
+        return "; nobody coordinates"
+    return f"; {holder.label}, which coordinates, says: {text}" if text else f"; {holder.label} coordinates"
 
 
 def linger(board: Board, timeout: Timeout) -> None:

@@ -5,8 +5,8 @@ import threading
 import pytest
 from tests.support.stores import making_stores
 
-from rallypoint.rendezvous.board import Board
-from rallypoint.rendezvous.ground import board_opener, linger
+from rallypoint.rendezvous.board import Board, Holder
+from rallypoint.rendezvous.ground import board_opener, linger, tell_progress
 from rallypoint.rendezvous.reports import Report, encode_report
 from rallypoint.rendezvous.state import Card
 
@@ -64,3 +64,15 @@ def test_who_serves_does_not_stay_for_ever(store):
     linger(board, 0.05)
     store.close()
     linger(board, JOIN_S)
+
+
+def test_who_coordinates_and_how_far_it_is_end_a_sentence(store):
+    board = Board(store, "run")
+    assert tell_progress(board) == "; nobody coordinates"
+    lease = board.grant(60)
+    board.take_office(Holder(A, "host-a"), lease)
+    assert tell_progress(board) == "; host-a coordinates"
+    board.tell_progress("1 of 2 nodes", lease)
+    assert tell_progress(board) == "; host-a, which coordinates, says: 1 of 2 nodes"
+    store.close()
+    assert tell_progress(board) == ""
