@@ -87,10 +87,12 @@ def build(output: Path = OUTPUT, sanitize: str = "", extra: Sequence[str] = (), 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         objects = {source: Path(folder) / f"{source.stem}.o" for source in sorted(HERE.glob("*.cpp"))}
-        run_all(
-            [[*compiler, *options, "-c", str(source), "-o", str(target)] for source, target in objects.items()],
-            is_quiet=is_quiet,
-        )
+        commands = [[*compiler, *options, "-c", str(source), "-o", str(target)] for source, target in objects.items()]
+        while True:
+            seen = look_at_sources()
+            run_all(commands, is_quiet=is_quiet)
+            if look_at_sources() == seen:
+                break  # parts of sources that changed meanwhile would not agree on what lies where
         module = Path(folder) / output.name
         link = [*compiler, "-shared", "-pthread", "-Wl,--as-needed", "-Wl,-z,now", *options, "-o", str(module)]
         if not sanitize:
@@ -98,6 +100,12 @@ def build(output: Path = OUTPUT, sanitize: str = "", extra: Sequence[str] = (), 
         run_all([[*link, *map(str, objects.values())]], is_quiet=is_quiet)
         module.replace(output)
     return output
+
+
+def look_at_sources() -> dict[str, tuple[int, int]]:
+    """Give what tells that a source has changed: its time and its size."""
+    sources = [path for path in sorted(HERE.iterdir()) if path.suffix in (".cpp", ".hpp", ".inc")]
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in sources}
 
 
 def run_all(commands: Sequence[Sequence[str]], *, is_quiet: bool) -> None:

@@ -67,6 +67,20 @@ def test_a_build_leaves_the_module_and_no_reason(compiler, tmp_path):
     assert [path.name for path in package.iterdir()] == ["_native.abi3.so"]
 
 
+def test_sources_that_change_amid_a_build_are_compiled_again(compiler, tmp_path, monkeypatch):
+    sources = tmp_path / "native"
+    sources.mkdir()
+    (sources / "module.cpp").write_text("int one;")
+    monkeypatch.setattr(build, "HERE", sources)
+    calls = tmp_path / "calls"
+    compiler(
+        f'echo "$*" >> {calls}; [ -e {sources}/late.hpp ] || echo "int two;" > {sources}/late.hpp\n'
+        'while [ "$1" != -o ]; do shift; done; echo module > "$2"'
+    )
+    build.build(tmp_path / "module.so", is_quiet=True)
+    assert [" -c " in call for call in calls.read_text().splitlines()] == [True, True, False]
+
+
 def test_a_compiler_that_fails_is_quoted(compiler, tmp_path, capsys):
     compiler('echo "In file included from there:" >&2; echo "x.cpp:1:1: fatal error: no such thing" >&2; exit 1')
     reason = refusal(tmp_path, capsys)
