@@ -85,6 +85,7 @@ def environment(folder: Path, reports: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(folder),
         "TESTED_TWIN": "native",
+        "PYTHONMALLOC": "malloc",  # every object of Python's is memory of its own, and watched
         "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:{log}",
         "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:{log}",
         "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1:suppressions={SUPPRESSIONS}:{log}",
