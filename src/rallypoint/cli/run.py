@@ -58,8 +58,9 @@ nothing else; several nodes meet at a store that `rallypoint serve`, or the firs
     rallypoint run --nproc-per-node 2 train.py --epochs 10
     rallypoint run --nnodes 2 --rdzv-backend rallypoint --rdzv-endpoint host-a:29400 train.py
 
-The exit code is that of the first worker that failed, 128 + n after signal n, and 0 after success. A script that is
-not there gives 2; with --no-python, a program that is not there gives 127, and one that is not executable 126.
+The exit code is that of the first worker that failed on this node, 128 + n after signal n, 1 if the run failed
+elsewhere, and 0 after success. A script that is not there gives 2; with --no-python, a program that is not there
+gives 127, and one that is not executable 126.
 """
 
 
