@@ -113,8 +113,8 @@ class Run:
         return self._paths[1].read_text(encoding="utf-8")
 
     def reports(self) -> list[dict[str, str]]:
-        """Give what its workers wrote as lines of JSON."""
-        return [json.loads(line) for line in self.stdout.splitlines() if line.startswith("{")]
+        """Give what its workers wrote as lines of JSON; one that is not all there yet counts for nothing."""
+        return [json.loads(line) for line in self.stdout.split("\n")[:-1] if line.startswith("{")]
 
     def until_reports(self, count: int) -> list[dict[str, str]]:
         """Wait until its workers have reported ``count`` times."""
