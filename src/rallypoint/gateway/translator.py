@@ -379,8 +379,7 @@ class Translator:
     # --- upstream and time -------------------------------------------------------------------------------
 
     def _there(self, is_same: bool) -> None:
-        self._gone_since = None
-        self._is_given_up = False
+        self._gone_since, self._is_given_up = None, False
         if not is_same:
             self._close_all("the server upstream has other data than before: what this peer relies on is gone")
 
