@@ -23,10 +23,9 @@ from contextlib import suppress
 from typing import Final
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
-from rallypoint.errors import LeaseLostError, RendezvousStateError, SessionLostError, StoreTimeoutError
+from rallypoint.errors import LeaseLostError, SessionLostError
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board
-from rallypoint.rendezvous.bulletin import Bulletin
 from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.follower import (
     Doubted,
@@ -47,15 +46,13 @@ from rallypoint.rendezvous.follower import (
     Tell,
     Ticked,
 )
-from rallypoint.rendezvous.reports import Order, decode_order, encode_report
+from rallypoint.rendezvous.mailbox import LOOK_S, Mailbox
+from rallypoint.rendezvous.reports import Order, encode_report
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
-from rallypoint.store.session_calls import Changed, Deleted, Watch
+from rallypoint.store.session_calls import Watch
 from rallypoint.types import Endpoint
 
 __all__ = ["Following"]
-
-LOOK_S: Final = 10.0
-"""Orders are read again after so many seconds in which the store said nothing."""
 
 SESSION_LOOK_S: Final = 0.1
 """While this node is in a round it looks so often whether its session lasts, in seconds."""
@@ -117,7 +114,7 @@ class Following:
         self._verdict: Verdict | None = None
         self._lost: SessionLostError | None = None
         self._is_watching = False
-        self._bulletin = Bulletin(node, run_id)
+        self._mailbox = Mailbox(board, node, run_id, self._obey)
         self._losses = 0
         self._session_ends_at = math.inf
         self._lease = 0
@@ -264,12 +261,12 @@ class Following:
             try:
                 with self._board.watch_order(self._node) as watch:
                     self._watch = watch
-                    self._take_what_stands()
+                    self._mailbox.look()
                     with self._changed:
                         self._is_watching = True
                         self._changed.notify_all()
                     pause_s, trouble = 0.0, ""
-                    self._read_on(watch)
+                    self._mailbox.read_on(watch, self._stopping.is_set)
             except Exception as error:  # noqa: BLE001, PERF203 - supervised: told, noted, tried again
                 if self._stopping.is_set():
                     return
@@ -282,38 +279,9 @@ class Following:
                     self._changed.notify_all()
                 pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
 
-    def _read_on(self, watch: Watch) -> None:
-        while not self._stopping.is_set():
-            try:
-                event = watch.next(LOOK_S)
-            except StoreTimeoutError:
-                self._take_what_stands()
-                continue
-            if isinstance(event, Changed):
-                self._take(event.value, event.revision)
-            elif not isinstance(
-                event, Deleted
-            ):  # where a coordinator goes its orders go, and the next writes them anew
-                self._take_what_stands()
-
-    def _take_what_stands(self) -> None:
-        found = self._board.order(self._node)
-        if found is not None:
-            self._take(*found)
-
-    def _take(self, data: bytes, revision: int) -> None:
-        try:
-            order = decode_order(data)
-        except RendezvousStateError as error:
-            emit("rendezvous.trouble", f"an order is left out: {error}", run_id=self._run_id)
-            return
-        if order.term >= revision:  # it would hide the orders of every coordinator up to that term
-            what = f"it is of term {order.term}, and was written before that began, as change {revision}"
-            emit("rendezvous.trouble", f"an order is left out: {what}", run_id=self._run_id)
-            return
+    def _obey(self, order: Order) -> None:
         with self._changed:
             self._step(Ordered(order))
-        self._bulletin.pass_on(order)
 
     # --- reports out -------------------------------------------------------------------------------------
 
