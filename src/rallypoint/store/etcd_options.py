@@ -76,9 +76,11 @@ def parse_url(url: str) -> Place:
     rest, _, asked = rest.partition("?")  # by hand: several addresses in brackets are no URL to Python
     netloc, _, path = rest.partition("/")
     who, _, hosts = netloc.rpartition("@")
-    endpoints = tuple(_endpoint(part) for part in hosts.split(","))
     query = dict(parse_qsl(asked, keep_blank_values=True))
     unknown = sorted(set(query) - _KNOWN)
+    if "@" in path + asked and not who and (unknown or not _is_endpoint(netloc)):
+        raise ValueError("a / or ? in the user's name or password is written %2F or %3F in the URL of an etcd cluster")
+    endpoints = tuple(_endpoint(part) for part in hosts.split(","))
     if unknown:
         known = ", ".join(sorted(_KNOWN))
         raise ValueError(f"an etcd URL has no option {unknown[0]!r}; there are {known}")
@@ -91,6 +93,13 @@ def parse_url(url: str) -> Place:
         _tls(scheme == "etcds", query),
         query,
     )
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        return bool(_endpoint(text))
+    except ValueError:
+        return False
 
 
 def _endpoint(text: str) -> Endpoint:
