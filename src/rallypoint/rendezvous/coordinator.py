@@ -275,6 +275,7 @@ class _Term:
             self._minutes_at = minutes.revision
             self._office = candidate._officer(minutes.revision)  # noqa: SLF001 - one class in two parts
             reports = tuple(event.report for event in self._read_all() if isinstance(event, Reported))
+            self._renew_if_due()
             emit(
                 "coordinator.elected",
                 f"this node coordinates run {candidate._run_id!r} in term {self._term}, with {len(reports)} "  # noqa: SLF001
@@ -336,6 +337,7 @@ class _Term:
         """Let the office decide on events, and on what follows from that, and carry it out."""
         while events:
             effects = self._ask(events)
+            self._renew_if_due()  # with many nodes this took its time, and what follows does too
             orders: list[tuple[str, bytes]] = []
             recorded: list[Event] = []
             for effect in effects:

@@ -343,3 +343,22 @@ def test_who_cannot_decide_leaves_the_office_to_who_can_and_says_why(stage, monk
     assert any(
         "there is no placement 'near'" in event.message for event in events if event.name == "coordinator.trouble"
     )
+
+
+def test_the_lease_is_renewed_between_a_long_thought_and_what_comes_of_it(stage, monkeypatch):
+    class Slow(ScriptedOffice):
+        def step_all(self, events, now):
+            told = super().step_all(events, now)
+            stage.done.append("thought")
+            return told
+
+    stage.done = []
+    monkeypatch.setattr(module, "RENEWALS_IN_TTL", 10**9)  # a renewal is due at once
+    renew, record = Board.renew, Board.record
+    monkeypatch.setattr(Board, "renew", lambda *args: (stage.done.append("renewed"), renew(*args)))
+    monkeypatch.setattr(Board, "record", lambda *args: (stage.done.append("recorded"), record(*args))[1])
+    office = Slow()
+    office.answers = {TookOffice: [Record(1, b"decided")]}
+    stage.candidate(office=office)
+    office.await_event(Recorded)
+    assert stage.done[:4] == ["renewed", "thought", "renewed", "recorded"]
