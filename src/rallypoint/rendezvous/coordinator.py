@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
-from rallypoint.errors import LeaseLostError, RendezvousStateError, StoreTimeoutError
+from rallypoint.errors import LeaseLostError, LocalProtocolError, RendezvousStateError, StoreTimeoutError
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.liquidator import Liquidator
@@ -370,7 +370,12 @@ class _Term:
             orders.clear()
 
     def _record(self, minutes: bytes) -> None:
-        revision = self._board.record(minutes, self._minutes_at)
+        try:
+            revision = self._board.record(minutes, self._minutes_at)
+        except LocalProtocolError as error:  # it would be so the next time, too
+            trouble = RendezvousStateError(f"what was decided cannot be stored: {error}")
+            self._candidate._note_undecided(self._minutes_at, trouble)  # noqa: SLF001 - one class in two parts
+            raise trouble from error
         if not revision:
             raise DeposedError(f"another coordinator has recorded since term {self._term} began")
         self._minutes_at = revision

@@ -7,7 +7,7 @@ import pytest
 from tests.support.agents import observed
 from tests.support.stores import making_stores
 
-from rallypoint.errors import RendezvousStateError
+from rallypoint.errors import LocalProtocolError, RendezvousStateError
 from rallypoint.rendezvous import coordinator as module
 from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.coordinator import Coordinator
@@ -362,3 +362,22 @@ def test_the_lease_is_renewed_between_a_long_thought_and_what_comes_of_it(stage,
     stage.candidate(office=office)
     office.await_event(Recorded)
     assert stage.done[:4] == ["renewed", "thought", "renewed", "recorded"]
+
+
+def test_minutes_that_the_store_does_not_take_end_the_run_with_a_reason(stage, monkeypatch):
+    def refuse(*_):
+        raise LocalProtocolError("a request of 2000000 bytes is too large")
+
+    class Deciding(ScriptedOffice):
+        def step_all(self, events, now):
+            super().step_all(events, now)
+            return [Record(1, b"much")]
+
+    monkeypatch.setattr(module, "UNDECIDED_MAX", 2)
+    monkeypatch.setattr(Board, "record", refuse)
+    stage.post(A)
+    watch = stage.stack.enter_context(stage.board.watch_order(A))
+    stage.candidate(office=Deciding())
+    told = decode_order(watch.next(JOIN_S).value)
+    assert (told.kind, told.outcome) == (OrderKind.CLOSED, "failed")
+    assert told.why.endswith("what was decided cannot be stored: a request of 2000000 bytes is too large")
