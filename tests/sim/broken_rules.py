@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rallypoint.rendezvous import admission, follower, office
+from rallypoint.rendezvous import admission, lifeline, office
 from rallypoint.rendezvous.admission import Admission
 from rallypoint.rendezvous.follower import Follower
 from rallypoint.rendezvous.office import Office
@@ -22,7 +22,17 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 def never_cut_off(patch: pytest.MonkeyPatch) -> None:
     """A node trusts in its lease for ever."""
-    patch.setattr(follower, "CUT_OFF_SHARE", 1e9)
+    patch.setattr(lifeline, "CUT_OFF_SHARE", 1e9)
+
+
+def a_lost_connection_means_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A node whose connection is lost, and not made again, waits for the end of its lease."""
+    patch.setattr(Follower, "_doubt", lambda self, event, now: None)
+
+
+def the_next_world_comes_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Who is lost has no time to find that out."""
+    patch.setattr(office, "HOLD_S", 0.0)
 
 
 def acknowledged_for_an_older_proposal(patch: pytest.MonkeyPatch) -> None:
@@ -97,6 +107,8 @@ def everybody_has_rank_0(patch: pytest.MonkeyPatch) -> None:
 
 BROKEN_RULES: tuple[Break, ...] = (
     never_cut_off,
+    a_lost_connection_means_nothing,
+    the_next_world_comes_at_once,
     acknowledged_for_an_older_proposal,
     complete_without_all,
     successor_without_minutes,

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from rallypoint.rendezvous.decision import Rules
 from rallypoint.rendezvous.follower import (
-    CUT_OFF_SHARE,
     Enter,
     Follower,
     Granted,
@@ -25,6 +24,7 @@ from rallypoint.rendezvous.follower import (
 )
 from rallypoint.rendezvous.follower import Event as NodeEvent
 from rallypoint.rendezvous.follower import Ticked as NodeTicked
+from rallypoint.rendezvous.lifeline import CUT_OFF_SHARE
 from rallypoint.rendezvous.office import (
     Effect,
     Event,

@@ -53,14 +53,13 @@ from rallypoint.rendezvous.follower_moves import (
     WorkerFailed,
 )
 from rallypoint.rendezvous.gathering import ENDED, name_size
-from rallypoint.rendezvous.lifeline import CUT_OFF_SHARE, Lifeline
+from rallypoint.rendezvous.lifeline import Lifeline
 from rallypoint.rendezvous.reports import Failure, Order, OrderKind, Report, Workers
 from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX, Card
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
 from rallypoint.types import Endpoint
 
 __all__ = [
-    "CUT_OFF_SHARE",
     "AllSucceeded",
     "Closing",
     "Doubted",
