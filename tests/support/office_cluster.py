@@ -89,6 +89,7 @@ class OfficeCluster:
     def __init__(self, rules: Rules, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
         self.rules = rules
         self.policy = policy
+        self.worker_store = "embedded"  # that the nodes made from now on were told
         self.nodes: dict[str, OfficeNode] = {}
         self.now = 0.0
         self.term = 0
@@ -119,7 +120,8 @@ class OfficeCluster:
         host = host or f"host-{name}"
         card = Card(host=host, address=host, rank_wish=wish, labels=labels or {}, pid=life)
         node_id = (name.encode().hex() + f"{life:08x}" + "0" * 32)[:32]
-        self.nodes[name] = OfficeNode(name, Follower(node_id, card, self.rules, workers), card, skew_s)
+        follower = Follower(node_id, card, self.rules, workers, self.worker_store)
+        self.nodes[name] = OfficeNode(name, follower, card, skew_s)
         return self.nodes[name]
 
     # --- the coordinator ---

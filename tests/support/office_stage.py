@@ -8,7 +8,8 @@ Only here:
 
 - ``budget failed=1 joined=0`` limits restarts; ``flaps limit=3 window=300 short=60 cool_down=60 max=600`` sets what a
   host may do; both before the first ``rules`` takes effect, or instead of it.
-- ``placement labels:rack,host`` ranks otherwise; ``bounds 1 3`` is what the nodes made from then on were told.
+- ``placement labels:rack,host`` ranks otherwise; ``bounds 1 3`` is what the nodes made from then on were told;
+  ``store gateway`` likewise, of their workers' store.
 - ``node a rack=r1`` gives labels, ``workers=2 role=trainer`` what it runs; ``again b`` is a new process of that name.
 - ``crash b``: its connection is lost at once. ``twin a``: another process with its node id wants in.
 - ``takeover``: another coordinator goes on from what is stored; ``mute``: records reach the store no more;
@@ -91,6 +92,10 @@ class OfficeStage:
     def _do_bounds(self, words: list[str]) -> list[str]:
         bounds = {"min_nodes": int(words[0]), "max_nodes": int(words[1])}
         self._cluster.rules = dataclasses.replace(self._cluster.rules, **bounds)
+        return []
+
+    def _do_store(self, words: list[str]) -> list[str]:
+        self._cluster.worker_store = words[0]
         return []
 
     def _do_node(self, words: list[str]) -> list[str]:

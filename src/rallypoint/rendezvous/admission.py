@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. A node that wants in gets what ``find_place`` gives it, unless its host cools down, it was told other bounds than the
-   run has, or newcomers may not end rounds any more.
+1. A node that wants in gets what ``find_place`` gives it, unless its host cools down, it was told other bounds or
+   another kind of workers' store than the run has, or newcomers may not end rounds any more.
 2. A member that does not acknowledge a proposal in time is dropped, and counts again once it reports anew.
 3. When a round ends with all its members alive and nobody new, the same world is proposed at once, without a
    gathering: members acknowledge as they come back. Whoever takes too long is waited for in a gathering then.
@@ -20,7 +20,14 @@ from collections.abc import Mapping
 from rallypoint.rendezvous.actions import Drop, Join, Leave, Propose, StandBy, Withdraw
 from rallypoint.rendezvous.affairs import Affairs
 from rallypoint.rendezvous.decision import Rules
-from rallypoint.rendezvous.gathering import Bid, choose_world, find_place, refuse_other_bounds, tell_wait
+from rallypoint.rendezvous.gathering import (
+    Bid,
+    choose_world,
+    find_place,
+    refuse_other_bounds,
+    refuse_other_store,
+    tell_wait,
+)
 from rallypoint.rendezvous.orders import Clerk
 from rallypoint.rendezvous.placement import Placement
 from rallypoint.rendezvous.policy import host_of
@@ -44,14 +51,21 @@ class Admission:
         rules: the numbers.
         place: gives ranks.
         heard: node -> the number of its last report that counts no more.
+        worker_store: the kind of store that the workers of the run's nodes get; empty if it has no nodes.
 
     Attributes:
         heard: see there, as it is now.
         reports: the last report of each node; the office keeps it.
     """
 
-    def __init__(
-        self, affairs: Affairs, clerk: Clerk, rules: Rules, place: Placement, heard: Mapping[str, int]
+    def __init__(  # noqa: PLR0917 - what it stands between
+        self,
+        affairs: Affairs,
+        clerk: Clerk,
+        rules: Rules,
+        place: Placement,
+        heard: Mapping[str, int],
+        worker_store: str = "",
     ) -> None:
         self.heard = dict(heard)
         self.reports: dict[str, Report] = {}
@@ -59,6 +73,7 @@ class Admission:
         self._clerk = clerk
         self._rules = rules
         self._place = place
+        self._worker_store = worker_store
         self._cooling: dict[str, float] = {}
         self._enough_since: float | None = None
         self._enough_round = -1
@@ -115,7 +130,9 @@ class Admission:
                 self._join(report, now)
             return  # otherwise it has yet to read that it is in, or the others have yet to acknowledge
         bid = Bid(me, report.card, report.min_nodes, report.max_nodes)
-        refusal = refuse_other_bounds(state, bid)
+        if not self._worker_store or len(state.nodes) == (me in state.nodes):
+            self._worker_store = report.worker_store
+        refusal = refuse_other_bounds(state, bid) or refuse_other_store(state, report.worker_store, self._worker_store)
         if refusal is not None:
             self._clerk.refuse(me, refusal.why)
             return

@@ -160,7 +160,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             RendezvousGracefulExitError: if the run ended, or the time to stand by did, while this node was a spare.
             RendezvousTimeoutError: if too few nodes came within the join timeout.
             RendezvousConnectionError: if the store is gone for good, or was out of reach until the time was up.
-            RendezvousError: if the other nodes were told other numbers of nodes.
+            RendezvousError: if the other nodes were told other numbers of nodes, or another ``worker_store``.
         """
         following = self._begin().following
         following.forget_entry()
@@ -295,7 +295,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         contact = Contact(self._ground.where, min(rules.answer_s, settings.ttl_s), self._clock)
         following = Following(
             self._board,
-            Follower(node, self._card, rules, self._workers),
+            Follower(node, self._card, rules, self._workers, settings.worker_store),
             node,
             settings.ttl_s,
             rules.keep_alive_interval_s,

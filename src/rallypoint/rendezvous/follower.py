@@ -93,6 +93,7 @@ class Follower:
         card: how it introduces itself.
         rules: the numbers; ``dead_after_s`` is the time to live of its lease.
         workers: what it runs; ``None`` if the coordinator need not number the workers.
+        worker_store: what kind of store they get.
 
     Attributes:
         node_id: see there.
@@ -100,12 +101,13 @@ class Follower:
     Threads: one at a time.
     """
 
-    def __init__(self, node_id: str, card: Card, rules: Rules, workers: Workers | None = None) -> None:
+    def __init__(
+        self, node_id: str, card: Card, rules: Rules, workers: Workers | None = None, worker_store: str = "embedded"
+    ) -> None:
         self.node_id = node_id
         self._rules = rules
-        self._report = Report(
-            node=node_id, number=0, card=card, min_nodes=rules.min_nodes, max_nodes=rules.max_nodes, workers=workers
-        )
+        report = Report(node=node_id, number=0, card=card, min_nodes=rules.min_nodes, max_nodes=rules.max_nodes)
+        self._report = replace(report, workers=workers, worker_store=worker_store)
         self._seen = (-1, -1)
         self._wish = 0  # the number of the report that said so, while the node wants in
         self._since = 0.0

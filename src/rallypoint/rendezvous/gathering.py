@@ -38,6 +38,7 @@ __all__ = [
     "name_nodes",
     "name_size",
     "refuse_other_bounds",
+    "refuse_other_store",
     "take_census",
     "tell_wait",
 ]
@@ -111,6 +112,23 @@ def refuse_other_bounds(state: State, bid: Bid) -> Decision | None:
         Stop(StopKind.REFUSED),
         f"this node was told {name_size(bid.min_nodes, bid.max_nodes)} nodes, "
         f"the run has {name_size(state.min_nodes, state.max_nodes)}, as told to {name_nodes(state, state.nodes)}",
+    )
+
+
+def refuse_other_store(state: State, mine: str, theirs: str) -> Decision | None:
+    """Nodes whose workers get stores of different kinds would wait for each other in different places.
+
+    Args:
+        state: with the nodes of the run.
+        mine: the kind that a node was told which wants in.
+        theirs: the kind that they were told.
+    """
+    if mine == theirs:
+        return None
+    return Decision(
+        Stop(StopKind.REFUSED),
+        f"this node was told worker_store={mine}, the run has worker_store={theirs}, as told to "
+        f"{name_nodes(state, state.nodes)}: every node has to be told the same",
     )
 
 

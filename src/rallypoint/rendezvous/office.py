@@ -152,7 +152,8 @@ class Office:
         self._affairs = Affairs(minutes.state, Ledger(minutes.books, self._now), minutes.ranks, self._now)
         self._clerk = Clerk(event.term)
         place = _placement_of(minutes)
-        self._admission = Admission(self._affairs, self._clerk, self._rules, place, minutes.heard)
+        worker_store = next((report.worker_store for report in event.reports if report.node in self.state.nodes), "")
+        self._admission = Admission(self._affairs, self._clerk, self._rules, place, minutes.heard, worker_store)
         self._recording = None
         self._records = 0
         self._progress = ""

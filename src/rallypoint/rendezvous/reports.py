@@ -112,6 +112,7 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
         min_nodes: the fewest nodes in a round, as it was told.
         max_nodes: the most.
         workers: what it runs; ``None`` if the coordinator need not number the workers.
+        worker_store: what kind of store its workers get, as it was told.
         joining: how often it has wanted in, the present wish included; 0 before the first.
         wants_in: whether it wants in now and is not in yet.
         entered: the round that it was admitted to last; ``None`` if none.
@@ -131,6 +132,7 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     min_nodes: Annotated[int, Meta(ge=1)]
     max_nodes: Annotated[int, Meta(ge=1)]
     workers: Workers | None = None
+    worker_store: Name = "embedded"
     joining: Count = 0
     wants_in: bool = False
     entered: Tally | None = None

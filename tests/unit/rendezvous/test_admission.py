@@ -43,7 +43,9 @@ class Desk:
     def state(self) -> State:
         return self.affairs.state
 
-    def want(self, node: str, now: float = 0.0, acknowledged: int = 0, entered: int | None = None) -> None:
+    def want(
+        self, node: str, now: float = 0.0, acknowledged: int = 0, entered: int | None = None, store: str = "embedded"
+    ) -> None:
         self.numbers += 1
         report = Report(
             node=node,
@@ -54,6 +56,7 @@ class Desk:
             wants_in=True,
             acknowledged=acknowledged,
             entered=entered,
+            worker_store=store,
         )
         self.admission.reports[node] = report
         self.admission.let_in(report, now)
@@ -88,6 +91,21 @@ def test_a_world_is_proposed_when_it_is_full_or_the_last_call_is_over() -> None:
     desk.admission.gather(11.0)
     assert desk.state.phase is Phase.PROPOSED
     assert desk.admission.tell_wait(11.0) == ""
+
+
+def test_the_first_node_says_what_kind_of_store_the_workers_of_all_get() -> None:
+    desk = Desk()
+    desk.want(A, store="gateway")
+    desk.want(B)
+    desk.want(C, store="gateway")
+    assert set(desk.state.nodes) == {A, C}
+    order = desk.clerk.order_for(desk.state, desk.admission.reports[B], "")
+    assert order is not None
+    assert order.kind is OrderKind.REFUSED
+    for node in (A, C):
+        desk.affairs.act(Drop({node: "gone"}), "", 1.0)
+    desk.want(B)
+    assert set(desk.state.nodes) == {B}
 
 
 def test_a_spare_is_seated_when_a_place_is_free() -> None:

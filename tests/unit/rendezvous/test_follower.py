@@ -67,6 +67,8 @@ def test_a_wish_is_published_and_the_first_lease_alone_is_not() -> None:
     assert follower.step(Granted(), 0.0) == []
     report = published(follower.step(Wanted(), 0.0))
     assert (report.number, report.joining, report.wants_in, report.entered) == (1, 1, True, None)
+    other = Follower(ME, Card(host="h", address="h"), RULES, worker_store="gateway")
+    assert [report.worker_store, published(other.step(Wanted(), 0.0)).worker_store] == ["embedded", "gateway"]
 
 
 def test_a_member_acknowledges_and_enters_by_the_order_for_that_proposal() -> None:

@@ -12,6 +12,7 @@ from rallypoint.rendezvous.gathering import (
     find_place,
     gather,
     refuse_other_bounds,
+    refuse_other_store,
     take_census,
     tell_wait,
 )
@@ -107,6 +108,15 @@ def test_other_bounds_are_refused_by_whoever_is_there() -> None:
     assert "told 1 nodes, the run has 2 to 3" in decision.why
     assert refuse_other_bounds(joined(0), bid(9, 1, 1)) is None
     assert refuse_other_bounds(joined(1), bid(0, 1, 1)) is None
+
+
+def test_a_worker_store_of_another_kind_is_refused_with_both() -> None:
+    assert refuse_other_store(joined(1), "gateway", "gateway") is None
+    decision = refuse_other_store(joined(1), "gateway", "embedded")
+    assert decision is not None
+    assert decision.action == Stop(StopKind.REFUSED)
+    for part in ("told worker_store=gateway", "has worker_store=embedded", "h0#000000", "told the same"):
+        assert part in decision.why
 
 
 def test_a_world_is_chosen_when_it_is_full_whole_or_the_last_call_is_over() -> None:

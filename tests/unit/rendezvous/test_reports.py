@@ -33,6 +33,7 @@ def report() -> Report:
         min_nodes=1,
         max_nodes=2,
         workers=Workers(role="trainer", count=8),
+        worker_store="gateway",
         joining=2,
         wants_in=True,
         entered=3,
