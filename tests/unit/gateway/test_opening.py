@@ -4,6 +4,7 @@ import pytest
 from tests.support.raw_server import running_loop
 
 from rallypoint.gateway.opening import open_store
+from rallypoint.store import url as urls
 from rallypoint.store.etcd import EtcdStore
 from rallypoint.store.file import FileStore
 from rallypoint.store.hash import HashStore
@@ -36,7 +37,9 @@ def test_a_store_of_this_process_is_empty():
     assert isinstance(open_store("hash://", 7.0), HashStore)
 
 
-def test_a_scheme_that_was_registered_is_asked():
+def test_a_scheme_that_was_registered_is_asked(monkeypatch):
+    monkeypatch.setattr(urls, "_handlers", dict(urls._handlers))
+
     def meet(url, *, timeout, **_):
         yield (url, timeout), 0, 1
 
