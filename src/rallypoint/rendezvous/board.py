@@ -4,6 +4,7 @@ Below ``rallypoint.rendezvous.<run id>/`` stand::
 
     nodes/<node id>         a node's Report    under the node's lease, which ends when the node is silent
     nodes/<node id>/here    its mark           as long as the node's session lasts
+    first                   who came first     as long as its session lasts; need not wait before it takes the office
     orders/<node id>        its Order          under the office lease, so that nobody but who is in office can write it
     coordinator             who coordinates    under the office lease; taken by creating it
     coordinator/here        its mark           as long as the coordinator's session lasts
@@ -37,7 +38,7 @@ from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Watch
 
-__all__ = ["CALL_S", "Board", "Holder", "Minutes", "Posted", "is_mark", "node_of"]
+__all__ = ["CALL_S", "Board", "Holder", "Minutes", "Place", "Posted", "is_mark", "node_of"]
 
 CALL_S: Final = 5.0
 """How long one call may take, in seconds, unless told otherwise."""
@@ -47,6 +48,7 @@ NODES: Final = "nodes/"
 ORDERS: Final = "orders/"
 ROUNDS: Final = "rounds/"
 COORDINATOR: Final = "coordinator"
+FIRST: Final = "first"
 STATE: Final = "state"
 PROGRESS: Final = "progress"
 DROPPED: Final = "dropped"
@@ -87,6 +89,18 @@ class Posted(NamedTuple):
     node: str
     data: bytes | None
     revision: int
+
+
+class Place(NamedTuple):
+    """How a node stands.
+
+    Attributes:
+        is_marked: its mark is there.
+        is_led: that of a coordinator is.
+    """
+
+    is_marked: bool
+    is_led: bool
 
 
 class Minutes(NamedTuple):
@@ -134,6 +148,40 @@ class Board:
         """Begin a lease. Cost: 1 call."""
         with self._bounded() as store:
             return store.lease_grant(ttl_s)
+
+    def grant_place(self, ttl_s: float) -> int:
+        """Begin a lease, and that of this process' marks if there is none. Cost: 1 call."""
+        with self._bounded() as store:
+            if self._marks:
+                return store.lease_grant(ttl_s)
+            with store.pipeline() as batch:
+                lease, marks = batch.lease_grant(ttl_s), batch.lease_grant(None)
+            self._marks = marks.value
+            return lease.value
+
+    def mark_place(self, node: str) -> bool:
+        """Say that a node is connected; tell whether it is the first of those that are. Cost: 1 call.
+
+        Raises:
+            LeaseLostError: the lease of the marks has ended since ``grant_place``.
+        """
+        begun, self._marks = self._marks, 0  # begun anew, unless it turns out to be there
+        with self._bounded() as store, store.pipeline() as batch:
+            batch.swap(NODES + node + HERE, ANY_REVISION, "", lease=begun)
+            first = batch.swap(FIRST, ABSENT, node, lease=begun)
+        self._marks = begun
+        return first.value[0]
+
+    def renew_place(self, node: str, lease: int) -> Place:
+        """Let a lease live on, and look how the node stands. Cost: 1 call.
+
+        Raises:
+            LeaseLostError: it has ended.
+        """
+        with self._bounded() as store, store.pipeline() as batch:
+            batch.lease_renew(lease)
+            mark, led = batch.read(NODES + node + HERE), batch.read(COORDINATOR + HERE)
+        return Place(mark.value is not None, led.value is not None)
 
     def renew(self, lease: int) -> None:
         """Let a lease live on. Cost: 1 call.

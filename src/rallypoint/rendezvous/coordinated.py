@@ -67,6 +67,9 @@ SESSION_S: Final = 0.1
 LINGER_S: Final = 2.0
 """How long a node that serves the run's store stays after the end for those that have yet to hear of it."""
 
+STAND_SPREAD_S: Final = 0.001
+"""The nodes that have just met stand for the office over so many seconds for each of them."""
+
 RETIRE_S: Final = 0.5
 """How long a coordinator that leaves may take to hear its own node's farewell, in seconds."""
 
@@ -162,12 +165,14 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             RendezvousConnectionError: if the store is gone for good, or was out of reach until the time was up.
             RendezvousError: if the other nodes were told other numbers of nodes, or another ``worker_store``.
         """
-        following = self._begin().following
+        hands = self._begin()
+        following = hands.following
         following.forget_entry()
         following.tell(Wanted())
         try:
             outcome = following.await_entry()
             if isinstance(outcome, Order):
+                hands.coordinator.stand(outcome.size * STAND_SPREAD_S)
                 return self._round_info(outcome)
         except BaseException as error:
             # Nobody is there to acknowledge any more: a place that is kept would hold up everybody else.
@@ -302,6 +307,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             self._space.open,
             contact,
             self._run_id,
+            stand=lambda: coordinator.stand(0.0),
             clock=self._clock,
         )
         coordinator = Coordinator(
@@ -311,6 +317,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             settings.ttl_s,
             self._run_id,
             is_over=following.is_over,
+            is_held_back=True,
             clock=self._clock,
         )
         self._hands = _Hands(following, coordinator, node, label)

@@ -20,7 +20,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 from rallypoint.errors import LeaseLostError, SessionLostError
@@ -54,6 +54,8 @@ from rallypoint.types import Endpoint
 
 __all__ = ["Following"]
 
+_T = TypeVar("_T")
+
 SESSION_LOOK_S: Final = 0.1
 """While this node is in a round it looks so often whether its session lasts, in seconds."""
 
@@ -76,6 +78,7 @@ class Following:
         serve: starts the workers' store for a proposal, of the round that is given too; gives where it is.
         contact: what is known of the way to the store.
         run_id: the run, for events.
+        stand: called where this node should coordinate: it is the first of those that are there, or nobody does.
         clock: what all times are measured on.
 
     Threads: any.
@@ -92,6 +95,7 @@ class Following:
         contact: Contact,
         run_id: str,
         *,
+        stand: Callable[[], None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._board = board
@@ -100,6 +104,7 @@ class Following:
         self._interval_s = interval_s
         self._serve = serve
         self._run_id = run_id
+        self._stand = stand
         self._clock = clock
         self._stopping = threading.Event()
         self._watch: Watch | None = None
@@ -261,7 +266,8 @@ class Following:
             try:
                 with self._board.watch_order(self._node) as watch:
                     self._watch = watch
-                    self._mailbox.look()
+                    if self._is_watching:  # else this node has not reported yet, and nobody has ordered it anything
+                        self._mailbox.look()
                     with self._changed:
                         self._is_watching = True
                         self._changed.notify_all()
@@ -339,17 +345,21 @@ class Following:
 
     def _grant(self) -> None:
         sent_at = self._clock.now()
-        lease = self._ask(lambda: self._board.grant(self._ttl_s))
-        self._ask(lambda: self._board.mark(self._node))
+        lease = self._ask(lambda: self._board.grant_place(self._ttl_s))
+        is_first = self._ask(lambda: self._board.mark_place(self._node))
         with self._changed:
             self._lease, self._renew_at = lease, sent_at + self._interval_s
             self._step(Granted())
             self._step(Renewed(sent_at))
+        if is_first:
+            self._stand()
 
     def _renew(self, lease: int) -> None:
         sent_at = self._clock.now()
-        self._ask(lambda: self._board.renew(lease))
-        if not self._ask(lambda: self._board.is_marked(self._node)):
+        place = self._ask(lambda: self._board.renew_place(self._node, lease))
+        if not place.is_led:
+            self._stand()
+        if not place.is_marked:
             raise LeaseLostError("the connection was lost for too long", lease=lease)
         with self._changed:
             self._renew_at = sent_at + self._interval_s
@@ -374,7 +384,7 @@ class Following:
                 self._is_publishing = False
                 self._changed.notify_all()
 
-    def _ask(self, call: Callable[[], int | None]) -> int:
+    def _ask(self, call: Callable[[], _T]) -> _T:
         with self._changed:
             self._contact.ask()
         try:
@@ -385,7 +395,7 @@ class Following:
         with self._changed:
             self._contact.answer()
             self._losses = 0
-        return answer or 0
+        return answer
 
     def _note_loss(self, error: Exception) -> None:
         """Note if the store is gone for good: then nothing can be awaited any more.

@@ -18,13 +18,17 @@ from rallypoint.store.reach import SESSION_TIMEOUT_S
 if TYPE_CHECKING:
     from rallypoint.store.session import SessionClient
 
-__all__ = ["PERIOD_S", "PERIOD_S_MIN", "attend", "period_s"]
+__all__ = ["PERIOD_S", "PERIOD_S_MIN", "PERIOD_S_READ", "attend", "period_s"]
 
 PERIOD_S = SESSION_TIMEOUT_S / 4
 """How often it calls, in seconds, if its session outlives a connection by the default time or longer."""
 
 PERIOD_S_MIN = 0.05
 """How often it calls at most, in seconds, however short its session lives without a connection."""
+
+
+PERIOD_S_READ = 0.4
+"""While a thread reads the connection all the time, it is looked after more and more rarely, so often at last."""
 
 
 def period_s(granted_s: float) -> float:
@@ -52,12 +56,15 @@ def attend(client: SessionClient) -> threading.Thread | None:
 
 def _run(seen: weakref.ref[SessionClient], pause_s: float) -> None:
     pause = threading.Event()
-    while not pause.wait(pause_s):
+    next_s = pause_s
+    while not pause.wait(next_s):
         client = seen()
         if client is None:
             return
         if client.trunk.is_read:
+            next_s = max(pause_s, min(2 * next_s, PERIOD_S_READ))
             continue  # whoever reads sees the connection break, and makes it again
+        next_s = pause_s
         try:
             client.trunk.ask(SessionVerb.PING, (0,), PERIOD_S)
         except (ReplyTimeoutError, UnreachableError):

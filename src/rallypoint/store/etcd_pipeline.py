@@ -32,6 +32,8 @@ _CALLS: Final[dict[SessionVerb, Callable[..., _Fields]]] = {
     SessionVerb.DELETE_KEY: lambda store, key: (store.delete_key(key),),
     SessionVerb.QUEUE_PUSH: lambda store, key, value: (store.queue_push(key, value),),
     SessionVerb.READ: _read,
+    SessionVerb.LEASE_GRANT: lambda store, ttl_ms: (store.lease_grant(ttl_ms / 1000 if ttl_ms else None),),
+    SessionVerb.LEASE_RENEW: lambda store, lease: (round(store.lease_renew(lease) * 1000),),
 }
 
 
@@ -55,6 +57,9 @@ class EtcdPipeline(Pipeline):
         """Give a pipeline whose keys stand behind a prefix, inside this one's own."""
         return EtcdPipeline(self._store, self._prefix + prefix)
 
+    def _attend(self) -> None:
+        """Do nothing: the store does so for its own leases."""
+
     def _run(self, promises: list[Promise[Any]]) -> None:
         for verb, group in groupby(promises, key=lambda promise: promise.request[0]):
             run = list(group)
@@ -62,8 +67,9 @@ class EtcdPipeline(Pipeline):
                 self._make(run, partial(self._set, [promise.request[1] for promise in run]))
                 continue
             for promise in run:
-                wire, *more = promise.request[1]
-                self._make([promise], partial(_CALLS[verb], self._store, wire[1:], *more))
+                first, *more = promise.request[1]
+                first = first[1:] if isinstance(first, bytes) else first  # a key as it travels, or a number
+                self._make([promise], partial(_CALLS[verb], self._store, first, *more))
 
     def _set(self, pairs: Sequence[_Fields]) -> _Fields:
         self._store.multi_set([wire[1:] for wire, _ in pairs], [value for _, value in pairs])

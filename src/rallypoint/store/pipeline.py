@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from rallypoint.errors import DistStoreError
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.store import connections
+from rallypoint.store.attendant import attend
 from rallypoint.store.calls import Patience
-from rallypoint.store.wires import as_integer, as_wire, seconds_of
+from rallypoint.store.wires import as_integer, as_wire, lease_ms, seconds_of
 from rallypoint.types import Text, as_bytes
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class Pipeline:
     def _wire(self, key: Text) -> bytes:
         return as_wire(self._prefix + as_bytes(key, "key"))
 
+    def _attend(self) -> None:
+        attend(self._client)
+
     def _add(self, verb: SessionVerb, fields: tuple[Any, ...], convert: Callable[[tuple[Any, ...]], T]) -> Promise[T]:
         promise = Promise(verb, fields, convert)
         self._promises.append(promise)
@@ -127,6 +131,16 @@ class Pipeline:
     def read(self, key: Text, /) -> Promise[bytes | None]:
         """Promise the value of a key as it is then, ``None`` if it is absent; does not wait for it."""
         return self._add(SessionVerb.READ, (self._wire(key),), _value_if_any)
+
+    def lease_grant(self, ttl_s: float | None, /) -> Promise[int]:
+        """Begin a lease of so many seconds, ``None`` for one that lasts as long as the session; promises its number."""
+        if ttl_s is None:
+            self._attend()
+        return self._add(SessionVerb.LEASE_GRANT, (lease_ms(ttl_s),), _first)
+
+    def lease_renew(self, lease: int, /) -> Promise[int]:
+        """Let a lease live on; promises for how many milliseconds."""
+        return self._add(SessionVerb.LEASE_RENEW, (as_integer(lease, "lease"),), _first)
 
     def __len__(self) -> int:
         return len(self._promises)

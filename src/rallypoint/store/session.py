@@ -35,7 +35,7 @@ from rallypoint.store.session_calls import Entry
 from rallypoint.store.ticket import Begun, Ticket
 from rallypoint.store.trunk import Trunk
 from rallypoint.store.watch import SessionWatch
-from rallypoint.store.wires import as_integer, as_wire, as_wires, seconds_of
+from rallypoint.store.wires import as_integer, as_wire, as_wires, lease_ms, seconds_of
 from rallypoint.types import Endpoint, Keys, Member, Text, as_bytes, as_keys
 
 __all__ = ["SessionClient"]
@@ -282,8 +282,7 @@ class SessionClient(Inherited):
         return watch
 
     def lease_grant(self, ttl_s: float | None, patience: Patience) -> int:  # noqa: D102
-        ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
-        return self._ask(_V.LEASE_GRANT, (ttl_ms,), patience).number()
+        return self._ask(_V.LEASE_GRANT, (lease_ms(ttl_s),), patience).number()
 
     def lease_renew(self, lease: int, patience: Patience) -> float:  # noqa: D102
         return self._ask(_V.LEASE_RENEW, (as_integer(lease, "lease"),), patience).number() / 1000

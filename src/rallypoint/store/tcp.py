@@ -164,8 +164,7 @@ class TCPStore(TCPSessionCalls):
         public = first_endpoint(self._host, self._port)
         self._endpoint = via or public
         self._client = self._make_client(public, timeout_s, via)
-        if not self.has_sessions():
-            self._dialect = "c10d"  # clones need not ask again
+        self._dialect = "session" if self.has_sessions() else "c10d"  # clones need not ask again
 
     def _make_client(self, public: Endpoint, timeout_s: float, via: Endpoint | None = None) -> Client:
         return make_client(

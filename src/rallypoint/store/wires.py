@@ -5,7 +5,7 @@ from __future__ import annotations
 from rallypoint.store.calls import Patience
 from rallypoint.types import Keys, Text, as_bytes, as_keys
 
-__all__ = ["as_integer", "as_wire", "as_wires", "seconds_of"]
+__all__ = ["as_integer", "as_wire", "as_wires", "lease_ms", "seconds_of"]
 
 
 def as_wire(key: Text) -> bytes:
@@ -35,6 +35,11 @@ def as_integer(number: int, what: str) -> int:
     if not isinstance(number, int):
         raise TypeError(f"{what} must be an int, not {type(number).__name__}")
     return int(number)
+
+
+def lease_ms(ttl_s: float | None) -> int:
+    """Give a lease's time to live in milliseconds; 0 for one that lasts as long as its session."""
+    return 0 if ttl_s is None else max(1, round(ttl_s * 1000))
 
 
 def seconds_of(patience: Patience) -> float:

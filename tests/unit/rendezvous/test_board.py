@@ -171,3 +171,28 @@ def test_more_nodes_than_the_server_gives_at_once_are_read_all_the_same(store, b
     keys = [f"rallypoint.rendezvous.run 7/nodes/{node}{end}" for node in nodes for end in ("", "/here")]
     store.multi_set(keys, ["r"] * len(keys))
     assert {posted.node for posted in board.reports()} == set(nodes)
+
+
+def test_a_place_is_a_lease_and_a_mark_and_the_first_to_have_one_is_told(store, board):
+    own = store.clone()
+    other = Board(own, "run 7")
+    lease = board.grant_place(60)
+    assert board.mark_place(A)
+    assert not board.mark_place(A)
+    other.grant_place(60)
+    assert not other.mark_place(B)
+    assert {posted.node for posted in board.reports()} == {A, B}
+    assert board.renew_place(A, lease) == (True, False)
+    office = other.grant(60)
+    other.take_office(Holder(B, "b"), office)
+    assert board.renew_place(A, lease) == (True, True)
+    store.lease_revoke(board._marks)
+    assert not board.renew_place(A, lease).is_marked
+    with pytest.raises(LeaseLostError):
+        board.mark_place(A)
+    board.grant_place(60)
+    assert board.mark_place(A)
+    board.revoke(lease)
+    with pytest.raises(LeaseLostError):
+        board.renew_place(A, lease)
+    own.close()

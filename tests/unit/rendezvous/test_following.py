@@ -162,7 +162,7 @@ def test_a_node_that_cannot_renew_is_cut_off_although_its_threads_are_stuck(monk
         stage.join()
         stuck = threading.Event()
         stack.callback(stuck.set)
-        monkeypatch.setattr(Board, "renew", lambda *_: stuck.wait(JOIN_S))
+        monkeypatch.setattr(Board, "renew_place", lambda *_: stuck.wait(JOIN_S))
         stage.following.await_verdict(JOIN_S)
         assert stage.following.verdict()[0].kind is VerdictKind.CUT_OFF
 

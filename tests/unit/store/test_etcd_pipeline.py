@@ -52,3 +52,14 @@ def test_under_a_prefix(etcd_stores):
     with PrefixStore("p", store).pipeline() as batch:
         batch.set("k", "v")
     assert store.get("p/k") == b"v"
+
+
+def test_leases_begin_and_live_on(etcd_stores):
+    store = etcd_stores()
+    with store.pipeline() as batch:
+        timed, bound = batch.lease_grant(60), batch.lease_grant(None)
+    with store.pipeline() as batch:
+        left = batch.lease_renew(timed.value)
+        batch.swap("k", 0, "v", lease=bound.value)
+    assert left.value > 0
+    assert store.get("k") == b"v"

@@ -101,3 +101,18 @@ def test_types_are_the_callers_error_at_once(store):
     with pytest.raises(TypeError):
         batch.set("k", 1)
     assert len(batch) == 0
+
+
+def test_leases_begin_and_live_on(store):
+    with store.pipeline() as batch:
+        timed, bound = batch.lease_grant(60), batch.lease_grant(None)
+    with store.pipeline() as batch:
+        left = batch.lease_renew(timed.value)
+        batch.swap("k", ABSENT, "v", lease=bound.value)
+    assert 0 < left.value <= 60_000
+    assert store.get("k") == b"v"
+    store.lease_revoke(timed.value)
+    batch = store.pipeline()
+    batch.lease_renew(timed.value)
+    with pytest.raises(LeaseLostError):
+        batch.flush()
