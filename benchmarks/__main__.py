@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import busy, calls, collectives, durable, growth, memory, results, servers
+from benchmarks import busy, calls, collectives, durable, growth, memory, rendezvous, results, servers
 from benchmarks.bars import bars_of
 from benchmarks.build import build
 from benchmarks.machine import describe
@@ -25,6 +25,9 @@ from benchmarks.progress import FULL, QUICK, Effort, note
 from benchmarks.report import Figures, judge
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+OWN_REPORTS = {"rendezvous": RESULTS.with_name("RENDEZVOUS.md")}
+"""Where a report goes that has one question, unless told otherwise."""
+
 QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
     "servers": servers.run,
     "calls": calls.run,
@@ -33,6 +36,7 @@ QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
     "collectives": collectives.run,
     "durable": durable.run,
     "growth": growth.run,
+    "rendezvous": rendezvous.run,
 }
 
 
@@ -45,7 +49,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=QUESTIONS, help="one question; may be repeated")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
     parser.add_argument("--judge", choices=(NATIVE, PURE), help="the twin that the bars are for (default: the native)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the report goes (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="where the report goes (default: RESULTS.md, RENDEZVOUS.md)")
     parser.add_argument("--json", type=Path, help="write every single figure to this file")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the order of the measurements")
     parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")
@@ -55,11 +59,12 @@ def main() -> int:
     if options.rounds:
         effort = replace(effort, rounds=options.rounds)
     ours = options.judge or (NATIVE if has_native() else PURE)
+    asked = options.only or list(QUESTIONS)
+    options.out = options.out or (OWN_REPORTS.get(asked[0], RESULTS) if len(asked) == 1 else RESULTS)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     build()
     start = time.monotonic()
     figures, rng = Figures(), random.Random(options.seed)
-    asked = options.only or list(QUESTIONS)
     for name in asked:
         note(f"{name}, {effort.rounds} rounds")
         QUESTIONS[name](figures, effort, rng)

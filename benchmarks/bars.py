@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import busy, calls, collectives, durable, memory, servers
+from benchmarks import busy, calls, collectives, durable, memory, rendezvous, servers
 from benchmarks.calls import ACROSS, SAME_CORE, SPIN_US, Pair
 from benchmarks.peers import FLOOR_PEER, TORCH
 from benchmarks.report import Bar
@@ -17,7 +17,7 @@ DELAY_US = 1000
 
 def bars_of(ours: str) -> list[Bar]:
     """Give all bars for one of our twins."""
-    return [*_server_bars(ours), *_caller_bars(ours), *_other_bars(ours), *_session_bars(ours)]
+    return [*_server_bars(ours), *_caller_bars(ours), *_other_bars(ours), *_session_bars(ours), *_rendezvous_bars(ours)]
 
 
 def _server_bars(ours: str) -> Iterator[Bar]:
@@ -72,3 +72,20 @@ def _session_bars(ours: str) -> Iterator[Bar]:
     yield Bar(text, calls.QUESTION, f"get, {SAME_CORE}", str(pair), 1.1, str(base))
     text = f"durable {durable.WORKLOAD}: at least 3x etcd"
     yield Bar(text, durable.QUESTION, durable.WORKLOAD, ours, 3, durable.ETCD, is_floor=True)
+
+
+def _rendezvous_bars(ours: str) -> Iterator[Bar]:
+    question, largest = rendezvous.QUESTION, rendezvous.LARGEST
+    workload = rendezvous.name_of("ms", rendezvous.THEIR_LARGEST)
+    text = f"{workload}: at least 20x as fast as torch, at most 0.05x its time"
+    yield Bar(text, question, workload, ours, 0.05, TORCH)
+    workload = rendezvous.name_of("ms", largest)
+    yield Bar(f"{workload}: at most 2,000 ms on two cores", question, workload, ours, 2000)
+    yield Bar(f"{rendezvous.EXPONENT}: at most 1.1", question, rendezvous.EXPONENT, ours, 1.1)
+    for part in ("messages", "bytes"):
+        workload, base = rendezvous.name_of(part, largest), rendezvous.name_of(part, rendezvous.FIT_FROM)
+        text = f"{workload}: at most 1.25x those of {rendezvous.FIT_FROM} agents"
+        yield Bar(text, question, workload, ours, 1.25, ours, base_workload=base)
+    for nodes, limit_ms in ((2, 1000), (8, 1500)):
+        workload = rendezvous.again_of(nodes)
+        yield Bar(f"{workload}: within {limit_ms} ms", rendezvous.RECOVERY, workload, ours, limit_ms)

@@ -13,7 +13,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["CLIENT_CORE", "SERVER_CORE", "Memory", "describe", "memory_of", "pin", "reset_peak", "settle"]
+__all__ = ["CLIENT_CORE", "SERVER_CORE", "Memory", "cpu_ns", "describe", "memory_of", "pin", "reset_peak", "settle"]
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE = CORES[0]
@@ -37,7 +37,8 @@ def pin(pid: int, core: int, *, only_main: bool = False, but_main: bool = False)
             os.sched_setaffinity(int(task.name), {core})
 
 
-def _cpu_ns(pid: int) -> int:
+def cpu_ns(pid: int) -> int:
+    """Give the processor time that the threads of a process have had, in nanoseconds."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
@@ -49,9 +50,9 @@ def settle(pid: int) -> None:
     """Wait until a server has nothing to do any more: the last measurement's connections are closed, for instance."""
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline:
-        before, start = _cpu_ns(pid), time.monotonic_ns()
+        before, start = cpu_ns(pid), time.monotonic_ns()
         time.sleep(_LOOK_S)
-        if _cpu_ns(pid) - before < _QUIET * (time.monotonic_ns() - start):
+        if cpu_ns(pid) - before < _QUIET * (time.monotonic_ns() - start):
             return
 
 

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 
 from rallypoint.store.tcp import TCPStore
 
-PATIENCE_S = 120.0
+PATIENCE_S = 30.0
 WORKER = ("/bin/sh", "-c", 'echo "up $RALLYPOINT_ROUND $GROUP_WORLD_SIZE $$"; exec sleep 3600')
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import busy, calls, collectives, durable, growth, memory, servers
+from benchmarks import busy, calls, collectives, durable, growth, memory, rendezvous, servers
 from benchmarks.calls import Pair
 from benchmarks.machine import describe
 from benchmarks.peers import FLOOR_PEER, TORCH
@@ -29,6 +29,7 @@ QUESTIONS = (
     (busy.QUESTION, "A server inside a busy program", str(busy.Host(TORCH, busy.BUSY)), ""),
     (memory.QUESTION, "Memory of the server's process", TORCH, ""),
     (durable.QUESTION, "Durable writes", durable.ETCD, ""),
+    (rendezvous.RECOVERY, "A death among nodes", TORCH, ""),
     (collectives.QUESTION, "Barriers and exchanges in the session dialect", TORCH, ""),
 )
 
@@ -46,6 +47,8 @@ def write(path: Path, figures: Figures, verdicts: Sequence[Verdict], ours: str, 
             lines += ["", f"## {title}", "", *_section(figures, question, base, floor)]
     if figures.workloads(growth.QUESTION):
         lines += ["", "## Growth", "", *_growth(figures, path.parent)]
+    if figures.workloads(rendezvous.QUESTION):
+        lines += ["", "## How long it takes to meet", "", *rendezvous.section(figures, path.parent)]
     path.write_text("\n".join(lines) + "\n")
 
 
