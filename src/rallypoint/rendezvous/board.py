@@ -9,7 +9,7 @@ Below ``rallypoint.rendezvous.<run id>/`` stand::
     coordinator             who coordinates    under the office lease; taken by creating it
     coordinator/here        its mark           as long as the coordinator's session lasts
     state                   the minutes        swapped by revision, so that who was deposed cannot write them either
-    progress                one sentence       under the office lease
+    progress                a Notice           under the office lease
     rounds/<n>/...          what the agents, and the workers, of round n share
     dropped                 the rounds below this number have nothing left there
 
@@ -248,11 +248,11 @@ class Board:
         with self._bounded() as store:
             return store.watch(ORDERS + node)
 
-    def progress(self) -> str:
+    def progress(self) -> bytes:
         """Give what the coordinator says of how far it is; empty if it says nothing. Cost: 1 call."""
         with self._bounded() as store:
             entry = store.read(PROGRESS)
-        return "" if entry is None else entry.value.decode(errors="replace")
+        return b"" if entry is None else entry.value
 
     # --- who coordinates ---------------------------------------------------------------------------------
 
@@ -362,14 +362,14 @@ class Board:
                 for node, data in orders:
                     batch.swap(ORDERS + node, ANY_REVISION, data, lease=lease)
 
-    def tell_progress(self, text: str, lease: int) -> None:
+    def tell_progress(self, data: bytes, lease: int) -> None:
         """Say how far it is. Cost: 1 call.
 
         Raises:
             LeaseLostError: as ``send``.
         """
         with self._bounded() as store:
-            store.swap(PROGRESS, ANY_REVISION, text, lease=lease)
+            store.swap(PROGRESS, ANY_REVISION, data, lease=lease)
 
     # --- what rounds share -------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ from rallypoint.rendezvous.office_moves import (
     Ticked,
     TookOffice,
 )
-from rallypoint.rendezvous.reports import encode_order
+from rallypoint.rendezvous.reports import encode_notice, encode_order
 from rallypoint.rendezvous.roll import Roll
 from rallypoint.store.session_calls import Missed, Watch
 
@@ -375,9 +375,9 @@ class _Term:
                         recorded.append(Recorded(number))
                     case Send(node, order):
                         orders.append((node, encode_order(order)))
-                    case Progress(text):
+                    case Progress(notice):
                         self._send(orders)
-                        self._board.tell_progress(text, self._lease)
+                        self._board.tell_progress(encode_notice(notice), self._lease)
                     case DropKeySpaces(below):
                         self._send(orders)
                         self._board.drop_rounds(below)

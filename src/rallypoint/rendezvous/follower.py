@@ -112,6 +112,7 @@ class Follower:
         self._wish = 0  # the number of the report that said so, while the node wants in
         self._since = 0.0
         self._spare_since: float | None = None
+        self._is_in_line = False  # whether the last answer to its wish was to wait for the others
         self._serving = 0
         self._next: Order | None = None  # says what the round after the present one was proposed as
         self._closed: Order | None = None
@@ -231,7 +232,7 @@ class Follower:
             done=None,
             leaving="",
         )
-        self._wish, self._serving, self._admission = self._report.number, 0, None
+        self._wish, self._serving, self._admission, self._is_in_line = self._report.number, 0, None, False
 
     def _fail(self, event: WorkerFailed, _now: float) -> None:
         entered = self._report.entered
@@ -288,8 +289,9 @@ class Follower:
     # --- orders --------------------------------------------------------------------------------------------
 
     def _progress(self, event: Progressed, _now: float) -> None:
-        if self._report.wants_in and self._spare_since is None:
-            self._say(event.text)
+        notice, (term, number) = event.notice, self._seen
+        if self._is_in_line and notice.term == term and notice.number >= number:
+            self._say(notice.text)
 
     def _obey(self, event: Ordered, now: float) -> None:
         order = event.order
@@ -311,6 +313,7 @@ class Follower:
 
     def _obey_wanting(self, order: Order, now: float) -> None:
         kind = order.kind
+        self._is_in_line = kind in {OrderKind.WAIT, OrderKind.PROPOSED}
         if kind is OrderKind.STAND_BY:
             self._spare_since = now if self._spare_since is None else self._spare_since
             self._say(order.why)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from rallypoint.rendezvous.decision import StopKind
-from rallypoint.rendezvous.reports import Order, Report
+from rallypoint.rendezvous.reports import Notice, Order, Report
 from rallypoint.rendezvous.verdict import Verdict
 from rallypoint.types import Endpoint
 
@@ -54,7 +54,7 @@ class Ordered(NamedTuple):
 class Progressed(NamedTuple):
     """What everybody may read of how far the round is."""
 
-    text: str
+    notice: Notice
 
 
 class Renewed(NamedTuple):

@@ -47,7 +47,7 @@ from rallypoint.rendezvous.follower import (
     Ticked,
 )
 from rallypoint.rendezvous.mailbox import LOOK_S, Mailbox
-from rallypoint.rendezvous.reports import Order, encode_report
+from rallypoint.rendezvous.reports import Order, encode_report, read_notice
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
 from rallypoint.store.session_calls import Watch
 from rallypoint.types import Endpoint
@@ -365,8 +365,8 @@ class Following:
             self._renew_at = sent_at + self._interval_s
             self._step(Renewed(sent_at))
             is_waiting = self._follower.is_wanting
-        if is_waiting and (text := self._board.progress()):
-            self.tell(Progressed(text))
+        if is_waiting and (notice := read_notice(self._board.progress())):
+            self.tell(Progressed(notice))
 
     def _publish(self, publish: Publish, lease: int) -> None:
         with self._changed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistError, RendezvousError
 from rallypoint.rendezvous.board import Board
-from rallypoint.rendezvous.reports import decode_report
+from rallypoint.rendezvous.reports import decode_report, read_notice
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.types import Timeout
@@ -51,12 +51,12 @@ def board_opener(store: Store, run_id: str, call_s: float) -> Callable[[], tuple
 def tell_progress(board: Board) -> str:
     """Give who coordinates and how far it says it is, as the end of a sentence; empty if the store does not answer."""
     try:
-        text, holder = board.progress(), board.holder()
+        notice, holder = read_notice(board.progress()), board.holder()
     except (DistError, OSError):
         return ""
     if holder is None:
         return "; nobody coordinates"
-    return f"; {holder.label}, which coordinates, says: {text}" if text else f"; {holder.label} coordinates"
+    return f"; {holder.label}, which coordinates, says: {notice.text}" if notice else f"; {holder.label} coordinates"
 
 
 def linger(board: Board, timeout: Timeout) -> None:

@@ -55,7 +55,7 @@ from rallypoint.rendezvous.office_moves import (
 from rallypoint.rendezvous.orders import Clerk
 from rallypoint.rendezvous.placement import Placement, find_placement
 from rallypoint.rendezvous.policy import Books, Ledger, Policy
-from rallypoint.rendezvous.reports import Report
+from rallypoint.rendezvous.reports import Notice, Report
 from rallypoint.rendezvous.state import Phase, State, new_state
 from rallypoint.types import Endpoint
 
@@ -156,7 +156,7 @@ class Office:
         self._admission = Admission(self._affairs, self._clerk, self._rules, place, minutes.heard, worker_store)
         self._recording = None
         self._records = 0
-        self._progress = ""
+        self._progress: Notice | None = None
         self._progress_due: float | None = None
         self._told_at = float("-inf")
         self._done_due: float | None = None
@@ -320,11 +320,11 @@ class Office:
             self._progress_due = due
             return []
         self._progress_due = None
-        text = wait or self._clerk.tell_progress(self.state)
-        if text == self._progress:
-            return []
-        self._progress, self._told_at = text, self._now
-        return [Progress(text)]
+        notice = self._clerk.notice(self.state, wait)
+        if notice == self._progress or not self.state.nodes:
+            return []  # there is nobody to tell, or those who are there were not heard yet
+        self._progress, self._told_at = notice, self._now
+        return [Progress(notice)]
 
 
 def _placement_of(minutes: Minutes) -> Placement:

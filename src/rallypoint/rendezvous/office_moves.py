@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from rallypoint.rendezvous.reports import Order, Report
+from rallypoint.rendezvous.reports import Notice, Order, Report
 
 __all__ = [
     "DropKeySpaces",
@@ -101,7 +101,7 @@ class Send:
 class Progress:
     """Let those who read it know how far the round is; at most once a second."""
 
-    text: str
+    notice: Notice
 
 
 @dataclass(frozen=True)

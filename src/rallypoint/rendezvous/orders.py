@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from rallypoint.rendezvous.gathering import missing_acknowledgements
 from rallypoint.rendezvous.numbering import NodeWorkers, number_workers
-from rallypoint.rendezvous.reports import Order, OrderKind, Places, Report
+from rallypoint.rendezvous.reports import Notice, Order, OrderKind, Places, Report
 from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX, News, Phase, Standing, State
 from rallypoint.rendezvous.verdict import VerdictKind, judge
 
@@ -114,8 +114,16 @@ class Clerk:
         self._told[report.node] = told
         self._number += 1
         places = self._place(state, report.node, reports) if order.kind is OrderKind.ADMITTED else None
-        why = order.why if len(order.why) <= MESSAGE_SIZE_MAX else order.why[: MESSAGE_SIZE_MAX - 1] + "…"
-        return replace(order, number=self._number, why=why, report=report.number, places=places)
+        return replace(order, number=self._number, why=_cut(order.why), report=report.number, places=places)
+
+    def notice(self, state: State, wait: str) -> Notice:
+        """Give what all who wait may read, after the orders that were made until now.
+
+        Args:
+            state: as decided and written down.
+            wait: what a round that gathers waits for.
+        """
+        return Notice(term=self._term, number=self._number, text=_cut(wait or self.tell_progress(state)))
 
     def tell_progress(self, state: State) -> str:
         """Say how far the run is, when it does not gather."""
@@ -221,6 +229,10 @@ class Clerk:
 
 _BOUND = {OrderKind.PROPOSED, OrderKind.ADMITTED, OrderKind.OVER, OrderKind.FENCED}
 """Orders that are about one round; the others say the same in the next."""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_SIZE_MAX else text[: MESSAGE_SIZE_MAX - 1] + "…"
 
 
 def _latest(state: State, since: int = 0) -> tuple[News, ...]:

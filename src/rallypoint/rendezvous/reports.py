@@ -1,4 +1,4 @@
-"""What a node and the coordinator of its run tell each other, as two typed values.
+"""What a node and the coordinator of its run tell each other, as typed values.
 
 Rules
 -----
@@ -10,6 +10,8 @@ Rules
    is not above the last one seen is old and changes nothing.
 4. Bytes that came from a store are data. They are decoded against the types below, within limits, or refused with a
    sentence that says what was wrong.
+5. A :class:`Notice` is for all who wait, and says after which order it was made: to whom a later one was given, or none
+   of that coordinator, it is old.
 
 ::
 
@@ -44,6 +46,7 @@ __all__ = [
     "REPORT_SIZE_MAX",
     "SCHEMA",
     "Failure",
+    "Notice",
     "Order",
     "OrderKind",
     "Places",
@@ -51,8 +54,10 @@ __all__ = [
     "Workers",
     "decode_order",
     "decode_report",
+    "encode_notice",
     "encode_order",
     "encode_report",
+    "read_notice",
 ]
 
 SCHEMA = 1
@@ -212,11 +217,26 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     news: Annotated[tuple[News, ...], Meta(max_length=2)] = ()
 
 
+class Notice(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What all who wait may read of how far the round is.
+
+    Attributes:
+        term: the coordinator's fencing token.
+        number: of the last order that it had made by then, to whomever.
+        text: one sentence, with the counts in it.
+    """
+
+    term: Count
+    number: Count
+    text: Sentence
+
+
 _Message = TypeVar("_Message", Report, Order)
 
 _ENCODER = msgspec.json.Encoder()
 _REPORTS = msgspec.json.Decoder(Report)
 _ORDERS = msgspec.json.Decoder(Order)
+_NOTICES = msgspec.json.Decoder(Notice)
 
 
 def encode_report(report: Report) -> bytes:
@@ -257,6 +277,21 @@ def decode_order(data: bytes) -> Order:
         RendezvousStateError: if it is too large, of another schema, or no order; the sentence says which.
     """
     return _decoded("order of the coordinator", data, ORDER_SIZE_MAX, _ORDERS)
+
+
+def encode_notice(notice: Notice) -> bytes:
+    """Give the bytes that travel: one JSON object."""
+    return _ENCODER.encode(notice)
+
+
+def read_notice(data: bytes) -> Notice | None:
+    """Read a notice; ``None`` for what is none, or too large: nothing depends on it."""
+    if len(data) > ORDER_SIZE_MAX:
+        return None
+    try:
+        return _NOTICES.decode(data)
+    except msgspec.DecodeError:
+        return None
 
 
 def _decoded(what: str, data: bytes, size_max: int, decoder: msgspec.json.Decoder[_Message]) -> _Message:

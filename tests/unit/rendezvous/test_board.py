@@ -109,12 +109,12 @@ def test_minutes_are_swapped_by_who_has_seen_the_last(board):
 
 
 def test_progress_goes_with_its_teller(board):
-    assert board.progress() == ""
+    assert board.progress() == b""
     lease = board.grant(60)
-    board.tell_progress("1 of 2 nodes", lease)
-    assert board.progress() == "1 of 2 nodes"
+    board.tell_progress(b"1 of 2 nodes", lease)
+    assert board.progress() == b"1 of 2 nodes"
     board.revoke(lease)
-    assert board.progress() == ""
+    assert board.progress() == b""
 
 
 def test_what_rounds_shared_is_dropped_once(store, board):

@@ -22,7 +22,7 @@ from rallypoint.rendezvous.office_moves import (
     Ticked,
     TookOffice,
 )
-from rallypoint.rendezvous.reports import Order, OrderKind, Report, decode_order, encode_report
+from rallypoint.rendezvous.reports import Notice, Order, OrderKind, Report, decode_order, encode_report, read_notice
 from rallypoint.rendezvous.state import Card
 
 A, B = "a" * 32, "b" * 32
@@ -129,7 +129,12 @@ def test_nobody_is_told_before_it_is_recorded(stage):
     office = ScriptedOffice()
     office.answers = {
         TookOffice: [Record(7, b"decided")],
-        Recorded: [Send(A, order(1)), Send(B, order(1)), Progress("1 of 2"), DropKeySpaces(2)],
+        Recorded: [
+            Send(A, order(1)),
+            Send(B, order(1)),
+            Progress(Notice(term=1, number=1, text="1 of 2")),
+            DropKeySpaces(2),
+        ],
     }
     seen = []
     stage.board.agents_store(1).set("k", "v")
@@ -141,7 +146,7 @@ def test_nobody_is_told_before_it_is_recorded(stage):
     assert office.await_event(Recorded) == Recorded(7)
     stage.post(B)  # by the time that this was heard, all that came before it is done
     office.await_event(Reported)
-    assert stage.board.progress() == "1 of 2"
+    assert read_notice(stage.board.progress()).text == "1 of 2"
     assert not stage.board.agents_store(1).check(["k"])
     assert decode_order(stage.board.order(B)[0]).kind is OrderKind.WAIT
 

@@ -27,7 +27,7 @@ from rallypoint.rendezvous.follower import (
     WorkerFailed,
 )
 from rallypoint.rendezvous.lifeline import RESUME_S
-from rallypoint.rendezvous.reports import Order, OrderKind, Report, Workers
+from rallypoint.rendezvous.reports import Notice, Order, OrderKind, Report, Workers
 from rallypoint.rendezvous.state import Card, News
 from rallypoint.rendezvous.verdict import VerdictKind
 from rallypoint.types import Endpoint
@@ -39,6 +39,10 @@ RULES = Rules(2, 3, join_timeout_s=60.0, spare_timeout_s=90.0, keep_alive_interv
 
 def order(number: int, kind: OrderKind, why: str = "because", term: int = 1, report: int = 99, **rest: object) -> Order:
     return Order(term=term, number=number, kind=kind, why=why, report=report, **rest)  # type: ignore[arg-type]
+
+
+def progressed(text: str, number: int, term: int = 1) -> Progressed:
+    return Progressed(Notice(term=term, number=number, text=text))
 
 
 def published(effects: list[Effect]) -> Report:
@@ -134,13 +138,33 @@ def test_a_node_gives_up_by_its_own_clock_and_says_what_it_heard_last() -> None:
     follower = wanting()
     assert follower.next_deadline() == 60.0
     follower.step(Ordered(order(1, OrderKind.WAIT, "1 of 2 nodes, waiting for 1")), 10.0)
-    follower.step(Progressed("1 of 2 nodes, waiting for 1 (still)"), 20.0)
+    follower.step(progressed("1 of 2 nodes, waiting for 1 (still)", 1), 20.0)
     effects = follower.step(Ticked(), 60.0)
     why = "waited 60.0 s for 2 to 3 nodes: 1 of 2 nodes, waiting for 1 (still)"
     assert Stop(StopKind.TIMED_OUT, why) in effects
     assert published(effects).leaving == why
     assert follower.next_deadline() is None
     assert published(follower.step(Wanted(), 70.0)).leaving == ""
+
+
+def test_progress_from_before_a_nodes_last_order_or_of_a_coordinator_that_gave_it_none_is_not_said() -> None:
+    follower = wanting()
+    assert follower.step(progressed("0 of 3", 0), 1.0) == []
+    follower.step(Ordered(order(4, OrderKind.WAIT, "2 of 3")), 2.0)
+    assert follower.step(progressed("1 of 3", 3), 3.0) == []
+    assert follower.step(progressed("0 of 3", 9, term=2), 4.0) == []
+    assert follower.step(progressed("3 of 3", 4), 5.0) == [Say("3 of 3")]
+    follower.step(Ordered(order(1, OrderKind.WAIT, "2 of 3", term=2)), 6.0)
+    assert follower.step(progressed("1 of 3", 9), 7.0) == []
+
+
+def test_who_is_kept_out_or_stands_by_is_not_told_how_far_the_others_are() -> None:
+    for kind in (OrderKind.QUARANTINED, OrderKind.STAND_BY):
+        follower = wanting()
+        assert follower.step(Ordered(order(1, kind, "kept out")), 1.0) == [Say("kept out")]
+        assert follower.step(progressed("1 of 2", 2), 2.0) == []
+        follower.step(Ordered(order(2, OrderKind.WAIT, "let in")), 3.0)
+        assert follower.step(progressed("1 of 2", 2), 4.0) == [Say("1 of 2")]
 
 
 def test_a_spare_has_a_limit_of_its_own_and_starts_anew_when_it_gets_a_place() -> None:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from tests.support.agents import observed
+from tests.support.launcher import until
 from tests.support.stores import making_stores
 
 from rallypoint.clock import SYSTEM_CLOCK
@@ -14,7 +15,7 @@ from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.decision import Rules, StopKind
 from rallypoint.rendezvous.follower import AllSucceeded, Follower, Leaving, Stop, Wanted
 from rallypoint.rendezvous.following import Following
-from rallypoint.rendezvous.reports import Order, OrderKind, decode_report, encode_order
+from rallypoint.rendezvous.reports import Notice, Order, OrderKind, decode_report, encode_notice, encode_order
 from rallypoint.rendezvous.state import Card, News
 from rallypoint.rendezvous.verdict import VerdictKind
 from rallypoint.store.session_calls import Changed
@@ -203,6 +204,15 @@ def test_news_of_others_that_the_order_does_not_say_are_told_once(stage):
     told = [event for event in events if event.name == "rendezvous.news"]
     assert [event.message for event in told] == ["a worker of far (node 1) failed in round 0 by signal 9: early"]
     assert told[0].fields["host"] == "far"
+
+
+def test_who_waits_for_others_says_how_far_they_are(stage):
+    with observed() as events:
+        stage.following.tell(Wanted())
+        stage.order(OrderKind.WAIT, why="1 of 2", report=stage.report().number)
+        stage.board.tell_progress(encode_notice(Notice(term=1, number=9, text="2 of 2")), stage.office)
+        until("it is said", lambda: "2 of 2" in [event.message for event in events])
+    assert [event.message for event in events if event.name == "rendezvous.wait"] == ["1 of 2", "2 of 2"]
 
 
 def test_an_order_that_cannot_be_read_is_left_out(stage):

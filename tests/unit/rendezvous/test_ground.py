@@ -7,7 +7,7 @@ from tests.support.stores import making_stores
 
 from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.ground import board_opener, linger, tell_progress
-from rallypoint.rendezvous.reports import Report, encode_report
+from rallypoint.rendezvous.reports import Notice, Report, encode_notice, encode_report
 from rallypoint.rendezvous.state import Card
 
 A, B = "a" * 32, "b" * 32
@@ -72,7 +72,7 @@ def test_who_coordinates_and_how_far_it_is_end_a_sentence(store):
     lease = board.grant(60)
     board.take_office(Holder(A, "host-a"), lease)
     assert tell_progress(board) == "; host-a coordinates"
-    board.tell_progress("1 of 2 nodes", lease)
+    board.tell_progress(encode_notice(Notice(term=1, number=1, text="1 of 2 nodes")), lease)
     assert tell_progress(board) == "; host-a, which coordinates, says: 1 of 2 nodes"
     store.close()
     assert tell_progress(board) == ""

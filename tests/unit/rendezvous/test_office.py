@@ -22,7 +22,7 @@ from rallypoint.rendezvous.office import (
     TookOffice,
 )
 from rallypoint.rendezvous.policy import Policy
-from rallypoint.rendezvous.reports import Failure, Order, OrderKind, Report
+from rallypoint.rendezvous.reports import Failure, Notice, Order, OrderKind, Report
 from rallypoint.rendezvous.state import Card, Phase
 from rallypoint.types import Endpoint
 
@@ -133,9 +133,21 @@ def test_progress_is_told_at_most_once_a_second() -> None:
     for number in range(4):
         report = wish(f"{number:032x}", min_nodes=9, max_nodes=9)
         told += [effect for effect in office.step(Reported(report), 1.0 + number / 100) if isinstance(effect, Progress)]
-    assert [effect.text for effect in told] == ["1 of 9 nodes, waiting for 8"]
+    assert [effect.notice.text for effect in told] == ["1 of 9 nodes, waiting for 8"]
     assert office.next_deadline() == 2.0
-    assert Progress("4 of 9 nodes, waiting for 5") in office.step(Ticked(), 2.0)
+    assert Progress(Notice(term=5, number=4, text="4 of 9 nodes, waiting for 5")) in office.step(Ticked(), 2.0)
+
+
+def test_a_successor_tells_no_progress_before_it_has_counted_those_who_are_there() -> None:
+    office = Office(Rules(3, 3))
+    effects = office.step(TookOffice(5, None, ()), 0.0)
+    effects += office.step(Recorded(record_of(effects).number), 0.0)
+    assert not [effect for effect in effects if isinstance(effect, Progress)]
+    reports = [Reported(wish(node, min_nodes=3, max_nodes=3)) for node in (A, B)]
+    effects = office.step_all(reports, 0.0)
+    assert orders(effects).keys() == {A, B}
+    (told,) = [effect.notice for effect in effects if isinstance(effect, Progress)]
+    assert told == Notice(term=5, number=2, text="2 of 3 nodes, waiting for 1")
 
 
 def test_who_is_done_is_written_down_within_a_second_and_not_one_by_one() -> None:

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from rallypoint.rendezvous.orders import Clerk
 from rallypoint.rendezvous.reports import ORDER_SIZE_MAX, Order, OrderKind, Places, Report, Workers, encode_order
-from rallypoint.rendezvous.state import Card, Closure, News, Node, Phase, Standing, State, new_state
+from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX, Card, Closure, News, Node, Phase, Standing, State, new_state
 from rallypoint.types import Endpoint
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -124,3 +124,11 @@ def test_progress_is_told_in_every_phase() -> None:
     )
     closed = replace(state(), closure=Closure(outcome="failed", why="boom"))
     assert clerk.tell_progress(closed) == "the run is closed, failed: boom"
+
+
+def test_a_notice_says_after_which_order_it_was_made() -> None:
+    clerk = Clerk(9)
+    assert clerk.order_for(state(), report(wants_in=True), "") is not None
+    told = clerk.notice(state(), "")
+    assert (told.term, told.number, told.text) == (9, 1, clerk.tell_progress(state()))
+    assert len(clerk.notice(state(), "€" * 2000).text) == MESSAGE_SIZE_MAX

@@ -9,6 +9,7 @@ from rallypoint.rendezvous.reports import (
     ORDER_SIZE_MAX,
     REPORT_SIZE_MAX,
     Failure,
+    Notice,
     Order,
     OrderKind,
     Places,
@@ -16,8 +17,10 @@ from rallypoint.rendezvous.reports import (
     Workers,
     decode_order,
     decode_report,
+    encode_notice,
     encode_order,
     encode_report,
+    read_notice,
 )
 from rallypoint.rendezvous.state import Card, News
 from rallypoint.types import Endpoint
@@ -108,3 +111,10 @@ def test_a_number_that_leaves_no_room_to_count_on_is_refused(name: str) -> None:
     other = json.dumps(json.loads(encode_report(report())) | {name: 2**53}).encode()
     with pytest.raises(RendezvousStateError, match="cannot be read"):
         decode_report(other)
+
+
+def test_a_notice_is_read_back_and_what_is_none_is_nothing() -> None:
+    notice = Notice(term=5, number=6, text="1 of 2 nodes")
+    assert read_notice(encode_notice(notice)) == notice
+    for data in (b"", b"1 of 2 nodes", b"{}", encode_notice(notice).replace(b"5", b"-5"), b" " * (ORDER_SIZE_MAX + 1)):
+        assert read_notice(data) is None
