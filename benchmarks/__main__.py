@@ -68,7 +68,8 @@ def main() -> int:
     for name in asked:
         note(f"{name}, {effort.rounds} rounds")
         QUESTIONS[name](figures, effort, rng)
-    verdicts = [judge(bar, figures) for bar in bars_of(ours) if bar.question in asked]
+    bars = [bar for bar in bars_of(ours) if bar.question in asked or figures.workloads(bar.question)]
+    verdicts = [judge(bar, figures) for bar in bars]
     results.write(options.out, figures, verdicts, ours, effort, time.monotonic() - start)
     if options.json:
         about = {"machine": dict(describe()), "seed": options.seed, "figures": list(figures.as_json())}
