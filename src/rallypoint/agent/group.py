@@ -190,7 +190,7 @@ def _ending(m: _Memory, event: RunClosed) -> Finish:
 
 def _end_with_run(m: _Memory, event: RunClosed) -> Decision:
     end = _ending(m, event)
-    return m.become(end.state, f"the run has ended: {event.why}", end)
+    return m.become(end.state, event.tell(), end)
 
 
 def _end_as_spare(m: _Memory, event: Dismissed) -> Decision:
@@ -276,7 +276,7 @@ def _end_unheard(m: _Memory, event: CutOff) -> Decision:
 
 
 def _stop_for_end(m: _Memory, event: RunClosed) -> Decision:
-    return _stop(m, _Plan(f"the run has ended: {event.why}", _ending(m, event)))
+    return _stop(m, _Plan(event.tell(), _ending(m, event)))
 
 
 def _stop_by_signal(m: _Memory, event: SignalReceived) -> Decision:
@@ -297,7 +297,7 @@ def _plan_round(m: _Memory, event: RoundOver | Fenced | CutOff) -> Decision:
 
 def _plan_end(m: _Memory, event: RunClosed) -> Decision:
     if m.plan is None or m.plan.finish is None:
-        m.plan = _Plan(f"the run has ended: {event.why}", _ending(m, event))
+        m.plan = _Plan(event.tell(), _ending(m, event))
     return m.stay(m.plan.why)
 
 

@@ -123,6 +123,10 @@ class RunClosed(NamedTuple):
     outcome: str | None
     why: str
 
+    def tell(self) -> str:
+        """Give a sentence; ``why`` may be a whole one of the run already."""
+        return self.why if self.why.startswith("the run ") else f"the run has ended: {self.why}"
+
 
 class RoundOver(NamedTuple):
     """Another round is wanted: a node came, went, or reported a failure."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from rallypoint.events import emit
 from rallypoint.rendezvous.reports import Order
-from rallypoint.rendezvous.state import News
+from rallypoint.rendezvous.state import News, describe_failure
 
 __all__ = ["Bulletin"]
 
@@ -54,9 +54,7 @@ class Bulletin:
 
 def _sentence(news: News) -> str:
     """Say what went wrong, and where."""
-    who = news.host if news.rank is None else f"{news.host} (node {news.rank})"
     if news.kind != "failed":
-        return f"{who} {news.kind} in round {news.round}: {news.message}"
-    code = news.exit_code or 0
-    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-    return f"a worker of {who} failed in round {news.round} {how}: {news.message}"
+        return f"round {news.round}: {news.message}"  # which names the node, and its rank
+    who = news.host if news.rank is None else f"{news.host} (node {news.rank})"
+    return f"a worker of {who} failed in round {news.round}" + describe_failure(news.exit_code, news.message)

@@ -46,6 +46,7 @@ from rallypoint.rendezvous.state import (
     Phase,
     Standing,
     State,
+    describe_failure,
     label_of,
 )
 from rallypoint.types import Endpoint
@@ -143,7 +144,7 @@ def _beat(state: State, _action: Beat, me: str) -> State:
 def _drop(state: State, action: Drop, me: str) -> State:
     for node_id, detail in action.nodes.items():
         if node_id in state.nodes and node_id != me and state.closure is None:
-            state = _without(state, node_id, "dropped", f"{label_of(state, node_id)} is gone: {detail}")
+            state = _without(state, node_id, "dropped", f"{_named(state, node_id)} is gone: {detail}")
     return state
 
 
@@ -216,10 +217,9 @@ def _fail(state: State, action: Fail, me: str) -> State:
     in_round = _is_in_round(state, action.round, me)
     if state.closure is not None or me not in state.nodes or not (in_round or action.final):
         return state
-    rank = state.members.get(me) if in_round else None
-    node = label_of(state, me) + (f" (node {rank})" if rank is not None else "")
+    node = _named(state, me) if in_round else label_of(state, me)
     first_line = action.message.strip().partition("\n")[0]
-    why = f"a worker of {node} failed in round {action.round} with exit code {action.exit_code}: {first_line}"
+    why = f"a worker of {node} failed in round {action.round}" + describe_failure(action.exit_code, first_line)
     state = _with_news(state, me, "failed", action.message, exit_code=action.exit_code)
     if action.final:
         return _closed(state, "failed", f"{why}; no restart is left")
@@ -229,7 +229,7 @@ def _fail(state: State, action: Fail, me: str) -> State:
 def _leave(state: State, action: Leave, me: str) -> State:
     if me not in state.nodes:
         return state
-    return _without(state, me, "left", f"{label_of(state, me)} left: {action.why}")
+    return _without(state, me, "left", f"{_named(state, me)} left: {action.why}")
 
 
 def _close(state: State, action: Close, _me: str) -> State:
@@ -260,6 +260,12 @@ _EDITS: dict[type[Action], Callable[[State, Any, str], State]] = {
 
 
 # --- what edits are made of ------------------------------------------------------------------------------
+
+
+def _named(state: State, node_id: str) -> str:
+    """Give a node's label, with its rank if it is in a round that goes on."""
+    rank = state.members.get(node_id) if state.phase is Phase.COMPLETE else None
+    return label_of(state, node_id) + (f" (node {rank})" if rank is not None else "")
 
 
 def _cut(text: str) -> str:

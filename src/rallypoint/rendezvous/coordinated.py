@@ -355,7 +355,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             error.__cause__ = trouble
             return error
         return RendezvousTimeoutError(
-            stop.why + tell_progress(self._board),
+            stop.why + tell_progress(self._board, stop.why),
             waited_s=self.settings.node.rules.join_timeout_s,
             expected=self.settings.node.min_nodes,
         )

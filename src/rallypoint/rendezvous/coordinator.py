@@ -213,7 +213,8 @@ class Coordinator:
     def _tell_trouble(self, error: Exception, pause_s: float) -> float:
         if repr(error) != self._trouble:
             self._trouble = repr(error)
-            emit("coordinator.trouble", f"coordinating failed, trying again: {error!r}", run_id=self._run_id)
+            why = str(error) or type(error).__name__
+            emit("coordinator.trouble", f"coordinating failed, trying again: {why}", run_id=self._run_id)
         return min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
 
     def _note_undecided(self, revision: int, error: Exception) -> None:

@@ -48,15 +48,22 @@ def board_opener(store: Store, run_id: str, call_s: float) -> Callable[[], tuple
     return open_board
 
 
-def tell_progress(board: Board) -> str:
-    """Give who coordinates and how far it says it is, as the end of a sentence; empty if the store does not answer."""
+def tell_progress(board: Board, said: str = "") -> str:
+    """Give who coordinates and how far it says it is, as the end of a sentence; empty if the store does not answer.
+
+    Args:
+        board: the keys of the run.
+        said: the sentence so far; what it says already is not said again.
+    """
     try:
         notice, holder = read_notice(board.progress()), board.holder()
     except (DistError, OSError):
         return ""
     if holder is None:
         return "; nobody coordinates"
-    return f"; {holder.label}, which coordinates, says: {notice.text}" if notice else f"; {holder.label} coordinates"
+    if notice is None or notice.text in said:
+        return f"; {holder.label} coordinates"
+    return f"; {holder.label}, which coordinates, says: {notice.text}"
 
 
 def linger(board: Board, timeout: Timeout) -> None:

@@ -131,10 +131,9 @@ class Clerk:
             return f"the run is closed, {state.closure.outcome}: {state.closure.why}"
         if state.phase is Phase.PROPOSED:
             return missing_acknowledgements(state)
-        spares = len(state.standing(Standing.SPARE))
-        return f"round {state.round} goes on with {len(state.members)} nodes" + (
-            f", {spares} stand by" if spares else ""
-        )
+        spares, size = len(state.standing(Standing.SPARE)), len(state.members)
+        standing_by = f", {spares} {'stands' if spares == 1 else 'stand'} by" if spares else ""
+        return f"round {state.round} goes on with {size} node{'' if size == 1 else 's'}{standing_by}"
 
     def _answer(self, state: State, report: Report, wait: str) -> Order | None:
         if report.leaving:

@@ -53,7 +53,8 @@ class Roll:
             del self._known[node]  # all that comes later is newer
             if is_mark(happened.key):
                 self._here.discard(node)
-            return self._gone(node, is_lost=is_mark(happened.key))
+            is_lost = is_mark(happened.key)  # else its lease has ended; who leaves has said so in its last report
+            return self._gone(node, "its connection was lost" if is_lost else f"it was silent for {self._ttl_s:g} s")
         if is_mark(happened.key):
             self._here.add(node)
             return []  # its report follows
@@ -64,7 +65,7 @@ class Roll:
         posted_now = list(found)
         events: list[Event] = []
         for node in self._there - {posted.node for posted in posted_now if posted.data is not None}:
-            events += self._gone(node, is_lost=False)
+            events += self._gone(node, "its report was not there any more")
         for posted in posted_now:
             if posted.data is not None and posted.revision > self._known.get(posted.node, 0):
                 events += self._reported(posted.node, posted.data)
@@ -102,8 +103,8 @@ class Roll:
         if self._left_out <= LEFT_OUT_TOLD_MAX:
             emit("coordinator.trouble", sentence, node=node[:32])
 
-    def _gone(self, node: str, *, is_lost: bool) -> list[Event]:
+    def _gone(self, node: str, why: str) -> list[Event]:
         if node not in self._there:
             return []
         self._there.discard(node)
-        return [Gone(node, "its connection was lost" if is_lost else f"it was silent for {self._ttl_s:g} s, or left")]
+        return [Gone(node, why)]

@@ -64,6 +64,7 @@ __all__ = [
     "State",
     "check_state",
     "decode_state",
+    "describe_failure",
     "encode_state",
     "label_of",
     "new_state",
@@ -83,6 +84,9 @@ NEWS_COUNT_MAX = 8
 
 MESSAGE_SIZE_MAX = 1024
 """The most characters of a sentence in the state; longer ones are cut."""
+
+KILLED = "killed by "
+"""What an agent says of a worker that a signal ended, before the signal's name."""
 
 NodeId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 """128 random bits in hexadecimal, drawn by the node's driver."""
@@ -274,6 +278,22 @@ def new_state(born: str, min_nodes: int, max_nodes: int) -> State:
         max_nodes: the most, at least ``min_nodes``.
     """
     return State(schema=SCHEMA, born=born, min_nodes=min_nodes, max_nodes=max_nodes)
+
+
+def describe_failure(exit_code: int | None, message: str) -> str:
+    """Say how a worker failed, as the end of a sentence, once: its message may say with which code or signal already.
+
+    Args:
+        exit_code: minus the number of the signal that ended it; ``None`` if that is not known.
+        message: one line, or more.
+    """
+    first_line = message.strip().partition("\n")[0]
+    is_told = f"exit code {exit_code}" in first_line or (
+        exit_code is not None and exit_code < 0 and KILLED in first_line
+    )
+    if exit_code is None or is_told:
+        return f": {message}"
+    return (f" by signal {-exit_code}" if exit_code < 0 else f" with exit code {exit_code}") + f": {message}"
 
 
 def label_of(state: State, node_id: str) -> str:

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from rallypoint.agent.moves import GroupState, describe_exit, describe_signal, exit_code_of
+from rallypoint.agent.moves import GroupState, RunClosed, describe_exit, describe_signal, exit_code_of
 
 
 @pytest.mark.parametrize(("returncode", "exit_code"), [(0, 0), (42, 42), (-9, 137), (-15, 143)])
@@ -29,3 +29,8 @@ def test_three_states_are_final() -> None:
         GroupState.FAILED,
         GroupState.SUCCEEDED,
     }
+
+
+def test_the_end_of_a_run_is_told_in_one_sentence() -> None:
+    assert RunClosed("failed", "boom").tell() == "the run has ended: boom"
+    assert RunClosed("failed", "the run has failed: boom").tell() == "the run has failed: boom"

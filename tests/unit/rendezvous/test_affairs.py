@@ -51,7 +51,7 @@ def test_a_cause_that_has_no_restart_left_closes_the_run() -> None:
     affairs.act(Drop({B: "its connection was lost"}), "", 0.0, about=B, cause="dropped")
     assert affairs.state.closure is not None
     assert affairs.state.closure.outcome == "failed"
-    assert "host-b#bbbbbb is gone: its connection was lost; no restart is allowed" in affairs.state.closure.why
+    assert "host-b#bbbbbb (node 1) is gone: its connection was lost; no restart is allowed" in affairs.state.closure.why
 
 
 def test_a_node_that_comes_never_closes_the_run() -> None:

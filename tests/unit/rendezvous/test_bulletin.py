@@ -34,9 +34,8 @@ def test_a_failure_names_node_host_rank_and_exit_code():
 
 
 def test_a_node_that_was_lost_is_news():
-    assert told_by(order(news("its connection was lost", kind="dropped", rank=0))) == [
-        "far (node 0) dropped in round 3: its connection was lost"
-    ]
+    told = told_by(order(news("far#bbbbbb (node 0) is gone: its connection was lost", kind="dropped", rank=0)))
+    assert told == ["round 3: far#bbbbbb (node 0) is gone: its connection was lost"]
 
 
 def test_news_are_told_once_and_own_ones_never():

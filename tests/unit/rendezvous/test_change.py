@@ -204,7 +204,7 @@ def test_agreeing_to_one_proposal_is_not_agreeing_to_the_next() -> None:
 def test_a_member_that_leaves_ends_the_round_and_does_not_close_the_run() -> None:
     state = change(complete(), Leave("SIGTERM"), B)
     assert (state.round, state.phase, state.closure) == (1, Phase.GATHERING, None)
-    assert state.reason == "host-b#bbbbbb left: SIGTERM"
+    assert state.reason == "host-b#bbbbbb (node 1) left: SIGTERM"
     assert (state.news[-1].kind, state.news[-1].rank, state.news[-1].node) == ("left", 1, B)
 
 
@@ -217,7 +217,7 @@ def test_a_proposal_that_loses_a_member_is_given_up() -> None:
 def test_a_member_that_is_gone_ends_the_round() -> None:
     state = change(complete(), Drop({B: "it is silent"}), A)
     assert (state.round, state.returning) == (1, [A])
-    assert state.reason == "host-b#bbbbbb is gone: it is silent"
+    assert state.reason == "host-b#bbbbbb (node 1) is gone: it is silent"
 
 
 def test_a_spare_that_goes_ends_nothing() -> None:
@@ -264,7 +264,7 @@ def test_success_is_forgotten_with_its_round() -> None:
 
 def test_a_failure_ends_the_round_and_is_news_in_full() -> None:
     state = change(complete(), Fail(0, "Traceback\nValueError: no", -9, final=False), B)
-    assert state.reason == "a worker of host-b#bbbbbb (node 1) failed in round 0 with exit code -9: Traceback"
+    assert state.reason == "a worker of host-b#bbbbbb (node 1) failed in round 0 by signal 9: Traceback"
     news = state.news[-1]
     assert (news.kind, news.round, news.node, news.host, news.rank, news.exit_code, news.message) == (
         "failed", 0, B, "host-b", 1, -9, "Traceback\nValueError: no",

@@ -74,5 +74,6 @@ def test_who_coordinates_and_how_far_it_is_end_a_sentence(store):
     assert tell_progress(board) == "; host-a coordinates"
     board.tell_progress(encode_notice(Notice(term=1, number=1, text="1 of 2 nodes")), lease)
     assert tell_progress(board) == "; host-a, which coordinates, says: 1 of 2 nodes"
+    assert tell_progress(board, "waited: 1 of 2 nodes") == "; host-a coordinates"
     store.close()
     assert tell_progress(board) == ""

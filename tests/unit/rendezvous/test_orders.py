@@ -117,6 +117,10 @@ def test_an_order_stays_small_however_much_there_is_to_say() -> None:
 def test_progress_is_told_in_every_phase() -> None:
     clerk = Clerk(9)
     assert clerk.tell_progress(state()) == "round 3 goes on with 2 nodes"
+    alone = replace(
+        state(), members={A: 0}, nodes=state().nodes | {B: replace(state().nodes[B], standing=Standing.SPARE)}
+    )
+    assert clerk.tell_progress(alone) == "round 3 goes on with 1 node, 1 stands by"
     assert "1 of 2 acknowledgements missing" in clerk.tell_progress(
         replace(
             state(Phase.PROPOSED, Standing.READY), nodes=state().nodes | {B: replace(state().nodes[B], acknowledged=0)}

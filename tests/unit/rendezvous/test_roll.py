@@ -50,7 +50,7 @@ def test_a_node_is_there_while_its_mark_and_its_report_are(roll):
     assert roll.take(Deleted(f"nodes/{A}", 5)) == []
     roll.take(mark(A, 6))
     roll.take(posted(A, 7))
-    assert roll.take(Deleted(f"nodes/{A}", 8)) == [Gone(A, "it was silent for 5 s, or left")]
+    assert roll.take(Deleted(f"nodes/{A}", 8)) == [Gone(A, "it was silent for 5 s")]
 
 
 def test_what_was_read_is_no_news_when_the_watch_tells_it(roll):

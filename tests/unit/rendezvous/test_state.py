@@ -20,6 +20,7 @@ from rallypoint.rendezvous.state import (
     Standing,
     State,
     decode_state,
+    describe_failure,
     encode_state,
     label_of,
     new_state,
@@ -197,3 +198,18 @@ def test_a_label_names_the_host_also_of_a_node_that_is_gone() -> None:
     gone = msgspec.structs.replace(state, nodes={})
     assert label_of(gone, A) == "node1#aaaaaa"
     assert label_of(gone, B) == "a node#bbbbbb"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "message", "told"),
+    [
+        (3, "boom", " with exit code 3: boom"),
+        (3, "worker 0 (pid 7) ended with exit code 3", ": worker 0 (pid 7) ended with exit code 3"),
+        (-9, "boom", " by signal 9: boom"),
+        (-9, "worker 0 (pid 7) was killed by SIGKILL", ": worker 0 (pid 7) was killed by SIGKILL"),
+        (1, "no child was killed by it", " with exit code 1: no child was killed by it"),
+        (None, "boom", ": boom"),
+    ],
+)
+def test_how_a_worker_failed_is_said_once(exit_code: int | None, message: str, told: str) -> None:
+    assert describe_failure(exit_code, message) == told
