@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeAlias
 
 from rallypoint.errors import BindError, RendezvousConnectionError
+from rallypoint.events import emit
 from rallypoint.rendezvous.endpoint import matches_machine_hostname, parse_rendezvous_endpoint
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.rendezvous.patience import told_if_slow
@@ -60,7 +61,15 @@ def open_tcp_store(
             store, is_host = _reach(endpoint, is_host, partial(_open, timeout_s, session_timeout, dialect))
     except (OSError, RuntimeError, ValueError) as error:
         raise RendezvousConnectionError(UNREACHABLE) from error
-    return store, str(Endpoint(store.host, store.port)), is_host
+    place = Endpoint(store.host, store.port)
+    if is_host and params.max_nodes > 1 and not params.endpoint.strip():
+        emit(
+            "rendezvous.wait",
+            f"no rendezvous endpoint was given, so {place} was taken, where no other machine looks for it: give "
+            f"the nodes of all machines the same one, as in --rdzv-endpoint=HOST:{place.port}",
+            run_id=params.run_id,
+        )
+    return store, str(place), is_host
 
 
 _Open: TypeAlias = Callable[[Endpoint, bool], TCPStore]

@@ -4,6 +4,7 @@ import socket
 from typing import Any
 
 import pytest
+from tests.support.agents import observed
 
 from rallypoint.errors import RendezvousConnectionError
 from rallypoint.rendezvous import c10d_store as module
@@ -65,6 +66,23 @@ def test_the_port_is_29400_if_none_is_written(monkeypatch: pytest.MonkeyPatch) -
     open_tcp_store(parameters("far-away.example.org", 2, is_host=False))
     open_tcp_store(parameters("[2001:db8::1]", 2, is_host=True, read_timeout=7))
     assert opened == [("far-away.example.org", 29400, False, 60.0), ("2001:db8::1", 29400, True, 7.0)]
+
+
+def test_who_hosts_for_several_nodes_because_no_endpoint_was_given_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Opened(HashStore):
+        def __init__(self, host: str, port: int, **_: Any) -> None:
+            super().__init__()
+            self.host, self.port = host, port
+
+    monkeypatch.setattr(module, "TCPStore", Opened)
+    with observed() as events:
+        for endpoint, max_nodes, is_host in (("", 1, True), ("", 2, False), ("localhost", 2, True)):
+            open_tcp_store(parameters(endpoint, max_nodes, is_host=is_host))
+        assert not events
+        open_tcp_store(parameters(" ", 2, is_host=True))
+    (said,) = [event.message for event in events]
+    assert said.startswith("no rendezvous endpoint was given, so localhost:29400 was taken")
+    assert "--rdzv-endpoint=HOST:29400" in said
 
 
 @pytest.mark.parametrize("options", [{"max_nodes": 2}, {"max_nodes": 2, "is_host": False}, {"is_host": False}])
