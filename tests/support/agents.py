@@ -122,7 +122,8 @@ class ScriptedHandler(ForeignHandler):
             return self._news
 
     def _take_news(self) -> bool:
-        if self._news is CURRENT and self._told:
+        is_worse = bool(self._told) and self._told[0].status in {RoundStatus.FENCED, RoundStatus.CUT_OFF}
+        if self._told and (self._news is CURRENT or (is_worse and self._news.status is RoundStatus.OVER)):
             self._news = self._told.pop(0)
         return self._news is not CURRENT
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -253,7 +254,7 @@ class RoundWatch(threading.Thread):
     """Watches one round until it is over, and says so once.
 
     Whatever goes wrong in a look is told as StoreLost, once until a look succeeds. This thread ends when it is told
-    to, or when it has told the end of its round.
+    to, or when it has told the end of its round, and nothing worse can come.
 
     Args:
         handler: whom to ask.
@@ -283,7 +284,7 @@ class RoundWatch(threading.Thread):
         self._has_succeeded = True
 
     def run(self) -> None:
-        """Look until the round is over."""
+        """Look until the round is over, and then whether worse becomes of this node while it stops its workers."""
         pause_s = 0.0
         while not self._ended.wait(pause_s):
             try:
@@ -295,10 +296,22 @@ class RoundWatch(threading.Thread):
                 continue
             if news.status is not RoundStatus.CURRENT:
                 self._tell(_event_of(news))
+                if news.status is RoundStatus.OVER and self._waits_by_itself:
+                    self._watch_the_stop()
                 return
             if pause_s:
                 self._tell(StoreBack())
             pause_s = 0.0
+
+    def _watch_the_stop(self) -> None:
+        """Hear that the others go on without this node: then its workers must not take time to end by themselves."""
+        while not self._ended.wait(NEWS_WAIT_S):
+            # Whether this node is cut off is judged without an answer, too: silence is no news.
+            with suppress(Exception):
+                news = self._handler.check_round()
+                if news.status in _ENDS:
+                    self._tell(_event_of(news))
+                    return
 
     def _tell(self, event: Event) -> None:
         if not self._ended.is_set():

@@ -184,8 +184,9 @@ class Follower:
     # --- time ----------------------------------------------------------------------------------------------
 
     def _is_at_risk(self) -> bool:
-        is_current = self._verdict is not None and self._verdict.kind is VerdictKind.CURRENT
-        return is_current and self._report.done is None
+        """Tell whether workers of a round may run here: also when it is over, until this node wants in again."""
+        may_run = self._verdict is not None and self._verdict.kind in {VerdictKind.CURRENT, VerdictKind.OVER}
+        return may_run and self._report.done is None and not self._report.leaving
 
     def _look_at_clock(self, now: float) -> None:
         if self._report.wants_in:
@@ -304,12 +305,21 @@ class Follower:
         elif self._report.wants_in:
             if order.report >= self._wish:
                 self._obey_wanting(order, now)
-        elif self._verdict is not None and order.round == self._report.entered:
-            if order.kind is OrderKind.OVER:
-                self._next = order if order.proposal else None
-                self._judge(Verdict(VerdictKind.OVER, order.why, None, order.news))
-            elif order.kind is OrderKind.FENCED:
-                self._judge(Verdict(VerdictKind.FENCED, order.why, None, order.news))
+        elif self._verdict is not None and self._report.entered is not None:
+            self._obey_running(order, self._report.entered)
+
+    def _obey_running(self, order: Order, entered: int) -> None:
+        if order.round > entered and order.kind in {OrderKind.WAIT, OrderKind.STAND_BY, OrderKind.PROPOSED}:
+            # The round was over before this node had said that it had read of its admission.
+            why = f"round {entered} is over, round {order.round} has begun: {order.why}"
+            self._judge(Verdict(VerdictKind.OVER, why, None, order.news))
+        elif order.round != entered:
+            return
+        elif order.kind is OrderKind.OVER:
+            self._next = order if order.proposal else None
+            self._judge(Verdict(VerdictKind.OVER, order.why, None, order.news))
+        elif order.kind is OrderKind.FENCED:
+            self._judge(Verdict(VerdictKind.FENCED, order.why, None, order.news))
 
     def _obey_wanting(self, order: Order, now: float) -> None:
         kind = order.kind
@@ -322,8 +332,12 @@ class Follower:
             self._say(order.why)
             if kind is OrderKind.PROPOSED:
                 self._agree(order)
-        elif kind is OrderKind.ADMITTED and order.proposal == self._report.acknowledged:
-            self._admit(order, now)
+        elif kind is OrderKind.ADMITTED:
+            if order.proposal == self._report.acknowledged:
+                self._admit(order, now)
+            elif order.proposal > self._report.acknowledged:
+                # Acknowledged by a report that this node's lease took along: the others take it for one of them.
+                self._ask_for_place(self._report.entered)
         elif kind is OrderKind.FENCED:
             self._stop_standing_by(now)
             self._say(order.why)

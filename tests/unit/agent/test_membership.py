@@ -276,6 +276,18 @@ def look(handler: RendezvousHandler, info: RendezvousInfo) -> tuple[RoundWatch, 
     return watch, posts
 
 
+def test_a_node_that_is_fenced_while_it_stops_its_workers_hears_of_it() -> None:
+    handler = ScriptedHandler()
+    watch, posts = look(handler, round_info())
+    handler.tell(RoundStatus.OVER)
+    assert isinstance(posts.next(), RoundOver)
+    handler.tell(RoundStatus.FENCED, "the others went on")
+
+    assert posts.next() == Fenced("the others went on")
+    watch.join(PATIENCE_S)
+    assert not watch.is_alive()
+
+
 def test_waiting_nodes_end_the_round_of_a_handler_that_knows_only_torchs_methods() -> None:
     handler = ForeignHandler()
     watch, posts = look(handler, round_info())

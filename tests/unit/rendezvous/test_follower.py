@@ -89,6 +89,32 @@ def test_a_member_acknowledges_and_enters_by_the_order_for_that_proposal() -> No
     assert told.kind is VerdictKind.CURRENT
 
 
+def test_a_member_that_has_acknowledged_nothing_since_it_asked_asks_anew_when_it_is_taken_for_one() -> None:
+    follower = wanting()
+    before = follower.report
+    admission = order(1, OrderKind.ADMITTED, round=4, proposal=7, rank=1, size=2, endpoint=HOME)
+    report = published(follower.step(Ordered(admission), 0.0))
+    assert (report.number, report.wants_in, report.acknowledged) == (before.number + 1, True, 0)
+
+
+def test_a_proposal_for_a_later_round_says_that_the_present_one_is_over() -> None:
+    follower = running()
+    proposed = order(3, OrderKind.PROPOSED, round=5, proposal=8, rank=0, size=2)
+    (told,) = [effect.verdict for effect in follower.step(Ordered(proposed), 0.0) if isinstance(effect, Tell)]
+    assert told.kind is VerdictKind.OVER
+    assert "round 4 is over, round 5 has begun" in told.why
+
+
+def test_a_node_that_stops_its_workers_can_still_be_cut_off() -> None:
+    follower = running()
+    follower.step(Renewed(0.0), 0.0)
+    follower.step(Ordered(order(3, OrderKind.OVER, round=4)), 0.0)
+    due = follower.next_deadline()
+    assert due is not None
+    (told,) = [effect.verdict for effect in follower.step(Ticked(), due) if isinstance(effect, Tell)]
+    assert told.kind is VerdictKind.CUT_OFF
+
+
 def test_rank_0_serves_before_it_acknowledges() -> None:
     follower = wanting()
     proposed = order(1, OrderKind.PROPOSED, round=4, proposal=7, rank=0, size=2)
