@@ -63,13 +63,16 @@ sim: $(VENV)/.test $(NATIVE)  ## many nodes in one thread, whatever goes wrong, 
 # A sanitized run shares no cache with one beside it.
 WATCHED := $(BIN)/python tools/sanitized.py
 WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600
+# What these add to the others happens in torch's launcher and in Python, and takes long under watch.
+UNWATCHED := --ignore-glob='tests/compat/test_torchrun_*' --ignore=tests/compat/test_torch_groups.py \
+	--ignore=tests/compat/test_gateway_torch.py
 
 .PHONY: sanitize
 sanitize: sanitize-address fuzz sanitize-thread  ## the native twin under ASan and UBSan, a minute of fuzzing, TSan
 
 .PHONY: sanitize-address
 sanitize-address: $(VENV)/.test  ## unit and compatibility tests under ASan and UBSan
-	$(WATCHED) address,undefined $(WATCHED_TESTS) tests/unit tests/compat
+	$(WATCHED) address,undefined $(WATCHED_TESTS) $(UNWATCHED) tests/unit tests/compat
 
 .PHONY: sanitize-thread
 sanitize-thread: $(VENV)/.test  ## server and client tests under TSan
