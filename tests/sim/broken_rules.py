@@ -35,18 +35,6 @@ def the_next_world_comes_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(office, "HOLD_S", 0.0)
 
 
-def acknowledged_for_an_older_proposal(patch: pytest.MonkeyPatch) -> None:
-    """A node whose store opens late says that it agrees to a proposal that is behind it."""
-    agree = Follower._agree
-
-    def agree_and_remember(self: Any, order: Any) -> None:
-        serving = self._serving
-        agree(self, order)
-        self._serving = self._serving or serving
-
-    patch.setattr(Follower, "_agree", agree_and_remember)
-
-
 def complete_without_all(patch: pytest.MonkeyPatch) -> None:
     """A round is complete with the first acknowledgement that names a store."""
     patch.setattr(State, "unacknowledged", property(lambda self: [] if self.endpoint else self.ranked))
@@ -109,7 +97,6 @@ BROKEN_RULES: tuple[Break, ...] = (
     never_cut_off,
     a_lost_connection_means_nothing,
     the_next_world_comes_at_once,
-    acknowledged_for_an_older_proposal,
     complete_without_all,
     successor_without_minutes,
     told_before_recorded,

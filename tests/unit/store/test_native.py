@@ -308,9 +308,11 @@ def test_calls_and_errors_without_number_keep_no_memory(make, pool, name):
     call(100)
     references = [sys.getrefcount(thing) for thing in (keys, keys[0], client)]
     tracemalloc.start()
-    call(MANY)
-    gc.collect()
-    kept = tracemalloc.get_traced_memory()[0]
+    kept = []
+    for _ in range(2):  # what the interpreter keeps for itself is there after the first
+        call(MANY)
+        gc.collect()
+        kept.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert [sys.getrefcount(thing) for thing in (keys, keys[0], client)] == references
-    assert kept < 20 * MANY
+    assert kept[1] - kept[0] < 20 * MANY
