@@ -20,6 +20,7 @@ from rallypoint.gateway.opening import open_store
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
 from rallypoint.net.address import format_endpoint, local_endpoint
+from rallypoint.net.url import without_secrets
 
 __all__ = ["gateway"]
 
@@ -79,9 +80,7 @@ def gateway(
         raise
     local = [local_endpoint(listener) for listener in listeners]
     here = " and ".join(map(format_endpoint, local))
-    scheme, mark, place = url.partition("://")
-    shown = f"{scheme}{mark}{place.rpartition('@')[2]}"  # logs are read by more people than may know the password
-    text = f"rallypoint serves {shown} on {here} (pid {os.getpid()}); Ctrl-C ends it"
+    text = f"rallypoint serves {without_secrets(url)} on {here} (pid {os.getpid()}); Ctrl-C ends it"
     on_ready = partial(announce, ready_line(local) if ready_json else text, listeners)
     relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
     ctx.exit(serve_forever(store, listeners, limits=limits, relay_limits=relay_limits, space=space, on_ready=on_ready))

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from urllib.parse import urlsplit
 
 from rallypoint.errors import AuthenticationError
 from rallypoint.gateway.gateway import Gateway
@@ -24,6 +23,7 @@ from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.upstream import Reach
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS, RelayLimits
 from rallypoint.net.address import UNIX_PREFIX, listen_exactly, local_endpoint, parse_endpoint
+from rallypoint.net.url import refuse_user, split_url
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.refusals import log_line
 from rallypoint.store.base import Store
@@ -145,8 +145,9 @@ def _maker(upstream: Store | str | Reach, relay_limits: RelayLimits) -> Callable
         return partial(Gateway, upstream)
     if not isinstance(upstream, str):
         return partial(Relay, upstream)
-    parts = urlsplit(upstream)
+    parts = split_url(upstream)
     if parts.scheme in {"tcp", "tls"}:
+        refuse_user(upstream)
         endpoints = [parse_endpoint(place) for place in parts.netloc.split(",")]
         credentials = credentials_to_use(True if parts.scheme == "tls" else None)
         return partial(Relay, Reacher(endpoints, credentials=credentials, session_timeout_s=relay_limits.patience_s))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from rallypoint.net.address import parse_endpoint
+from rallypoint.net.url import refuse_user, split_url, without_secrets
 from rallypoint.store.base import Store
 from rallypoint.store.url import rendezvous
 from rallypoint.types import Timeout
@@ -26,12 +25,13 @@ def open_store(url: str, timeout: Timeout) -> Store:
         RuntimeError: nobody knows its scheme.
         DistError: the store cannot be reached.
     """
-    parts = urlsplit(url)
+    shown = without_secrets(url)
     if "://" not in url:
-        raise ValueError(
-            f"{url!r} is no URL: write etcd://{url or 'host:port'}, tcp://{url or 'host:port'} or file:///path"
-        )
+        place = shown or "host:port"
+        raise ValueError(f"{shown!r} is no URL: write etcd://{place}, tcp://{place} or file:///path")
+    parts = split_url(url)
     if parts.scheme in {"tcp", "tls"}:
+        refuse_user(url)
         from rallypoint.store.tcp import TCPStore
 
         first = parse_endpoint(parts.netloc.split(",")[0])
@@ -44,7 +44,7 @@ def open_store(url: str, timeout: Timeout) -> Store:
         )
     if parts.scheme == "file":
         if not parts.path:
-            raise ValueError(f"{url!r} has no path: write file:///path")
+            raise ValueError(f"{shown!r} has no path: write file:///path")
         from rallypoint.store.file import FileStore
 
         store: Store = FileStore(parts.path)

@@ -27,13 +27,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistStoreError
 from rallypoint.gateway.opening import open_store
 from rallypoint.integrations.torch_store import as_torch_store, torchs_errors
 from rallypoint.net.address import parse_endpoint
+from rallypoint.net.url import refuse_user, split_url, without_secrets
 from rallypoint.primitives.exchange import exchange
 from rallypoint.primitives.kind import has_sessions
 from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s
@@ -87,15 +88,13 @@ def parse_place(url: str, environ: Mapping[str, str]) -> Place:
     Raises:
         ValueError: something is missing or makes no sense, in one sentence.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
+    if parts.scheme != "rallypoint+file":
+        refuse_user(url)  # a @ in the name of a run is %40
+    url = without_secrets(url)
     options = _options(url, parts.query)
     _, _, kind = parts.scheme.partition("+")
     kind = kind or "tcp"
-    if "@" in parts.netloc:
-        raise ValueError(
-            f"the URL of scheme {parts.scheme} has a user or password in it: a URL shows up in logs, give the token in "
-            "RALLYPOINT_TOKEN or RALLYPOINT_TOKEN_FILE"
-        )
     path = unquote(parts.path)
     if kind == "file":
         if parts.netloc or not path:
@@ -196,6 +195,8 @@ def _check_hosts(url: str, hosts: str) -> None:
         try:
             port = parse_endpoint(host).port
         except ValueError as error:
+            if without_secrets(f"tcp://{host}") != f"tcp://{host}":  # what stands for the port may be a password
+                raise ValueError(f"{url!r} names no server: a port is a number") from None
             raise ValueError(f"{url!r} names no server: {error}") from error
         if port == 0:
             raise ValueError(f"{url!r} has port 0, where nobody finds the others: name a port")
@@ -217,8 +218,8 @@ def _serves(url: str, options: Mapping[str, str]) -> bool:
     text = options.get("serve", "0").lower()
     if text not in _BOOLEANS:
         raise ValueError(f"serve of {url!r} is {text!r}; it must be 1 (rank 0 runs the server) or 0")
-    if _BOOLEANS[text] and urlsplit(url).scheme not in _SERVED:
+    if _BOOLEANS[text] and split_url(url).scheme not in _SERVED:
         raise ValueError(f"{url!r} has serve=1, which is for servers of ours: {', '.join(_SERVED)}")
-    if _BOOLEANS[text] and "," in urlsplit(url).netloc:
+    if _BOOLEANS[text] and "," in split_url(url).netloc:
         raise ValueError(f"{url!r} names several servers, of which rank 0 can run one: write one host, or no serve=1")
     return _BOOLEANS[text]

@@ -79,9 +79,9 @@ class LaunchConfig:
     logs_specs: LogOptions | LogsSpecs | None = None
     run_id: str = ""
     role: str = "default_role"
-    rdzv_endpoint: str = ""
+    rdzv_endpoint: str = field(default="", repr=False)  # there may be a password in it
     rdzv_backend: str = "c10d"
-    rdzv_configs: dict[str, Any] = field(default_factory=dict)
+    rdzv_configs: dict[str, Any] = field(default_factory=dict, repr=False)  # in these, too
     rdzv_timeout: float = -1
     max_restarts: int = 3
     monitor_interval: float = 0.1

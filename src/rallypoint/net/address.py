@@ -25,6 +25,7 @@ from rallypoint.clock import Deadline
 from rallypoint.errors import BindError, DistNetworkError
 from rallypoint.net.resolve import Resolved, SocketAddress, resolve
 from rallypoint.net.unix import UNIX_PREFIX, bind_socket_file, remove_stale_file
+from rallypoint.net.url import refuse_user, without_secrets
 from rallypoint.types import Endpoint
 
 __all__ = [
@@ -73,6 +74,9 @@ def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
         if not text[len(UNIX_PREFIX) :]:
             raise ValueError(f"the endpoint {text!r} has no path: write unix:/path/of/socket")
         return Endpoint(text, 0)
+    refuse_user(text)
+    if "://" in text:
+        raise ValueError(f"the endpoint {without_secrets(text)!r} is a URL: write host:port alone")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):

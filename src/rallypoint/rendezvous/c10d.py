@@ -40,6 +40,7 @@ from rallypoint.errors import (
     RendezvousStateError,
 )
 from rallypoint.events import emit
+from rallypoint.net.url import without_secrets
 from rallypoint.primitives.kind import has_sessions
 from rallypoint.rendezvous.backend import POLL_INTERVAL_S, RendezvousBackend, Token
 from rallypoint.rendezvous.c10d_store import DEFAULT_PORT, UNREACHABLE, open_tcp_store
@@ -276,7 +277,7 @@ def create_backend(params: RendezvousParameters) -> tuple[C10dRendezvousBackend,
             f"the store of run {params.run_id!r} cannot be used: {error.__cause__ or error}",
             backend=params.backend,
             run_id=params.run_id,
-            endpoint=params.endpoint,
+            endpoint=without_secrets(params.endpoint),
         )
         raise
     emit(

@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from rallypoint.errors import RendezvousConnectionError
 from rallypoint.events import emit
+from rallypoint.net.url import refuse_user, split_url, without_secrets
 from rallypoint.rendezvous.c10d_store import DEFAULT_PORT, open_tcp_store
 from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
 from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
@@ -84,7 +84,7 @@ def _open_tcp(params: RendezvousParameters) -> Ground:
     endpoint = params.endpoint
     if "://" in endpoint or ("," in endpoint and not endpoint.startswith("unix:")):
         store: TCPStore = _connect(params)
-        return Ground(store, f"the store at {params.endpoint}")
+        return Ground(store, f"the store at {without_secrets(params.endpoint)}")
     try:
         store, where, is_host = open_tcp_store(params, session_timeout=SESSION_S, dialect="auto")
     except RendezvousConnectionError as error:  # its words are torch's, of a backend that this is not
@@ -94,18 +94,20 @@ def _open_tcp(params: RendezvousParameters) -> Ground:
 
 
 def _unreachable(params: RendezvousParameters, why: BaseException) -> RendezvousConnectionError:
-    place = params.endpoint or str(Endpoint("localhost", DEFAULT_PORT))
+    place = without_secrets(params.endpoint) or str(Endpoint("localhost", DEFAULT_PORT))
     return RendezvousConnectionError(f"the store at {place} cannot be reached: {why}")
 
 
 def _connect(params: RendezvousParameters) -> TCPStore:
     """Reach a server that somebody else runs."""
     timeout_s = params.get_as_seconds("read_timeout", READ_TIMEOUT_S) or READ_TIMEOUT_S
-    parts = urlsplit(params.endpoint) if "://" in params.endpoint else None
+    parts = split_url(params.endpoint) if "://" in params.endpoint else None
     if parts is not None and parts.scheme not in ("tcp", "tls"):
         raise ValueError(
-            f"the rendezvous endpoint {params.endpoint!r} has the scheme {parts.scheme!r}; known are tcp, tls, etcd"
+            f"the rendezvous endpoint {without_secrets(params.endpoint)!r} has the scheme {parts.scheme!r}; known are "
+            "tcp, tls, etcd"
         )
+    refuse_user(params.endpoint)
     places = params.endpoint if parts is None else parts.netloc
     endpoint = Endpoint(places, DEFAULT_PORT) if "," in places else parse_rendezvous_endpoint(places, DEFAULT_PORT)
     first = parse_rendezvous_endpoint(places.partition(",")[0], DEFAULT_PORT)
@@ -128,7 +130,7 @@ def _connect(params: RendezvousParameters) -> TCPStore:
 def _open_etcd(params: RendezvousParameters) -> Ground:
     timeout_s = params.get_as_seconds("read_timeout", READ_TIMEOUT_S) or READ_TIMEOUT_S
     url, tls = _etcd_url(params), _etcd_tls(params)
-    where = f"etcd at {params.endpoint.rpartition('@')[2]}"
+    where = f"etcd at {without_secrets(params.endpoint)}"
     try:
         from rallypoint.store.etcd import EtcdStore
 

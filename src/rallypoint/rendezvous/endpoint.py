@@ -13,6 +13,7 @@ import socket
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from rallypoint.net.url import refuse_user, without_secrets
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def parse_rendezvous_endpoint(endpoint: str | None, default_port: int) -> Endpoi
         return Endpoint("localhost", default_port)
     if text.startswith(_UNIX_PREFIX) and len(text) > len(_UNIX_PREFIX):
         return Endpoint(text, 0)
+    refuse_user(text)
     if text.startswith("["):
         literal, bracket, rest = text[1:].partition("]")
         host = _ipv6_address(literal)
@@ -75,7 +77,8 @@ def parse_rendezvous_endpoint(endpoint: str | None, default_port: int) -> Endpoi
     port = try_parse_port(port_text)
     if port is None or port > _PORT_MAX:
         raise ValueError(
-            f"The port number of the rendezvous endpoint '{text}' must be an integer between 0 and {_PORT_MAX + 1}."
+            f"The port number of the rendezvous endpoint '{without_secrets(text)}' must be an integer between 0 and "
+            f"{_PORT_MAX + 1}."
         )
     return Endpoint(host, port)
 
@@ -91,8 +94,8 @@ def _ipv6_address(text: str) -> str | None:
 
 def _bad_host(endpoint: str, hint: str = "") -> ValueError:
     return ValueError(
-        f"The hostname of the rendezvous endpoint '{endpoint}' must be a dot-separated list of labels, "
-        f"an IPv4 address, or an IPv6 address.{hint}"
+        f"The hostname of the rendezvous endpoint '{without_secrets(endpoint)}' must be a dot-separated list of "
+        f"labels, an IPv4 address, or an IPv6 address.{hint}"
     )
 
 

@@ -78,8 +78,11 @@ def parse_url(url: str) -> Place:
     who, _, hosts = netloc.rpartition("@")
     query = dict(parse_qsl(asked, keep_blank_values=True))
     unknown = sorted(set(query) - _KNOWN)
-    if "@" in path + asked and not who and (unknown or not _is_endpoint(netloc)):
-        raise ValueError("a / or ? in the user's name or password is written %2F or %3F in the URL of an etcd cluster")
+    if "@" in path + asked and (who or unknown or not _is_endpoint(netloc)):
+        raise ValueError(
+            "a / or ? in the user's name or password is written %2F or %3F in the URL of an etcd cluster, and "
+            "a @ behind the hosts %40"
+        )
     endpoints = tuple(_endpoint(part) for part in hosts.split(","))
     if unknown:
         known = ", ".join(sorted(_KNOWN))
@@ -112,7 +115,9 @@ def _endpoint(text: str) -> Endpoint:
         host, _, port = text.partition(":")
         is_whole = True
     if not is_whole or not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
-        raise ValueError(f"a member of an etcd cluster is host:port, got {text!r}")
+        is_word = bool(is_whole and host and not port.isdigit())  # it may be a password, and the host be forgotten
+        shown = f"{host}:..." if is_word else text
+        raise ValueError(f"a member of an etcd cluster is host:port, got {shown!r}")
     return Endpoint(host, int(port) if port else DEFAULT_PORT)
 
 

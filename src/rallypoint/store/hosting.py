@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rallypoint.errors import BindError, DistNetworkError, DistStoreError
 from rallypoint.net.address import PORT_MAX, UNIX_PREFIX, adopt_listener, listen, local_endpoint
+from rallypoint.net.url import refuse_user, without_secrets
 from rallypoint.server.limits import SPIN_US_MAX
 from rallypoint.twin import native
 from rallypoint.types import Endpoint
@@ -69,7 +70,8 @@ def check_arguments(host_name: object, port: object, world_size: object, is_mast
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a world size of 0, a port outside 0..65535, no host's name, or one with a port in it.
+        ValueError: a world size of 0, a port outside 0..65535, no host's name, a URL, or one with a port, a user or a
+            password in it.
         DistNetworkError: port 0 for a client.
     """
     if not isinstance(host_name, str):
@@ -84,6 +86,10 @@ def check_arguments(host_name: object, port: object, world_size: object, is_mast
         raise ValueError(f"TCPStore port must be from 0 to {PORT_MAX}, not {port}")
     if not host_name:
         raise ValueError("TCPStore: host_name is empty: name the server's host, 'localhost' for this one")
+    refuse_user(host_name)
+    if "://" in host_name:
+        shown = without_secrets(host_name)
+        raise ValueError(f"TCPStore: host_name is the URL {shown!r}: write the host alone, the port is an argument")
     host, _, digits = host_name.partition(":")
     if digits.isdecimal() and host and "," not in host and not host_name.startswith(UNIX_PREFIX):
         raise ValueError(

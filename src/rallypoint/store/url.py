@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 from urllib.parse import ParseResult, parse_qsl, urlencode, urlparse
 
+from rallypoint.net.url import split_url, without_secrets
 from rallypoint.store.base import DEFAULT_TIMEOUT, Store
 from rallypoint.store.bootstrap import wants_libuv
 from rallypoint.types import Endpoint, Timeout
@@ -66,16 +67,19 @@ def rendezvous(url: str, rank: int = -1, world_size: int = -1, **options: Any) -
         ConnectTimeoutError: nobody serves there in time.
     """
     if not isinstance(url, str):
-        raise RuntimeError(f"`url` must be a string. {type(url)}: {url}")  # noqa: TRY004 - torch's class
+        raise RuntimeError(f"`url` must be a string. {type(url)}: {without_secrets(str(url))}")  # noqa: TRY004 - torch's class
     if not isinstance(rank, int):
         raise RuntimeError(f"`rank` must be an integer. {rank}")  # noqa: TRY004 - torch's class
     if not isinstance(world_size, int):
         raise RuntimeError(f"`world_size` must be an integer. {world_size}")  # noqa: TRY004 - torch's class
+    split_url(url)  # its error shows no password
     parts = urlparse(url)
     if rank != -1 or world_size != -1:
         query = dict(parse_qsl(parts.query))
         if "rank" in query or "world_size" in query:
-            raise AssertionError(f"The url: {url} has node-specific arguments(rank, world_size) already.")
+            raise AssertionError(
+                f"The url: {without_secrets(url)} has node-specific arguments(rank, world_size) already."
+            )
         if rank != -1:
             query["rank"] = str(rank)
         if world_size != -1:
@@ -103,12 +107,17 @@ def _meet_by_file(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> 
 
 def _meet_by_tcp(url: str, *, timeout: Timeout = DEFAULT_TIMEOUT, **_: Any) -> Iterator[Meeting]:
     parts = urlparse(url)
-    if parts.port is None:
+    try:
+        port = parts.port
+    except ValueError:  # which quotes what stands in the port's place: it may be half of a password
+        scheme = parts.scheme
+        raise ValueError(f"what is a port in the {scheme}:// URL is no number: write {scheme}://host:29500") from None
+    if port is None:
         raise _missing(parts.scheme, "port number")
     rank, world_size = _place(parts, parts.scheme)
     if parts.hostname is None:
         raise AssertionError("hostname cannot be None")
-    yield _tcp_store(parts, Endpoint(parts.hostname, parts.port), rank, world_size, timeout), rank, world_size
+    yield _tcp_store(parts, Endpoint(parts.hostname, port), rank, world_size, timeout), rank, world_size
     raise _once_only(parts.scheme)
 
 

@@ -221,6 +221,8 @@ def test_a_server_may_be_released_by_the_collector_while_another_is_begun(host, 
     [
         ("", "TCPStore: host_name is empty: name the server's host, 'localhost' for this one"),
         ("node0:29500", r"host_name is 'node0:29500': the port is an argument of its own, TCPStore\('node0', 29500\)"),
+        ("tcp://me:hidden@node0", "was given with a user or a password"),
+        ("tcp://node0", "is the URL .tcp://node0.: write the host alone"),
     ],
 )
 def test_a_host_name_that_is_none_is_refused_at_once(host_name, sentence):
