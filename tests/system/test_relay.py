@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from tests.support.launcher import until
@@ -11,6 +13,8 @@ from tests.support.raw_server import PATIENCE_S, RawClient
 from tests.support.relayed import started
 
 from rallypoint.errors import DistNetworkError
+from rallypoint.protocol.codec import encode_request
+from rallypoint.protocol.spec import Verb
 from rallypoint.store.tcp import TCPStore
 
 KILLS = 5
@@ -100,6 +104,33 @@ def test_clients_are_closed_when_the_server_is_gone_for_too_long():
         server.kill()
         assert client.read_end() == b""
         client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("command", ["relay", "gateway"])
+def test_a_peer_that_asks_for_much_and_does_not_read_costs_little_more_than_one_reply(command):
+    size, asked = 1 << 20, 250
+    with started("serve") as (_, server_port):
+        upstream = f"127.0.0.1:{server_port}"
+        arguments = [upstream] if command == "relay" else ["--store", f"tcp://{upstream}"]
+        with started(command, *arguments) as (process, port), plain(port) as other:
+            other.set("k", b"x" * size)
+            assert len(other.get("k")) == size
+            before = peak_size(process.pid)
+            client = RawClient(("127.0.0.1", port))
+            client.send(encode_request(Verb.GET, b"/k") * asked)
+            for _ in range(asked):  # the server has answered the other peer's requests by then
+                assert len(other.get("k")) == size
+            assert peak_size(process.pid) - before < 32 << 20
+            for _ in range(asked):
+                assert client.read(8 + size)[8:] == b"x" * size
+            client.close()
+
+
+def peak_size(pid):
+    """Give the most bytes of memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def test_a_relay_ends_with_a_signal():

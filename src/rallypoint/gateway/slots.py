@@ -38,6 +38,8 @@ _Pieces: TypeAlias = tuple[bytes, ...]
 # A value up to this size is copied behind its length, as the server does it.
 _COPIED_SIZE_MAX = 1024
 
+_STALLING: Final = frozenset({Verb.GET, Verb.MULTI_GET, Verb.COMPARE_SET, Verb.QUEUE_POP, Verb.LIST_KEYS})
+
 _OVERHEAD_SIZE = 64  # about what Python takes for one item of a request besides its text
 
 
@@ -59,19 +61,19 @@ class Slot:
         size: about how many bytes the request keeps.
         is_deferred: its reply does not keep those behind it.
         replaces_wait: its peer's wait ends with it.
-        is_stalling: requests behind it are not sent upstream before it is filled.
+        is_stalling: requests behind it are not sent upstream before it is filled: its reply may be of any size.
         pieces: the reply, ``None`` until it is known; empty for a request without one.
         refusal: why the peer is to be closed here instead.
     """
 
     is_deferred = False
     replaces_wait = False
-    is_stalling = False
 
     def __init__(self, request: Request) -> None:
         self.size = _size_of(request)
         self.pieces: _Pieces | None = None
         self.refusal: tuple[CloseReason, str] | None = None
+        self.is_stalling = request[0] in _STALLING
         self._request = request
 
     def begin(self) -> Sequence[Call]:
@@ -143,8 +145,6 @@ class _Popping(Slot):
 
 class _Gathering(Slot):
     """MULTI_GET: all values at once; if some are missing, those that are there one by one."""
-
-    is_stalling = True
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)

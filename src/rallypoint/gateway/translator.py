@@ -10,6 +10,8 @@ Rules:
 - Each wait of each peer is a wait upstream. Equal ones are not merged: a queue's item releases one waiter, and what is
   a queue the relay does not know.
 - What is on its way upstream is bounded, for each peer and in total. A peer over the bound is held, not closed.
+- What a peer is owed is bounded, too: by ``output_size_max`` and one reply. How long a value is shows only when it is
+  there; so of one peer's requests whose reply may be of any size one is on its way, and none while the peer is paused.
 - A peer that goes away leaves no wait behind. What it has sent is served to the end.
 - While there is no server the peers wait; after ``patience_s`` they are closed, and newcomers at once, until there is
   a server again.
@@ -18,14 +20,13 @@ Rules:
 Theory of operation. Each request gets a *slot* in its peer's line and one or more *calls* upstream (``slots``).
 Answers fill slots, and the filled ones leave from the front. A WAIT's that is not filled does not keep those behind::
 
-    peer 7:  [GET a: filled] [WAIT b: -] [ADD n: filled] [GET c: -] [SET d: filled]
+    peer 7:  [GET a: filled] [WAIT b: -] [ADD n: filled] [ADD c: -] [SET d: filled]
     leave:    ^^^^^^^^^^^^^               ^^^^^^^^^^^^^
 
-A MULTI_GET that misses keys needs a second round trip, so a peer's requests behind one wait until it is filled. What
-takes the place of a wait begins when that wait is answered, because a CANCEL that is lost with a connection is said
-again behind all requests.
+A peer's requests behind one whose reply may be of any size wait until it is filled; of these a MULTI_GET that misses
+keys needs a second one. What takes the place of a wait begins when that is answered: a lost CANCEL is said again last.
 
-What this file does not know: sockets, threads, sessions and their ids, how a lost connection is made again.
+What this file does not know: sockets, threads, sessions, how a lost connection is made again.
 """
 
 from __future__ import annotations

@@ -402,6 +402,19 @@ def test_a_peer_that_causes_much_is_paused():
     assert lab.got[1][-4:] == b"\3\0\0\0"
 
 
+def test_a_peer_that_does_not_read_is_owed_no_more_than_its_limit_and_one_reply():
+    lab = Lab(Limits(output_size_max=1000))
+    lab.say(1, Verb.SET, b"k", b"x" * 300)
+    asked = Received(1, encode_request(Verb.GET, b"k") * 20)
+    assert sum(isinstance(effect, Ask) for effect in lab.step(asked)) == 1
+    for times in range(1, 6):
+        lab.answer()
+        assert type(lab.effects[-1]) is Pause
+        assert lab.got[1] == (U64.pack(300) + b"x" * 300) * 4 * times
+        lab.step(Resumed(1))
+    assert lab.machine.statistics().unanswered == 0
+
+
 # --- the server upstream ---------------------------------------------------------------------------------
 
 
