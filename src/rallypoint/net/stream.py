@@ -221,17 +221,22 @@ class Stream:
             raise lost(self.endpoint)
         return data
 
-    def wait(self, until: float, *, for_output: bool = False) -> None:
+    def wait(self, until: float, *, for_output: bool = False, slice_s: float = WAIT_SLICE_S) -> bool:
         """Wait until there is something to take, or the system takes output, one slice at most.
 
         Args:
             until: a time on the monotonic clock.
             for_output: wait for room, too.
+            slice_s: the longest wait, in seconds; the main thread's is ``WAIT_SLICE_S``, so that it sees signals.
+
+        Returns:
+            Whether it is worth a look.
 
         Raises:
             ConnectionLostError: if another thread has closed the connection.
         """
-        self._is_ready(select.POLLIN | select.POLLOUT if for_output else select.POLLIN, until)
+        event = select.POLLIN | select.POLLOUT if for_output else select.POLLIN
+        return self.has_read_ahead or self._is_ready(event, until, slice_s)
 
     def _spin(self) -> bytes:
         """Receive what comes within ``spin_us``, or take a first look as usual."""
@@ -283,9 +288,9 @@ class Stream:
                 raise lost(self.endpoint)
             return chunk
 
-    def _is_ready(self, event: int, until: float) -> bool:
+    def _is_ready(self, event: int, until: float, slice_s: float = WAIT_SLICE_S) -> bool:
         """Wait for one slice at most."""
-        remaining_s = min(WAIT_SLICE_S, max(0.0, until - monotonic()))
+        remaining_s = min(slice_s, max(0.0, until - monotonic()))
         poll = select.poll()  # one of its own: a signal's handler, or who reads next, may come to wait amid this wait
         try:
             poll.register(self._sock, event)

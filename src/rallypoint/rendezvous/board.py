@@ -97,10 +97,12 @@ class Place(NamedTuple):
     Attributes:
         is_marked: its mark is there.
         is_led: that of a coordinator is.
+        progress: what the coordinator says of how far it is; empty if it says nothing.
     """
 
     is_marked: bool
     is_led: bool
+    progress: bytes
 
 
 class Minutes(NamedTuple):
@@ -159,29 +161,35 @@ class Board:
             self._marks = marks.value
             return lease.value
 
-    def mark_place(self, node: str) -> bool:
-        """Say that a node is connected; tell whether it is the first of those that are. Cost: 1 call.
+    def take_place(self, node: str, report: bytes | None, lease: int) -> bool:
+        """Say that a node is connected, and put its report up; tell whether it is the first that is there.
 
         Raises:
-            LeaseLostError: the lease of the marks has ended since ``grant_place``.
+            LeaseLostError: the lease, or that of the marks, has ended since ``grant_place``.
+
+        Cost: 1 call.
         """
         begun, self._marks = self._marks, 0  # begun anew, unless it turns out to be there
         with self._bounded() as store, store.pipeline() as batch:
             batch.swap(NODES + node + HERE, ANY_REVISION, "", lease=begun)
             first = batch.swap(FIRST, ABSENT, node, lease=begun)
+            if report is not None:
+                batch.swap(NODES + node, ANY_REVISION, report, lease=lease)
         self._marks = begun
         return first.value[0]
 
     def renew_place(self, node: str, lease: int) -> Place:
-        """Let a lease live on, and look how the node stands. Cost: 1 call.
+        """Let a lease live on, and look how the node stands, and how far the others are. Cost: 1 call.
 
         Raises:
             LeaseLostError: it has ended.
         """
         with self._bounded() as store, store.pipeline() as batch:
             batch.lease_renew(lease)
-            mark, led = batch.read(NODES + node + HERE), batch.read(COORDINATOR + HERE)
-        return Place(mark.value is not None, led.value is not None)
+            mark, led, progress = map(batch.read, (NODES + node + HERE, COORDINATOR + HERE, PROGRESS))
+        if mark.value is None:
+            self._marks = 0  # its lease has ended
+        return Place(mark.value is not None, led.value is not None, progress.value or b"")
 
     def renew(self, lease: int) -> None:
         """Let a lease live on. Cost: 1 call.

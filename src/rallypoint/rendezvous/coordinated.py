@@ -67,8 +67,11 @@ SESSION_S: Final = 0.1
 LINGER_S: Final = 2.0
 """How long a node that serves the run's store stays after the end for those that have yet to hear of it."""
 
-STAND_SPREAD_S: Final = 0.001
-"""The nodes that have just met stand for the office over so many seconds for each of them."""
+CANDIDATES: Final = 8
+"""So many nodes of a round, those with the lowest ranks, stand for the office; another does when it finds it empty.
+
+Where hundreds have just met, so many connections and watches would stand in the way of their work.
+"""
 
 RETIRE_S: Final = 0.5
 """How long a coordinator that leaves may take to hear its own node's farewell, in seconds."""
@@ -169,10 +172,12 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         following = hands.following
         following.forget_entry()
         following.tell(Wanted())
+        following.start()
         try:
             outcome = following.await_entry()
             if isinstance(outcome, Order):
-                hands.coordinator.stand(outcome.size * STAND_SPREAD_S)
+                if outcome.rank < CANDIDATES:
+                    hands.coordinator.start()
                 return self._round_info(outcome)
         except BaseException as error:
             # Nobody is there to acknowledge any more: a place that is kept would hold up everybody else.
@@ -196,6 +201,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             RendezvousTimeoutError: if it could not be stored within the close timeout.
         """
         hands = self._begin()
+        hands.following.start()
         self._say(Closing(f"{hands.label} closed the run"), "the closing")
 
     def num_nodes_waiting(self) -> int:
@@ -290,7 +296,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
     # --- joining -------------------------------------------------------------------------------------------
 
     def _begin(self) -> _Hands:
-        """Start what follows, and stands for the office, unless it runs already."""
+        """Make what follows, and what stands for the office where that is called for, unless they are there."""
         if self._hands is not None:
             return self._hands
         self._has_left = False
@@ -307,7 +313,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             self._space.open,
             contact,
             self._run_id,
-            stand=lambda: coordinator.stand(0.0),
+            stand=lambda: coordinator.start(),  # noqa: PLW0108 - made below
             clock=self._clock,
         )
         coordinator = Coordinator(
@@ -317,14 +323,11 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             settings.ttl_s,
             self._run_id,
             is_over=following.is_over,
-            is_held_back=True,
             clock=self._clock,
         )
         self._hands = _Hands(following, coordinator, node, label)
         for stopper in (following.stopper, coordinator.stopper):
             weakref.finalize(self, stopper)
-        coordinator.start()
-        following.start()
         return self._hands
 
     def _round_info(self, order: Order) -> RendezvousInfo:

@@ -1,10 +1,8 @@
 """One of the nodes coordinates: it is elected, hears all reports, lets the machine decide, and tells everybody.
 
-This is the driver of ``office``: a supervised thread with a connection of its own, and no rule of its own. All nodes of
-a run have one; one of them is in office, the others watch who it is::
+This is the driver of ``office``: a supervised thread with a connection of its own, and no rule of its own. Of those
+nodes of a run that have one, one is in office, and the others watch who it is::
 
-    held back, unless it is the first: until this node is in a round, or for STAND_S
-                   |
     candidate: watch "coordinator" --- free ---> create it under a lease ---> in office
                    ^                                                            |
                    |                     read "state" and all of "nodes/"       |
@@ -19,7 +17,6 @@ Nothing is told before it is stored, and nothing can be stored or told by who wa
 from __future__ import annotations
 
 import math
-import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -47,12 +44,6 @@ from rallypoint.rendezvous.roll import Roll
 from rallypoint.store.session_calls import Missed, Watch
 
 __all__ = ["Coordinator", "DeposedError", "Officer"]
-
-STAND_S: Final = 5.0
-"""A node stands after so many seconds, up to twice that, if it is not told to before.
-
-Where many begin at once, so many connections and watches would stand in the way of their round.
-"""
 
 LOOK_S: Final = 10.0
 """A candidate looks again who is in office after so many seconds in which the store said nothing."""
@@ -104,7 +95,6 @@ class Coordinator:
         run_id: the run, for events.
         is_over: tells whether this node has heard of the end of the run; then it need not stand, because who has not
             heard does.
-        is_held_back: do not stand before ``stand`` says so, or some time has passed.
         clock: what all times are measured on.
 
     Threads: one of its own; ``start`` and ``stop`` may be called from any.
@@ -119,7 +109,6 @@ class Coordinator:
         run_id: str,
         *,
         is_over: Callable[[], bool] = lambda: False,
-        is_held_back: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._is_over = is_over
@@ -130,15 +119,13 @@ class Coordinator:
         self._run_id = run_id
         self._clock = clock
         self._stopping = threading.Event()
-        self._is_called = threading.Event()
-        if not is_held_back:
-            self._is_called.set()
-        self._spread_s = 0.0
         self._watch: Watch | None = None
         self._is_in_office = False
         self._is_retiring = False
         self._trouble = ""
         self._undecided_on, self._undecided, self._fault = -1, 0, ""
+        self._starting = threading.Lock()
+        self._has_begun = False
         self._thread = threading.Thread(target=self._run, name="rallypoint-coordinator", daemon=True)
 
     @property
@@ -147,13 +134,11 @@ class Coordinator:
         return self._is_in_office
 
     def start(self) -> None:
-        """Stand as a candidate, at once or when it is not held back any more; to be called once."""
-        self._thread.start()
-
-    def stand(self, within_s: float) -> None:
-        """Stand at some time in the next ``within_s`` seconds, if it was held back until now."""
-        self._spread_s = within_s
-        self._is_called.set()
+        """Stand as a candidate; doing it again, or after ``stop``, does nothing."""
+        with self._starting:
+            if not self._has_begun and not self._stopping.is_set():
+                self._has_begun = True
+                self._thread.start()
 
     @property
     def stopper(self) -> Callable[[], None]:
@@ -175,11 +160,11 @@ class Coordinator:
             self._thread.join(timeout_s)
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end of the thread, which was started, at most ``timeout_s`` seconds."""
-        self._thread.join(timeout_s)
+        """Wait for the end of the thread, if there is one, at most ``timeout_s`` seconds."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def _wake(self) -> None:
-        self._is_called.set()
         watch = self._watch
         if watch is not None:
             watch.close()
@@ -187,7 +172,6 @@ class Coordinator:
     # --- the thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._hold_back()
         pause_s = 0.0
         while not self._stopping.wait(pause_s):
             try:
@@ -204,11 +188,6 @@ class Coordinator:
                     pause_s = self._tell_trouble(error, pause_s)
             finally:
                 close()
-
-    def _hold_back(self) -> None:
-        part = random.random()  # noqa: S311 - spreads, hides nothing
-        if self._is_called.wait(STAND_S * (1 + part)):
-            self._stopping.wait(self._spread_s * part)
 
     def _tell_trouble(self, error: Exception, pause_s: float) -> float:
         if repr(error) != self._trouble:

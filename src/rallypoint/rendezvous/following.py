@@ -1,17 +1,20 @@
 """How one node follows the coordinator: its report goes up, its orders come in, its lease is kept.
 
-This is the driver of ``follower``: two threads and no rule. One reads what is ordered; the other does all that a node
-writes, of which there is never more than one thing under way::
+This is the driver of ``follower``: one thread and no rule. It reads what is ordered, and does between two orders what
+``upkeep`` has to do, so that an order is answered by the thread that has read it::
 
-    orders/<id>  ---- watched by "rallypoint-orders" ----+
+    orders/<id>  ---- watched by "rallypoint-node" ------+
                                                          v
-    next_rendezvous, reports, looks at the round ---> Follower ---> report, to be put up     } done by
-                                                         |   +----> a store to serve         } "rallypoint-report",
-                                                         v                                   } which renews the lease
-                                    entered, stopped, or a verdict: told to who waits        } between the two
+    next_rendezvous, reports, looks at the round ---> Follower ---> report, store to serve --> Upkeep
+                                                         |
+                                                         v
+                                    entered, stopped, or a verdict: told to who waits
+
+What somebody else lets the machine know is put up by a thread that lives only for that: the other one is reading, and
+nobody is made to wait for the store.
 
 Whoever asks what has become of the round lets the machine look at the clock first: a store that does not answer holds
-up both threads, and must not keep a node from knowing that it is cut off.
+up the threads, and must not keep a node from knowing that it is cut off.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
-from rallypoint.errors import LeaseLostError, SessionLostError
+from rallypoint.errors import SessionLostError
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board
 from rallypoint.rendezvous.contact import Contact
@@ -33,37 +36,33 @@ from rallypoint.rendezvous.follower import (
     Enter,
     Event,
     Follower,
-    Granted,
-    LeaseLost,
     Ordered,
-    Progressed,
     Publish,
-    Renewed,
     Say,
     Serve,
-    Served,
     Stop,
     Tell,
     Ticked,
 )
 from rallypoint.rendezvous.mailbox import LOOK_S, Mailbox
-from rallypoint.rendezvous.reports import Order, encode_report, read_notice
+from rallypoint.rendezvous.reports import Order
+from rallypoint.rendezvous.upkeep import Upkeep, longer_pause_s
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
 from rallypoint.store.session_calls import Watch
 from rallypoint.types import Endpoint
 
 __all__ = ["Following"]
 
-_T = TypeVar("_T")
-
 SESSION_LOOK_S: Final = 0.1
 """While this node is in a round it looks so often whether its session lasts, in seconds."""
+
+HAND_S: Final = 0.01
+"""Orders are read for so long at least, in seconds, also when somebody else should be done with his part by now."""
 
 LOSSES_MAX: Final = 2
 """A session that was lost so often in a row, without a call that went well, is lost for good."""
 
-PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 1.0
-"""Between attempts while the store fails."""
+_AWAITED = (Enter, Stop, Tell)
 
 
 class Following:
@@ -100,38 +99,45 @@ class Following:
     ) -> None:
         self._board = board
         self._node = node
-        self._ttl_s = ttl_s
-        self._interval_s = interval_s
-        self._serve = serve
         self._run_id = run_id
-        self._stand = stand
         self._clock = clock
         self._stopping = threading.Event()
         self._watch: Watch | None = None
         self._changed = threading.Condition(threading.RLock())  # guards all that follows
         self._follower = follower
         self._contact = contact
-        self._unpublished: Publish | None = None
-        self._is_publishing = False
-        self._unserved: Serve | None = None
+        self._upkeep = Upkeep(
+            board,
+            node,
+            ttl_s,
+            interval_s,
+            serve,
+            contact,
+            self._changed,
+            step=self._step,
+            is_wanting=lambda: follower.is_wanting,
+            fail=self._note_failure,
+            stand=stand,
+            clock=clock,
+        )
         self._entered: Order | None = None
         self._stopped: Stop | None = None
         self._verdict: Verdict | None = None
         self._lost: SessionLostError | None = None
-        self._is_watching = False
-        self._mailbox = Mailbox(board, node, run_id, self._obey)
+        self._mailbox = Mailbox(board, node, run_id, self._obey, clock)
         self._losses = 0
+        self._answered_at = contact.answered_at
         self._session_ends_at = math.inf
-        self._lease = 0
-        self._renew_at = 0.0
-        self._pause_s = 0.0
-        self._reader = threading.Thread(target=self._read_orders, name="rallypoint-orders", daemon=True)
-        self._writer = threading.Thread(target=self._write, name="rallypoint-report", daemon=True)
+        self._has_begun = False
+        self._hand: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="rallypoint-node", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow; once."""
-        self._reader.start()
-        self._writer.start()
+        """Begin to follow; doing it again is fine."""
+        with self._changed:
+            if not self._has_begun:
+                self._has_begun = True
+                self._thread.start()
 
     @property
     def stopper(self) -> Callable[[], None]:
@@ -141,9 +147,12 @@ class Following:
     # --- what the handler asks ---------------------------------------------------------------------------
 
     def tell(self, event: Event) -> None:
-        """Let the machine know what happened; what follows from it is done by the threads."""
+        """Let the machine know what happened; what follows from it is done by others than the caller."""
         with self._changed:
             self._step(event)
+            if self._upkeep.needs_hand and (self._hand is None or not self._hand.is_alive()):
+                self._hand = threading.Thread(target=self._upkeep.work, name="rallypoint-report", daemon=True)
+                self._hand.start()
 
     def await_entry(self) -> Order | Stop | SessionLostError | None:
         """Wait until this node is in a round, or will not be.
@@ -190,10 +199,14 @@ class Following:
         """Wait until all that this node has to say is up; tell whether it is."""
         deadline = Deadline(timeout_s, self._clock)
         with self._changed:
-            while self._unpublished is not None or self._is_publishing:
-                if deadline.has_passed() or self._stopping.is_set() or self._lost is not None:
-                    return False
-                self._wait(deadline.at)
+            self._upkeep.awaiting += 1
+            try:
+                while not self._upkeep.is_published:
+                    if deadline.has_passed() or self._stopping.is_set() or self._lost is not None:
+                        return False
+                    self._wait(deadline.at)
+            finally:
+                self._upkeep.awaiting -= 1
             return True
 
     def stop(self, timeout_s: float) -> None:
@@ -201,16 +214,15 @@ class Following:
         deadline = Deadline(timeout_s, self._clock)
         with self._changed:
             self._stopping.set()
-            watch, lease = self._watch, self._lease
-            self._lease = 0
+            watch, lease = self._watch, self._upkeep.give_up()
+            threads = [thread for thread in (self._thread, self._hand) if thread is not None and thread.is_alive()]
             self._changed.notify_all()
         if watch is not None:
             watch.close()
-        me = threading.current_thread()
-        for thread in (self._writer, self._reader):
-            if thread.is_alive() and thread is not me:
+        for thread in threads:
+            if thread is not threading.current_thread():
                 thread.join(deadline.remaining_s())
-        if lease and self._lost is None and not self._writer.is_alive():
+        if lease and self._lost is None and not any(thread.is_alive() for thread in threads):
             with suppress(RuntimeError, OSError):  # it ends by itself
                 self._board.revoke(lease)
 
@@ -239,16 +251,17 @@ class Following:
         return math.inf if due_at is None else due_at
 
     def _step(self, event: Event) -> None:
-        for effect in self._follower.step(event, self._clock.now()):
+        due_at = self._due_at()
+        effects = self._follower.step(event, self._clock.now())
+        for effect in effects:
             self._carry_out(effect)
-        self._changed.notify_all()
+        if self._due_at() < due_at or any(isinstance(effect, _AWAITED) for effect in effects):
+            self._changed.notify_all()  # waking who waits for nothing costs more than the rest
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Publish():
-                self._unpublished = effect
-            case Serve():
-                self._unserved = effect
+            case Publish() | Serve():
+                self._upkeep.want(effect)
             case Enter(order):
                 self._entered = order
             case Stop():
@@ -258,152 +271,56 @@ class Following:
             case Say(why):
                 emit("rendezvous.wait", why, run_id=self._run_id, node=self._node)
 
-    # --- orders in ---------------------------------------------------------------------------------------
+    # --- the thread --------------------------------------------------------------------------------------
 
-    def _read_orders(self) -> None:
+    def _run(self) -> None:
         pause_s, trouble = 0.0, ""
         while not self._stopping.wait(pause_s):
             try:
                 with self._board.watch_order(self._node) as watch:
                     self._watch = watch
-                    if self._is_watching:  # else this node has not reported yet, and nobody has ordered it anything
-                        self._mailbox.look()
-                    with self._changed:
-                        self._is_watching = True
-                        self._changed.notify_all()
+                    self._open()
                     pause_s, trouble = 0.0, ""
-                    self._mailbox.read_on(watch, self._stopping.is_set)
+                    while not self._stopping.is_set():
+                        self._upkeep.work()
+                        self._mailbox.read(watch, self._until_due_s())
             except Exception as error:  # noqa: BLE001, PERF203 - supervised: told, noted, tried again
-                if self._stopping.is_set():
-                    return
-                if repr(error) != trouble and not self.is_over():  # after the end, its host may go at any time
+                if self._note_failure(error) and repr(error) != trouble:
                     trouble = repr(error)
                     emit("rendezvous.trouble", f"reading this node's orders failed, trying again: {error}")
-                self._note_loss(error)
-                with self._changed:  # the session may have ended, and this node's mark with it
-                    self._renew_at = self._clock.now()
-                    self._changed.notify_all()
-                pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
+                with self._changed:
+                    self._upkeep.hurry()
+                self._upkeep.work()  # a lease must not end because of that
+                pause_s = longer_pause_s(pause_s)
+
+    def _open(self) -> None:
+        """Look what was ordered meanwhile: nothing, before this node has reported for the first time."""
+        if self._upkeep.is_open:
+            self._mailbox.look()
+        with self._changed:
+            self._upkeep.is_open = not self._stopping.is_set()
+
+    def _until_due_s(self) -> float:
+        with self._changed:
+            return max(HAND_S, self._upkeep.due_at() - self._clock.now())
 
     def _obey(self, order: Order) -> None:
         with self._changed:
             self._step(Ordered(order))
 
-    # --- reports out -------------------------------------------------------------------------------------
-
-    def _write(self) -> None:
-        trouble = ""
-        while not self._stopping.wait(self._pause_s):
-            try:
-                self._write_next()
-                with self._changed:
-                    self._contact.fail(None)
-                trouble, self._pause_s = "", 0.0
-            except LeaseLostError as error:  # noqa: PERF203 - as below
-                with self._changed:
-                    lease, self._lease = self._lease, 0
-                    self._step(LeaseLost(str(error)))
-                with suppress(RuntimeError, OSError):
-                    self._board.revoke(lease)  # what is left of this node's place
-            except Exception as error:  # noqa: BLE001 - supervised: told, noted, tried again
-                if self._stopping.is_set():
-                    return
-                if repr(error) != trouble and not self.is_over():  # after the end, its host may go at any time
-                    trouble = repr(error)
-                    emit("rendezvous.trouble", f"keeping this node's place failed, trying again: {error}")
-                self._note_loss(error)
-                with self._changed:
-                    self._contact.fail(error)
-                    self._changed.notify_all()
-                self._pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * self._pause_s))
-
-    def _write_next(self) -> None:
-        """Wait for something to write, and do it."""
-        with self._changed:
-            while not self._stopping.is_set():
-                now = self._clock.now()
-                if self._is_watching and (self._unserved or self._unpublished or not self._lease):
-                    break
-                if self._lease and now >= self._renew_at:
-                    break
-                self._wait(self._renew_at if self._lease else now + LOOK_S)
-            else:
-                return
-            serve, publish, lease = self._unserved, self._unpublished, self._lease
-        if not lease:
-            self._grant()
-        elif self._clock.now() >= self._renew_at:
-            self._renew(lease)
-        elif serve is not None:
-            endpoint = self._serve(serve.proposal, serve.round)
-            with self._changed:
-                if self._unserved is serve:
-                    self._unserved = None
-                self._step(Served(serve.proposal, endpoint))
-        elif publish is not None:
-            self._publish(publish, lease)
-
-    def _grant(self) -> None:
-        sent_at = self._clock.now()
-        lease = self._ask(lambda: self._board.grant_place(self._ttl_s))
-        is_first = self._ask(lambda: self._board.mark_place(self._node))
-        with self._changed:
-            self._lease, self._renew_at = lease, sent_at + self._interval_s
-            self._step(Granted())
-            self._step(Renewed(sent_at))
-        if is_first:
-            self._stand()
-
-    def _renew(self, lease: int) -> None:
-        sent_at = self._clock.now()
-        place = self._ask(lambda: self._board.renew_place(self._node, lease))
-        if not place.is_led:
-            self._stand()
-        if not place.is_marked:
-            raise LeaseLostError("the connection was lost for too long", lease=lease)
-        with self._changed:
-            self._renew_at = sent_at + self._interval_s
-            self._step(Renewed(sent_at))
-            is_waiting = self._follower.is_wanting
-        if is_waiting and (notice := read_notice(self._board.progress())):
-            self.tell(Progressed(notice))
-
-    def _publish(self, publish: Publish, lease: int) -> None:
-        with self._changed:
-            if self._unpublished is publish:
-                self._unpublished = None
-            self._is_publishing = True
-        try:
-            self._ask(lambda: self._board.post_report(self._node, encode_report(publish.report), lease))
-        except BaseException:
-            with self._changed:
-                self._unpublished = self._unpublished or publish
-            raise
-        finally:
-            with self._changed:
-                self._is_publishing = False
-                self._changed.notify_all()
-
-    def _ask(self, call: Callable[[], _T]) -> _T:
-        with self._changed:
-            self._contact.ask()
-        try:
-            answer = call()
-        finally:
-            with self._changed:
-                self._contact.end()
-        with self._changed:
-            self._contact.answer()
-            self._losses = 0
-        return answer
-
-    def _note_loss(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> bool:
         """Note if the store is gone for good: then nothing can be awaited any more.
 
         A call of which a new session does not know whether it was applied fails in the same way, but only once.
+
+        Returns:
+            Whether to tell of it: nobody cares any more after the end, when the store's host may go at any time.
         """
         with self._changed:
+            if self._contact.answered_at != self._answered_at:
+                self._answered_at, self._losses = self._contact.answered_at, 0
             self._losses = self._losses + 1 if isinstance(error, SessionLostError) else 0
             if isinstance(error, SessionLostError) and self._losses >= LOSSES_MAX:
                 self._lost = error
             self._changed.notify_all()
+            return not self._stopping.is_set() and not self._follower.report.has_heard

@@ -29,7 +29,7 @@ from rallypoint.errors import (
     SessionLostError,
 )
 from rallypoint.net.retry import DEFAULT_BACKOFF, MOMENT_S
-from rallypoint.net.stream import WAIT_SLICE_S
+from rallypoint.net.stream import WAIT_SLICE_S, Stream
 from rallypoint.protocol.session.client import Request
 from rallypoint.store.ticket import Ticket, hand_out, wake_each
 from rallypoint.store.uplink import Link, Uplink
@@ -42,6 +42,9 @@ Reach: TypeAlias = Callable[[bytes, Deadline], Link]
 
 FOLLOW_S = 0.5
 """The longest uninterrupted sleep of a thread that follows, in seconds; the main thread's is ``WAIT_SLICE_S``."""
+
+READ_S = 0.2
+"""The same of a thread that leads."""
 
 
 def _stay() -> None:
@@ -172,18 +175,18 @@ class Leading:
         """Read once for everybody, unless there is ``data`` of this link already."""
         stream, session = link.stream, self._session
         try:
+            if ticket.sleeps and not data and not self._is_awake(stream, until):
+                return
             self._busy = ticket.thread
             if self._leader is not ticket and not data:  # it had its answer from elsewhere, and another was quicker
                 self._busy, ticket.leads = None, False
                 return
             # Whoever has something to hand on does not look for long.
             is_patient = not self._uplink.outbox and monotonic() + WAIT_SLICE_S < until
-            data = data or stream.take(session.missing, is_patient=is_patient)
+            data = data or stream.take(session.missing, is_patient=is_patient and not ticket.sleeps)
             if not data:
                 self._busy = None
-                if self._uplink.outbox:
-                    self._flush()
-                stream.wait(until, for_output=bool(self._uplink.outbox))
+                ticket.sleeps = True
                 return
             with self._turn:
                 if link is not self._uplink.link:  # lost meanwhile: all this comes again over the next
@@ -210,6 +213,13 @@ class Leading:
                 wake_each(list(self._followers))
             if isinstance(error, RemoteProtocolError):
                 raise
+
+    def _is_awake(self, stream: Stream, until: float) -> bool:
+        """Hand on what waits in the outbox, then wait for one slice at most; tell whether there may be something."""
+        if self._uplink.outbox:
+            self._flush()
+        slice_s = WAIT_SLICE_S if threading.current_thread() is threading.main_thread() else READ_S
+        return stream.wait(until, for_output=bool(self._uplink.outbox), slice_s=slice_s)
 
     def _flush(self) -> None:
         me = threading.get_ident()  # see Trunk.begin

@@ -29,9 +29,10 @@ class Ticket(Request):
         former: the ticket that led before, if the same thread waits for that one, too: it is in a signal's handler.
         waker: what a following thread sleeps on.
         hear: where a watch's events go.
+        sleeps: nothing was there at the first look, or nothing is expected to be: who leads waits before it looks.
     """
 
-    __slots__ = ("former", "hear", "leads", "started", "thread", "waker")
+    __slots__ = ("former", "hear", "leads", "sleeps", "started", "thread", "waker")
 
     def __init__(self, verb: SessionVerb) -> None:
         super().__init__(verb)
@@ -41,6 +42,7 @@ class Ticket(Request):
         self.former: Ticket | None = None
         self.waker: threading.Lock | None = None
         self.hear: Hear | None = None
+        self.sleeps = False
 
     def is_open(self) -> bool:
         """Tell whether there is neither an answer nor a reason why there will be none."""

@@ -79,6 +79,7 @@ class SessionWatch(Watch):
         started = monotonic()
         while True:
             waiting = Ticket(SessionVerb.WATCH)
+            waiting.sleeps = True
             with self._lock:
                 if self._is_closed:
                     raise ValueError(f"the watch of {decode_key(self._wire[1:])!r} is closed")

@@ -173,25 +173,26 @@ def test_more_nodes_than_the_server_gives_at_once_are_read_all_the_same(store, b
     assert {posted.node for posted in board.reports()} == set(nodes)
 
 
-def test_a_place_is_a_lease_and_a_mark_and_the_first_to_have_one_is_told(store, board):
+def test_a_place_is_a_lease_a_mark_and_a_report_and_the_first_to_have_one_is_told(store, board):
     own = store.clone()
     other = Board(own, "run 7")
     lease = board.grant_place(60)
-    assert board.mark_place(A)
-    assert not board.mark_place(A)
-    other.grant_place(60)
-    assert not other.mark_place(B)
-    assert {posted.node for posted in board.reports()} == {A, B}
-    assert board.renew_place(A, lease) == (True, False)
+    assert board.take_place(A, b"report", lease)
+    assert not board.take_place(A, None, lease)
+    others = other.grant_place(60)
+    assert not other.take_place(B, b"another", others)
+    assert {(posted.node, posted.data) for posted in board.reports()} == {(A, b"report"), (B, b"another")}
+    assert board.renew_place(A, lease) == (True, False, b"")
     office = other.grant(60)
     other.take_office(Holder(B, "b"), office)
-    assert board.renew_place(A, lease) == (True, True)
+    other.tell_progress(b"far", office)
+    assert board.renew_place(A, lease) == (True, True, b"far")
     store.lease_revoke(board._marks)
-    assert not board.renew_place(A, lease).is_marked
     with pytest.raises(LeaseLostError):
-        board.mark_place(A)
+        board.take_place(A, None, lease)
+    assert not board.renew_place(A, lease).is_marked
     board.grant_place(60)
-    assert board.mark_place(A)
+    assert board.take_place(A, None, lease)
     board.revoke(lease)
     with pytest.raises(LeaseLostError):
         board.renew_place(A, lease)

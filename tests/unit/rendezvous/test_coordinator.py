@@ -388,20 +388,18 @@ def test_minutes_that_the_store_does_not_take_end_the_run_with_a_reason(stage, m
     assert told.why.endswith("what was decided cannot be stored: a request of 2000000 bytes is too large")
 
 
-def test_a_candidate_that_is_held_back_stands_when_it_is_told_to(stage):
-    office = ScriptedOffice()
-    candidate = Coordinator(stage.open_board, lambda: office, Holder(A, "a"), NEVER_S, "run", is_held_back=True)
-    stage.stack.callback(candidate.stop, JOIN_S)
-    candidate.start()
-    assert not stage.connections
-    candidate.stand(0.0)
-    office.await_event(TookOffice)
-
-
-def test_a_candidate_that_is_held_back_can_be_told_to_go(stage):
-    candidate = Coordinator(stage.open_board, ScriptedOffice, Holder(A, "a"), NEVER_S, "run", is_held_back=True)
-    candidate.start()
+def test_who_has_not_stood_yet_can_be_told_to_go_and_does_not_stand_later(stage):
+    candidate = Coordinator(stage.open_board, ScriptedOffice, Holder(A, "a"), NEVER_S, "run")
     candidate.retire()
     candidate.join(JOIN_S)
-    assert not candidate._thread.is_alive()
+    candidate.stop(JOIN_S)
+    candidate.start()
     assert not stage.connections
+
+
+def test_a_candidate_that_is_told_to_stand_again_goes_on(stage):
+    candidate, office = stage.candidate()
+    candidate.start()
+    office.await_event(TookOffice)
+    candidate.stop(JOIN_S)
+    assert len(stage.connections) == 1
