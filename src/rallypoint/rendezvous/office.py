@@ -7,7 +7,8 @@ Rules
 2. What must outlive the coordinator goes into minutes, and no order that follows from it is sent before they are
    stored. At most one record is under way; what happens meanwhile waits, and is then dealt with in one go.
 3. Orders are a projection of the state: a node is sent one only when where it stands has changed, or when it wants in
-   anew. An arrival makes one order, for who arrived; how far the round is, everybody reads in ``Progress``.
+   anew, and not to wait before ``WAIT_S`` have passed, within which most rounds are complete. An arrival makes one
+   order at most, for who arrived; how far the round is, everybody reads in ``Progress``.
 4. A node that is not in the state but says that it is in a round is fenced. A successor takes up the minutes and the
    reports: a complete round whose members still report it goes on, nobody restarts because a coordinator died.
 5. No world is complete within ``hold_s`` after a node was lost: one whose connection broke may live, and has until then
@@ -80,6 +81,9 @@ HOLD_S = 0.1
 PROGRESS_INTERVAL_S = 1.0
 """Progress is told, and who is done is recorded, at most this often."""
 
+WAIT_S = 1.0
+"""A node is told to wait after so many seconds, if it still has to then."""
+
 
 class Office:
     """The coordinator's machine; it has no office before ``TookOffice``.
@@ -141,7 +145,7 @@ class Office:
         if self._term is None or self._recording is not None:
             return None
         held_until = self._held_until if self._is_held else None
-        times = (self._progress_due, self._done_due, held_until, self._admission.next_deadline())
+        times = (self._progress_due, self._done_due, self._wait_due, held_until, self._admission.next_deadline())
         return min((at for at in times if at is not None), default=None)
 
     # --- taking office -------------------------------------------------------------------------------------
@@ -158,6 +162,7 @@ class Office:
         self._records = 0
         self._progress: Notice | None = None
         self._progress_due: float | None = None
+        self._wait_due: float | None = None
         self._told_at = float("-inf")
         self._done_due: float | None = None
         self._held_until = float("-inf")
@@ -298,12 +303,20 @@ class Office:
     def _tell(self) -> list[Effect]:
         """Tell all those for whom something has changed, and everybody how far the round is."""
         effects: list[Effect] = []
-        state, wait = self.state, self._admission.tell_wait(self._now)
-        for node_id in list(self._admission.reports if self._affairs.is_new_stage else self._affected):
-            report = self._admission.reports.get(node_id)
-            order = self._clerk.order_for(state, report, wait, self._admission.reports) if report is not None else None
+        state, wait, reports = self.state, self._admission.tell_wait(self._now), self._admission.reports
+        holds_waits = self._wait_due is None or self._now < self._wait_due
+        concerned = self._affected if holds_waits else self._affected | self._clerk.held
+        for node_id in reports if self._affairs.is_new_stage else concerned:
+            report = reports.get(node_id)
+            if report is None:
+                continue
+            order = self._clerk.order_for(state, report, wait, reports, holds_waits=holds_waits)
             if order is not None:
                 effects.append(Send(node_id, order))
+        if not self._clerk.held:
+            self._wait_due = None
+        elif self._wait_due is None:
+            self._wait_due = self._now + WAIT_S
         if state.phase is Phase.COMPLETE and state.round > self._dropped_below:
             self._dropped_below = state.round
             effects.append(DropKeySpaces(state.round))

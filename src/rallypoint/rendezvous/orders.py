@@ -5,7 +5,9 @@ Rules
 1. An order says where a node stands. It is made anew only when that has changed, or when the node wants in anew; who
    joined a second ago is not told that somebody else came.
 2. It takes a number of bytes that does not grow with the number of nodes.
-3. What has become of a round is read by ``verdict.judge``, as the nodes that share a state do.
+3. That a node has to wait is not worth an order while the others may come at any moment: it is held back until somebody
+   says that it is, and made only if it is still true.
+4. What has become of a round is read by ``verdict.judge``, as the nodes that share a state do.
 
 What this file does not know: when anything was decided, and whether it is written down.
 """
@@ -43,9 +45,13 @@ class Clerk:
 
     Args:
         term: the coordinator's fencing token.
+
+    Attributes:
+        held: the nodes whose order to wait is held back.
     """
 
     def __init__(self, term: int) -> None:
+        self.held: dict[str, None] = {}
         self._term = term
         self._number = 0
         self._told: dict[str, _Told] = {}
@@ -83,11 +89,17 @@ class Clerk:
 
     def forget(self, node_id: str) -> None:
         """A node is gone."""
-        for memory in (self._told, self._kept_out, self._twins, self._spare_whys):
+        for memory in (self.held, self._told, self._kept_out, self._twins, self._spare_whys):
             memory.pop(node_id, None)
 
     def order_for(
-        self, state: State, report: Report, wait: str, reports: Mapping[str, Report] | None = None
+        self,
+        state: State,
+        report: Report,
+        wait: str,
+        reports: Mapping[str, Report] | None = None,
+        *,
+        holds_waits: bool = False,
     ) -> Order | None:
         """Give a node's order, if there is one that it was not told yet.
 
@@ -96,6 +108,7 @@ class Clerk:
             report: the node's last.
             wait: what a round that gathers waits for.
             reports: those of all members, for their workers' ranks.
+            holds_waits: an order to wait is held back.
 
         Cost: O(1); O(n) for the first of n nodes that is admitted to a round.
         """
@@ -105,11 +118,15 @@ class Clerk:
             self._number += 1
             return replace(self._draft(OrderKind.REFUSED, why), number=self._number, report=number)
         order = self._answer(state, report, wait)
+        self.held.pop(report.node, None)
         if order is None:
             return None
         is_bound = order.kind in _BOUND
         told = _Told(order.kind, order.round if is_bound else 0, order.proposal, report.joining)
         if self._told.get(report.node) == told:
+            return None
+        if holds_waits and order.kind is OrderKind.WAIT:
+            self.held[report.node] = None
             return None
         self._told[report.node] = told
         self._number += 1

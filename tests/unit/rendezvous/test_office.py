@@ -9,6 +9,7 @@ from rallypoint.errors import RendezvousStateError
 from rallypoint.rendezvous.decision import Rules
 from rallypoint.rendezvous.minutes import decode_minutes
 from rallypoint.rendezvous.office import (
+    WAIT_S,
     DropKeySpaces,
     Effect,
     Gone,
@@ -88,16 +89,36 @@ def test_who_takes_office_writes_its_term_down_and_then_tells() -> None:
     record = record_of(effects)
     assert decode_minutes(record.minutes).term == 5
     assert orders(effects) == {}
-    (order,) = orders(office.step(Recorded(record.number), 0.0)).values()
+    assert orders(office.step(Recorded(record.number), 0.0)) == {}
+    (order,) = orders(office.step(Ticked(), WAIT_S)).values()
     assert (order.term, order.kind, order.report) == (5, OrderKind.WAIT, 1)
 
 
-def test_an_arrival_makes_one_order_and_no_record() -> None:
+def test_who_has_to_wait_is_told_after_a_moment_once_and_nothing_is_recorded() -> None:
     office = begun(Rules(3, 3))
-    office.step(Reported(wish(A, max_nodes=3, min_nodes=3)), 0.0)
-    effects = office.step(Reported(wish(B, max_nodes=3, min_nodes=3)), 0.5)
-    assert list(orders(effects)) == [B]
-    assert not any(isinstance(effect, Record) for effect in effects)
+    for node, at in ((A, 0.0), (B, 0.5)):
+        effects = office.step(Reported(wish(node, max_nodes=3, min_nodes=3)), at)
+        assert orders(effects) == {}
+        assert not any(isinstance(effect, Record) for effect in effects)
+    assert office.next_deadline() == WAIT_S
+    effects = office.step(Ticked(), WAIT_S)
+    assert {node: (order.kind, order.why) for node, order in orders(effects).items()} == dict.fromkeys(
+        (A, B), (OrderKind.WAIT, "2 of 3 nodes, waiting for 1")
+    )
+    assert orders(office.step(Ticked(), 2 * WAIT_S)) == {}
+
+
+def test_who_is_told_better_meanwhile_or_has_gone_is_not_told_to_wait() -> None:
+    office = begun(Rules(2, 2))
+    office.step(Reported(wish(A)), 0.0)
+    effects = office.step(Reported(wish(B)), 0.5)
+    told = orders(office.step(Recorded(record_of(effects).number), 0.5))
+    assert {order.kind for order in told.values()} == {OrderKind.PROPOSED}
+    assert orders(office.step(Ticked(), WAIT_S)) == {}
+    office = begun(Rules(2, 2))
+    office.step(Reported(wish(A)), 0.0)
+    office.step(Gone(A, "its connection was lost"), 0.5)
+    assert orders(office.step(Ticked(), WAIT_S)) == {}
 
 
 def test_nobody_is_told_before_the_minutes_are_stored_and_what_comes_meanwhile_waits() -> None:
@@ -145,9 +166,8 @@ def test_a_successor_tells_no_progress_before_it_has_counted_those_who_are_there
     assert not [effect for effect in effects if isinstance(effect, Progress)]
     reports = [Reported(wish(node, min_nodes=3, max_nodes=3)) for node in (A, B)]
     effects = office.step_all(reports, 0.0)
-    assert orders(effects).keys() == {A, B}
     (told,) = [effect.notice for effect in effects if isinstance(effect, Progress)]
-    assert told == Notice(term=5, number=2, text="2 of 3 nodes, waiting for 1")
+    assert told == Notice(term=5, number=0, text="2 of 3 nodes, waiting for 1")
 
 
 def test_who_is_done_is_written_down_within_a_second_and_not_one_by_one() -> None:

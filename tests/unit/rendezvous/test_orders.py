@@ -77,6 +77,21 @@ def test_who_is_kept_out_hears_why_until_it_may_come() -> None:
     assert ordered(state(Phase.GATHERING, Standing.SPARE), report(wants_in=True), clerk).why == "no room"
 
 
+def test_an_order_to_wait_can_be_held_back_and_nothing_else() -> None:
+    clerk, gathering = Clerk(9), state(Phase.GATHERING, Standing.READY)
+    assert clerk.order_for(gathering, report(wants_in=True), "1 of 2 nodes", holds_waits=True) is None
+    assert list(clerk.held) == [A]
+    assert ordered(gathering, report(wants_in=True), clerk).kind is OrderKind.WAIT
+    assert not clerk.held
+    clerk.order_for(gathering, report(wants_in=True, joining=2), "1 of 2 nodes", holds_waits=True)
+    spare = clerk.order_for(state(Phase.GATHERING, Standing.SPARE), report(wants_in=True), "", holds_waits=True)
+    assert spare is not None
+    assert not clerk.held
+    clerk.order_for(gathering, report(wants_in=True, joining=3), "1 of 2 nodes", holds_waits=True)
+    clerk.forget(A)
+    assert not clerk.held
+
+
 def test_a_twin_is_refused_once_and_the_node_itself_is_told_what_stands() -> None:
     clerk = Clerk(9)
     clerk.refuse_twin(A, "two of them", 77)
