@@ -14,7 +14,7 @@ import pytest
 from tests.support.certificates import Authority
 from tests.support.etcd import running_etcd
 
-from rallypoint.errors import AccessDeniedError, AuthenticationError, ConnectTimeoutError, DistError
+from rallypoint.errors import AccessDeniedError, AuthenticationError, ConnectTimeoutError, UnreachableError
 from rallypoint.net.tls import Tls
 from rallypoint.store import etcd_wire as wire
 from rallypoint.store.etcd import EtcdStore
@@ -161,7 +161,7 @@ def test_without_a_majority_nothing_is_done_and_later_everything():
             for member in cluster.members[1:]:
                 member.kill()
             store.set_timeout(1.0)
-            with pytest.raises(DistError, match="members"):
+            with pytest.raises(UnreachableError, match="knows of no leader"):
                 store.add("n", 1)
             for member in cluster.members[1:]:
                 member.start()

@@ -130,7 +130,7 @@ class EtcdStore(EtcdSessions, EtcdMeetings, EtcdQueues):
         except UnreachableError as error:
             self.close()
             raise ConnectTimeoutError(
-                f"no etcd member answered within {deadline.waited_s():.3f} s: {error}",
+                str(error),
                 endpoint=error.endpoint,
                 waited_s=deadline.waited_s(),
                 attempts=1,

@@ -34,6 +34,7 @@ from rallypoint.store import etcd_wire as wire
 from rallypoint.store.etcd_heads import head_of
 from rallypoint.store.etcd_link import GrpcError, Link
 from rallypoint.store.etcd_refusal import AUTH_IS_OFF, Verdict, as_refusal, is_about, verdict_of
+from rallypoint.store.etcd_trouble import Troubles
 from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class Cluster:
         """
         was_unsure = False
         failures = rejected = 0
+        troubles = Troubles()
         while True:
             self.check_owner()
             endpoint = self.endpoint
@@ -199,7 +201,10 @@ class Cluster:
             else:
                 has_sent = True
                 try:
-                    return Answer(self._call(link, method, message, self._attempt(deadline, failures)), was_unsure)
+                    return Answer(
+                        self._call(link, method, message, self._attempt(deadline, failures), needs_leader=True),
+                        was_unsure,
+                    )
                 except GrpcError as error:
                     verdict = verdict_of(error)
                     if verdict is Verdict.FINAL:
@@ -215,14 +220,20 @@ class Cluster:
                     trouble = error
             was_unsure = was_unsure or has_sent
             failures += self._leave(endpoint, is_fresh)
-            self._check_time(deadline, trouble)
+            troubles.note(endpoint, trouble)
+            self._check_time(deadline, troubles, trouble)
             if failures >= len(self.endpoints):
                 turn = min(failures // len(self.endpoints) - 1, 10)
                 time.sleep(min(PAUSE_S * (1 << turn), PAUSE_MAX_S, deadline.remaining_s()))
 
-    def _call(self, link: Link, method: str, message: bytes, deadline: Deadline) -> bytes:
-        """Make one call on a link, and put it back if it is good for another."""
-        head = head_of(method, str(link.stream.endpoint), self._token, self._tls is not None)
+    def _call(
+        self, link: Link, method: str, message: bytes, deadline: Deadline, *, needs_leader: bool = False
+    ) -> bytes:
+        """Make one call on a link, and put it back if it is good for another.
+
+        A member that has lost the leader refuses a call at once that ``needs_leader``, instead of saying nothing.
+        """
+        head = head_of(method, str(link.stream.endpoint), self._token, self._tls is not None, needs_leader)
         try:
             answer = link.call(head, message, deadline)
         except GrpcError:
@@ -241,14 +252,12 @@ class Cluster:
             patience_s = min(ATTEMPT_S * (1 << min(max(0, failures - 2), 10)), ATTEMPT_MAX_S)
         return deadline if deadline.remaining_s() <= patience_s else Deadline(patience_s)
 
-    def _check_time(self, deadline: Deadline, trouble: Exception) -> None:
+    def _check_time(self, deadline: Deadline, troubles: Troubles, trouble: Exception) -> None:
         if not deadline.has_passed():
             return
         waited_s = deadline.waited_s()
-        many = f"none of the {len(self.endpoints)} members" if len(self.endpoints) > 1 else "the member"
-        did = "did" if len(self.endpoints) > 1 else "did not do"
         raise UnreachableError(
-            f"{many} of etcd at {self} {did} what was asked within {waited_s:.3f} s; the last trouble: {trouble}",
+            f"etcd at {self} did not do what was asked within {waited_s:.3f} s: {troubles}",
             endpoint=self.endpoint,
             waited_s=waited_s,
             unreachable_s=waited_s,

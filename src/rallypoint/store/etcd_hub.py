@@ -87,10 +87,14 @@ class Hub:
     Args:
         cluster: whom to ask.
 
+    Attributes:
+        trouble: why nothing can be heard at present; empty while it can.
+
     Threads: any.
     """
 
     def __init__(self, cluster: Cluster) -> None:
+        self.trouble = ""
         self._cluster = cluster
         self._lock = threading.RLock()  # a signal's handler may close a watch amid a step of its own thread
         self._subscriptions: dict[int, Subscription] = {}
@@ -178,16 +182,19 @@ class Hub:
                 link = self._connect()
                 if link is None:
                     return
-                failures = 0
+                failures, self.trouble = 0, ""
                 self._read(link)
             except (AccessDeniedError, AuthenticationError) as error:
+                self.trouble = str(error)
                 failures += 1
                 if failures >= len(self._cluster.endpoints):
                     self._give_up(error)
             except GrpcError as error:
+                self.trouble = str(error)
                 failures += 1
                 self._weigh(error, link)
-            except DistError:
+            except DistError as error:
+                self.trouble = str(error)
                 failures += 1
             finally:
                 with self._lock:

@@ -103,6 +103,8 @@ class EtcdWatch(Watch):
             self._hub.unsubscribe(self._subscription)
 
     def _expired(self, what: str, timeout_s: float, waited_s: float) -> StoreTimeoutError:
+        if trouble := self._hub.trouble:
+            what = f"etcd cannot be watched: {trouble}"
         return StoreTimeoutError(
             f"watch timeout after {int(timeout_s * 1000)}ms, key: {self._key} ({what}; waited {waited_s:.3f} s on "
             f"{self._endpoint})",

@@ -71,15 +71,13 @@ def test_a_silent_member_is_left_for_the_next(reach, silent, etcd, monkeypatch):
 
 
 def test_where_nobody_answers_the_deadline_counts(reach, nobody, silent):
-    with pytest.raises(
-        UnreachableError, match=r"none of the 2 members of etcd at .* did what .* the last trouble: "
-    ) as caught:
+    with pytest.raises(UnreachableError, match=r"^etcd at .*,.* did not do .* s: .*: connection refused") as caught:
         ask(reach(nobody, silent), SOON_S)
     assert caught.value.waited_s >= SOON_S
 
 
 def test_the_only_member_that_does_not_answer_is_told_to_have_done_nothing(reach, nobody):
-    with pytest.raises(UnreachableError, match=r"^the member of etcd at .* did not do what was asked within "):
+    with pytest.raises(UnreachableError, match=r"^etcd at .* did not do what was asked .* s: connection refused$"):
         ask(reach(nobody), SOON_S)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.launcher import until
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, StoreTimeoutError
 from rallypoint.store import etcd_watch
+from rallypoint.store.etcd import EtcdStore
 from rallypoint.store.etcd_names import Span
 from rallypoint.store.etcd_watch import Arrivals
 from rallypoint.store.session_calls import Changed, Deleted, Missed
@@ -51,6 +55,17 @@ def test_a_watch_since_a_revision_tells_what_came_after_it(etcd_stores):
         assert watch.next().value == b"2"
     with store.watch("k", since=since - 1) as watch:
         assert [watch.next().value, watch.next().value] == [b"1", b"2"]
+
+
+def test_a_watch_that_cannot_be_kept_says_why(etcd, etcd_url):
+    with contextlib.ExitStack() as opened:
+        with CuttingProxy(etcd.members[0].endpoint.port, lambda _: (None, None)) as proxy:
+            url = f"etcd://127.0.0.1:{proxy.port}/{etcd_url.rpartition('/')[2]}"
+            store = opened.enter_context(EtcdStore(url, timeout=LONG_S))
+            watch = opened.enter_context(store.watch("k"))
+        until("the watch is lost", lambda: "refused" in store._hub.trouble)
+        with pytest.raises(StoreTimeoutError, match=r"\(etcd cannot be watched: .* connection refused; waited "):
+            watch.next(SOON_S)
 
 
 def test_a_watch_gives_up_in_its_time(etcd_stores):

@@ -39,8 +39,8 @@ def lose_answers(store, monkeypatch, every=2):
     calls = itertools.count(1)
     original = cluster._call
 
-    def call(link, method, message, deadline):
-        answer = original(link, method, message, deadline)
+    def call(link, method, message, deadline, **options):
+        answer = original(link, method, message, deadline, **options)
         if method == "KV/Txn" and next(calls) % every == 0:
             from rallypoint.errors import ConnectionLostError
 
