@@ -56,6 +56,7 @@ from rallypoint.rendezvous.worker_store import (
     WorkerStore,
     is_sharing_off,
     known_gateway,
+    prepare_to_serve,
     serve_store,
 )
 
@@ -139,6 +140,8 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             if settings.worker_store == "embedded"
             else GatewaySpace(ground.store, self._board.workers_prefix, gateway or known_gateway())
         )
+        if serve is serve_store and self._is_shared and settings.worker_store == "embedded":
+            prepare_to_serve()
         self._workers: Workers | None = None
         self._hands: _Hands | None = None
         self._has_left = False

@@ -20,6 +20,7 @@ __all__ = [
     "WorkerStore",
     "is_sharing_off",
     "known_gateway",
+    "prepare_to_serve",
     "serve_store",
     "use_gateway",
 ]
@@ -56,6 +57,13 @@ def serve_store(host: str) -> Served:
 
     reach = host if is_loopback(host) else "0.0.0.0"  # noqa: S104 - as torch does, see docs/decisions/0003
     return TCPStore(reach, 0, is_master=True, wait_for_workers=False)
+
+
+def prepare_to_serve() -> None:
+    """Load what ``serve_store`` needs: all others wait for rank 0 when it has to serve."""
+    from rallypoint.store.hosting import load_server
+
+    load_server()
 
 
 class WorkerStore:

@@ -144,6 +144,11 @@ def host_server(
         return server
 
 
+def load_server() -> None:
+    """Load what a server needs, which takes longer than starting one, now rather than when somebody waits for it."""
+    import rallypoint.server.daemon  # noqa: F401 - plain clients need no server in memory
+
+
 def _start(
     host_name: str, port: int, listen_fd: int | None, mode: ServerMode, security: Security | None
 ) -> HostedServer:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -35,16 +37,55 @@ def test_it_calls_often_enough():
 
 def test_a_session_that_nobody_uses_is_kept_over_a_new_connection_and_ends_with_its_client(line):
     store, server, peer = line
-    thread = attend(store._client)
-    assert attend(store._client) is None
+    attend(store._client)
+    attend(store._client)
     pong(server)
     pong(server)
     server.close()
     again = peer.meet(is_resumed=1)
     pong(again)
+    (caller,) = [thread for thread in threading.enumerate() if thread.name == "rallypoint-session"]
     store.close()
-    thread.join(JOIN_S)
-    assert not thread.is_alive()
+    caller.join(JOIN_S)
+    assert not caller.is_alive()
+
+
+def test_a_session_that_somebody_reads_is_left_alone_until_nobody_does(line):
+    store, server, _ = line
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.wait, ["k"])
+        number = server.expect(SessionVerb.WAIT, [b"/k"])
+        attend(store._client)
+        looked = threading.Event()
+        looks = []
+
+        def look(charge, *, is_read):
+            looks.append(is_read)
+            looked.set()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attendant._Charge, "note", look)
+            assert looked.wait(JOIN_S)
+        assert looks[0]
+        server.ok(SessionVerb.WAIT, number)
+        waiting.result(JOIN_S)
+        pong(server)
+
+
+def test_one_thread_looks_after_all_that_are_read_and_a_forked_child_has_one_of_its_own(line):
+    store, server, _ = line
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.wait, ["k"])
+        number = server.expect(SessionVerb.WAIT, [b"/k"])
+        attend(store._client)
+        assert len([thread for thread in threading.enumerate() if thread.name == "rallypoint-sessions"]) == 1
+        before = attendant._rounds
+        child = os.fork()
+        if not child:
+            os._exit(int(attendant._rounds is before))
+        assert os.waitpid(child, 0)[1] == 0
+        server.ok(SessionVerb.WAIT, number)
+        waiting.result(JOIN_S)
 
 
 def test_a_lease_without_a_time_has_its_session_attended(line, monkeypatch):
