@@ -301,7 +301,7 @@ class Follower:
         self._seen = order.term, order.number
         if order.kind is OrderKind.CLOSED:
             self._closed = order
-            self._hear(order, is_spare=self._spare_since is not None)
+            self._hear(order, is_spare=order.stood_by or self._spare_since is not None)
         elif self._report.wants_in:
             if order.report >= self._wish:
                 self._obey_wanting(order, now)

@@ -157,8 +157,10 @@ class Clerk:
             return None
         if (closure := state.closure) is not None:
             news = () if closure.outcome == "succeeded" else _latest(state)
+            node = state.nodes.get(report.node)
+            stood_by = node is not None and node.standing is Standing.SPARE
             order = self._draft(OrderKind.CLOSED, closure.why, outcome=closure.outcome, news=news)
-            return None if report.has_heard else order
+            return None if report.has_heard else replace(order, stood_by=stood_by)
         if not report.wants_in:
             return self._judge(state, report) if report.entered is not None else None
         if report.node in self._kept_out:

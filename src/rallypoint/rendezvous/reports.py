@@ -198,6 +198,7 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
         endpoint: where the workers of the round find their store; for ADMITTED.
         places: the workers' places; for ADMITTED, if all members said what they run.
         outcome: for CLOSED: ``"succeeded"``, ``"failed"`` or ``"closed"``.
+        stood_by: for CLOSED: the node stood by at the end, whether or not it has read that.
         news: for OVER, FENCED and CLOSED: what went wrong last, the latest last.
     """
 
@@ -214,6 +215,7 @@ class Order(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     endpoint: Endpoint | None = None
     places: Places | None = None
     outcome: Name = ""
+    stood_by: bool = False
     news: Annotated[tuple[News, ...], Meta(max_length=2)] = ()
 
 

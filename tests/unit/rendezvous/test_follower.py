@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from rallypoint.rendezvous.decision import Rules, StopKind
 from rallypoint.rendezvous.follower import (
@@ -229,6 +230,12 @@ def test_the_end_of_the_run_stops_who_wants_in(kind: OrderKind, stop: StopKind) 
     assert Stop(stop, "the run has succeeded: all did", "succeeded") in effects
     assert published(effects).has_heard
     assert follower.step(Wanted(), 1.0) == [Stop(StopKind.CLOSED, "the run has succeeded: all did", "succeeded")]
+
+
+def test_who_stood_by_at_the_end_without_having_read_so_was_not_needed_all_the_same() -> None:
+    closed = replace(order(1, OrderKind.CLOSED, "all did", outcome="succeeded"), stood_by=True)
+    effects = wanting().step(Ordered(closed), 0.0)
+    assert Stop(StopKind.NOT_NEEDED, "the run has succeeded: all did", "succeeded") in effects
 
 
 def test_the_end_of_the_run_is_told_to_who_runs() -> None:

@@ -52,7 +52,13 @@ def test_who_needs_no_order_gets_none() -> None:
     assert clerk.order_for(state(Phase.PROPOSED, Standing.READY, 1), report(wants_in=True), "") is None
     closed = replace(state(), closure=Closure(outcome="closed", why="told to"))
     assert clerk.order_for(closed, report(has_heard=True), "") is None
-    assert ordered(closed, report(entered=3)).outcome == "closed"
+    end = ordered(closed, report(entered=3))
+    assert (end.outcome, end.stood_by) == ("closed", False)
+
+
+def test_who_stood_by_at_the_end_is_told_so() -> None:
+    closed = replace(state(Phase.GATHERING, Standing.SPARE), closure=Closure(outcome="succeeded", why="all did"))
+    assert ordered(closed, report(wants_in=True)).stood_by
 
 
 def test_the_same_is_not_told_twice_but_a_new_wish_is_answered() -> None:
