@@ -37,6 +37,8 @@ ENDPOINTS = [
     f"tcp://me:{SECRET}@127.0.0.1:1,you:{SECRET}@127.0.0.1:2",
     f"me:{SECRET}@127.0.0.1:1,you:{SECRET}@127.0.0.1:2",
     f"etcd://me:{SECRET}",
+    f"tcp://me:{SECRET}",
+    f"rallypoint://me:{SECRET}/run",
     f"file://me:{SECRET}@127.0.0.1",
     f"etcd://127.0.0.1:1?password={SECRET}",
 ]

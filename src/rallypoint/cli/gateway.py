@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -16,11 +17,12 @@ from rallypoint.cli.ready import announce, check_ready_json, ready_json_option, 
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.errors import DistError
 from rallypoint.gateway.gateway import serve as serve_forever
-from rallypoint.gateway.opening import open_store
+from rallypoint.gateway.opening import first_place, open_store
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
 from rallypoint.net.address import format_endpoint, local_endpoint
 from rallypoint.net.url import without_secrets
+from rallypoint.rendezvous.patience import said_if_slow
 
 __all__ = ["gateway"]
 
@@ -68,7 +70,9 @@ def gateway(
     check_ready_json(ready_json)
     limits = limits_with(limits_given)
     try:
-        store = open_store(url, patience_s)
+        place = first_place(url)
+        with said_if_slow(place, patience_s, partial(click.echo, err=True)) if place else nullcontext():
+            store = open_store(url, patience_s)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--store") from error
     except (DistError, RuntimeError, OSError) as error:

@@ -12,7 +12,7 @@ import click
 from rallypoint.cli.listening import DEFAULT_PORT
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.cli.status_tables import show
-from rallypoint.errors import DistError, RefusedError
+from rallypoint.errors import ConnectTimeoutError, DistError, RefusedError
 from rallypoint.net.address import parse_endpoint
 from rallypoint.observe.status import SECTIONS, read
 from rallypoint.protocol.spec import CloseReason
@@ -43,7 +43,7 @@ _SHOWN_PLAIN = 1000  # keys of a server that has no status
     type=SecondsRange(0, min_open=True),
     default=TIMEOUT_S,
     show_default=True,
-    help="Seconds that the server may take to answer.",
+    help="Seconds that the server may take to answer; if given, also to come up.",
 )
 @click.pass_context
 def status(
@@ -64,7 +64,8 @@ def status(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="HOST[:PORT]") from error
     try:
-        with closing(_connect(endpoint, timeout_s)) as store:
+        may_wait = ctx.get_parameter_source("timeout_s") is not click.core.ParameterSource.DEFAULT
+        with closing(_connect(endpoint, timeout_s, may_wait=may_wait)) as store:
             if not store.has_sessions():
                 why = "speaks c10d only, as torch's servers do"
                 ctx.exit(_show_plain(store, f"{address} {why}", is_json=is_json))
@@ -84,7 +85,23 @@ def _asked(section: str) -> str:
     return section + "/" if section in {"keys", "values"} else section
 
 
-def _connect(endpoint: Endpoint, timeout_s: float) -> TCPStore:
+def _connect(endpoint: Endpoint, timeout_s: float, *, may_wait: bool) -> TCPStore:
+    """Connect; unless a server is to be waited for that is yet to come, one that is not there is told at once."""
+    if not may_wait:
+        try:
+            store = _open(endpoint, 0.0)
+        except ConnectTimeoutError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise click.ClickException(
+                    f"{error.__cause__ or error}; with --timeout-s a server is waited for that is yet to come"
+                ) from error
+        else:
+            store.set_timeout(timeout_s)
+            return store
+    return _open(endpoint, timeout_s)
+
+
+def _open(endpoint: Endpoint, timeout_s: float) -> TCPStore:
     return TCPStore(endpoint.host, endpoint.port, timeout=timeout_s, wait_for_workers=False, dialect="auto")
 
 

@@ -6,9 +6,22 @@ from rallypoint.net.address import parse_endpoint
 from rallypoint.net.url import refuse_user, split_url, without_secrets
 from rallypoint.store.base import Store
 from rallypoint.store.url import rendezvous
-from rallypoint.types import Timeout
+from rallypoint.types import Endpoint, Timeout
 
-__all__ = ["open_store"]
+__all__ = ["first_place", "open_store"]
+
+
+def first_place(url: str) -> Endpoint | None:
+    """Give the first of the places that a store's URL leads to over the network; ``None`` if it leads to none."""
+    parts = split_url(url)
+    if parts.scheme in {"tcp", "tls"}:
+        refuse_user(url)
+        return parse_endpoint(parts.netloc.split(",")[0])
+    if parts.scheme in {"etcd", "etcds"}:
+        from rallypoint.store.etcd_options import parse_url
+
+        return parse_url(url).endpoints[0]
+    return None
 
 
 def open_store(url: str, timeout: Timeout) -> Store:

@@ -195,8 +195,6 @@ def _check_hosts(url: str, hosts: str) -> None:
         try:
             port = parse_endpoint(host).port
         except ValueError as error:
-            if without_secrets(f"tcp://{host}") != f"tcp://{host}":  # what stands for the port may be a password
-                raise ValueError(f"{url!r} names no server: a port is a number") from None
             raise ValueError(f"{url!r} names no server: {error}") from error
         if port == 0:
             raise ValueError(f"{url!r} has port 0, where nobody finds the others: name a port")

@@ -93,7 +93,9 @@ def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
         if default_port is None:
             raise ValueError(f"the endpoint {text!r} has no port: write {text}:29500")
         return Endpoint(host, default_port)
-    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+    if not (port.isascii() and port.isdigit()):  # not quoted: it is a password, where the host was forgotten
+        raise ValueError(f"the endpoint '{host}:...' has no port that is a number from 0 to {PORT_MAX}")
+    if int(port) > PORT_MAX:
         raise ValueError(f"the endpoint {text!r} has the port {port!r}: a port is a number from 0 to {PORT_MAX}")
     return Endpoint(host, int(port))
 

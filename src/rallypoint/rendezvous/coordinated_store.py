@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from rallypoint.errors import RendezvousConnectionError
 from rallypoint.events import emit
+from rallypoint.net.address import parse_endpoint
 from rallypoint.net.url import refuse_user, split_url, without_secrets
 from rallypoint.rendezvous.c10d_store import DEFAULT_PORT, open_tcp_store
 from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
-from rallypoint.rendezvous.endpoint import parse_rendezvous_endpoint
 from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.rendezvous.settings import COORDINATED_OPTIONS, CoordinatedSettings
+from rallypoint.store.etcd_options import parse_url
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
 
@@ -109,8 +110,8 @@ def _connect(params: RendezvousParameters) -> TCPStore:
         )
     refuse_user(params.endpoint)
     places = params.endpoint if parts is None else parts.netloc
-    endpoint = Endpoint(places, DEFAULT_PORT) if "," in places else parse_rendezvous_endpoint(places, DEFAULT_PORT)
-    first = parse_rendezvous_endpoint(places.partition(",")[0], DEFAULT_PORT)
+    endpoint = Endpoint(places, DEFAULT_PORT) if "," in places else parse_endpoint(places, DEFAULT_PORT)
+    first = parse_endpoint(places.partition(",")[0], DEFAULT_PORT)
     try:
         with told_if_slow(first, timeout_s, params.run_id):
             return TCPStore(
@@ -134,14 +135,15 @@ def _open_etcd(params: RendezvousParameters) -> Ground:
     try:
         from rallypoint.store.etcd import EtcdStore
 
-        store = EtcdStore(
-            url,
-            timeout=timeout_s,
-            user=params.get("user"),
-            password=params.get("password"),
-            tls=tls,
-            session_ttl=ETCD_SESSION_S,
-        )
+        with told_if_slow(parse_url(url).endpoints[0], timeout_s, params.run_id):
+            store = EtcdStore(
+                url,
+                timeout=timeout_s,
+                user=params.get("user"),
+                password=params.get("password"),
+                tls=tls,
+                session_ttl=ETCD_SESSION_S,
+            )
     except ImportError as error:
         raise RendezvousConnectionError(
             f"the rendezvous backend {params.backend!r} needs an extra that is not installed: pip install "
@@ -150,7 +152,8 @@ def _open_etcd(params: RendezvousParameters) -> Ground:
     except ValueError:
         raise
     except (OSError, RuntimeError) as error:
-        raise RendezvousConnectionError(f"{where} cannot be reached: {error}") from error
+        why = str(error)
+        raise RendezvousConnectionError(why if "etcd at" in why else f"{where} cannot be reached: {why}") from error
     return Ground(store, where)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistNetworkError
@@ -13,17 +14,16 @@ from rallypoint.events import emit
 from rallypoint.net.stream import connect
 from rallypoint.types import Endpoint
 
-__all__ = ["SLOW_S", "told_if_slow"]
+__all__ = ["SLOW_S", "said_if_slow", "told_if_slow"]
 
 SLOW_S = 1.0
 """After so many seconds somebody who watches begins to wonder."""
 
-LOOK_S = 5.0
+LOOK_S = 1.0
 """How long the look at what is wrong may take, in seconds."""
 
 
-@contextmanager
-def told_if_slow(endpoint: Endpoint, timeout_s: float, run_id: str) -> Iterator[threading.Event]:
+def told_if_slow(endpoint: Endpoint, timeout_s: float, run_id: str) -> AbstractContextManager[threading.Event]:
     """Emit one event if what is done in the ``with`` takes longer than ``SLOW_S``.
 
     Args:
@@ -32,13 +32,28 @@ def told_if_slow(endpoint: Endpoint, timeout_s: float, run_id: str) -> Iterator[
         run_id: the run, for the event.
 
     Returns:
-        What silences the event when it is set; leaving the ``with`` does.
+        As ``said_if_slow``.
+    """
+    return said_if_slow(endpoint, timeout_s, partial(emit, "rendezvous.wait", run_id=run_id))
+
+
+@contextmanager
+def said_if_slow(endpoint: Endpoint, timeout_s: float, say: Callable[[str], object]) -> Iterator[threading.Event]:
+    """Say one sentence if what is done in the ``with`` takes longer than ``SLOW_S``.
+
+    Args:
+        endpoint: as of ``told_if_slow``.
+        timeout_s: as of ``told_if_slow``.
+        say: takes the sentence, in a thread of its own.
+
+    Returns:
+        What silences it when it is set; leaving the ``with`` does.
 
     Threads: the waiting and looking is done in a thread of its own, which is left to end by itself.
     """
     ended = threading.Event()
     threading.Thread(
-        target=_tell_later, args=(endpoint, timeout_s, run_id, ended), name="rallypoint-patience", daemon=True
+        target=_say_later, args=(endpoint, timeout_s, say, ended), name="rallypoint-patience", daemon=True
     ).start()
     try:
         yield ended
@@ -46,13 +61,13 @@ def told_if_slow(endpoint: Endpoint, timeout_s: float, run_id: str) -> Iterator[
         ended.set()
 
 
-def _tell_later(endpoint: Endpoint, timeout_s: float, run_id: str, ended: threading.Event) -> None:
+def _say_later(endpoint: Endpoint, timeout_s: float, say: Callable[[str], object], ended: threading.Event) -> None:
     if ended.wait(SLOW_S):
         return
     reason = _look(endpoint)
     if not ended.is_set():
         limit = "" if math.isinf(timeout_s) else f" for {timeout_s:.3g} s"
-        emit("rendezvous.wait", f"no store at {endpoint} yet: {reason}; trying{limit}", run_id=run_id)
+        say(f"no store at {endpoint} yet: {reason}; trying{limit}")
 
 
 def _look(endpoint: Endpoint) -> str:

@@ -37,6 +37,18 @@ def test_the_ready_line_shows_no_password(served):
     assert "secret" not in result.output
 
 
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:1", "etcd://ann:secret@127.0.0.1:1/p"])
+def test_who_waits_for_a_store_is_told_why(monkeypatch, url):
+    monkeypatch.setattr("rallypoint.rendezvous.patience.SLOW_S", 0.01)
+    result = run("--store", url, "--port", "0", "--patience-s", "3")
+    assert result.exit_code == 1
+    first, last = result.stderr.splitlines()
+    assert first == "no store at 127.0.0.1:1 yet: connection refused; trying for 3 s"
+    assert last.startswith("Error: ")
+    assert "connection refused" in last
+    assert "secret" not in result.output
+
+
 def test_the_ready_line_is_json(served, tmp_path):
     result = run("--store", "hash://", "--bind", f"unix:{tmp_path}/a", "--ready-json")
     assert json.loads(result.output) == {"path": f"{tmp_path}/a", "pid": os.getpid()}

@@ -61,7 +61,7 @@ def test_the_exit_code_is_the_relays(relayed):
     [
         ([], "HOST:PORT"),
         (["head"], "has no port: write head:29500"),
-        (["head:x"], "a port is a number from 0 to 65535"),
+        (["head:x"], "a number from 0 to 65535"),
         (["head:29500", "--port", "x"], "--port"),
         (["head:29500", "--patience-s", "0"], "--patience-s"),
         (["head:29500", "--patience-s", "nan"], "no number of seconds"),

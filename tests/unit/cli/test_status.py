@@ -9,6 +9,7 @@ from tests.support.raw_server import running_loop
 
 from rallypoint.cli import status as module
 from rallypoint.cli.commands import group
+from rallypoint.errors import ConnectTimeoutError
 from rallypoint.protocol.session.spec import SessionVerb
 from rallypoint.store.tcp import TCPStore
 
@@ -45,6 +46,35 @@ def test_every_section_is_shown(server, section):
     assert result.output
 
 
+def test_a_server_that_is_not_there_is_told_at_once():
+    result = CliRunner().invoke(group, ["status", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        "Error: no connection to 127.0.0.1:1: connection refused; with --timeout-s a server"
+    )
+
+
+def test_a_server_is_waited_for_if_that_is_wanted():
+    result = CliRunner().invoke(group, ["status", "127.0.0.1:1", "--timeout-s", "0.5"])
+    assert result.exit_code == 1
+    assert "timed out after 500ms" in result.output
+    assert "connection refused" in result.output
+
+
+def test_a_server_that_is_slow_is_asked_with_more_patience(server, monkeypatch):
+    timeouts = []
+
+    def opening(endpoint, timeout_s):
+        timeouts.append(timeout_s)
+        if timeout_s == 0:
+            raise ConnectTimeoutError("as if", endpoint=endpoint, waited_s=1.0, attempts=1) from TimeoutError("silent")
+        return TCPStore(*endpoint, timeout=timeout_s, wait_for_workers=False, dialect="auto")
+
+    monkeypatch.setattr(module, "_open", opening)
+    assert run(server).exit_code == 0
+    assert timeouts == [0.0, module.TIMEOUT_S]
+
+
 def test_keys_are_asked_for_by_prefix_and_values_when_wanted(server, store):
     store.multi_set(["job/a", "job/b", "other"], ["1", "2", "3"])
     assert [line.split()[0] for line in run(server, "keys/job/").output.splitlines()] == ["KEY", "job/a", "job/b"]
@@ -78,7 +108,7 @@ def test_a_server_that_speaks_c10d_only_shows_its_keys(server, store, monkeypatc
     store.set("k", "v")
     host, port = server.address
     monkeypatch.setattr(
-        module, "_connect", lambda *_: TCPStore(host, port, wait_for_workers=False, dialect="c10d", timeout=30)
+        module, "_open", lambda *_: TCPStore(host, port, wait_for_workers=False, dialect="c10d", timeout=30)
     )
     result = run(server)
     assert result.exit_code == 3

@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 from tests.support.raw_server import running_loop
 
-from rallypoint.gateway.opening import open_store
+from rallypoint.gateway.opening import first_place, open_store
 from rallypoint.store import url as urls
 from rallypoint.store.etcd import EtcdStore
 from rallypoint.store.file import FileStore
 from rallypoint.store.hash import HashStore
 from rallypoint.store.url import register_rendezvous_handler
+from rallypoint.types import Endpoint
 
 
 def test_a_file_is_opened(tmp_path):
@@ -60,3 +61,17 @@ def test_a_scheme_that_was_registered_is_asked(monkeypatch):
 def test_what_is_no_store_is_an_error(url, error, words):
     with pytest.raises(error, match=words):
         open_store(url, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("tcp://a:1,b:2", Endpoint("a", 1)),
+        ("tls://[::1]:1", Endpoint("::1", 1)),
+        ("etcd://me:secret@a,b:2/prefix", Endpoint("a", 2379)),
+        ("file:///a/b", None),
+        ("hash://", None),
+    ],
+)
+def test_the_place_that_is_looked_at_first_is_known(url, place):
+    assert first_place(url) == place

@@ -96,7 +96,9 @@ def test_who_waits_for_a_server_at_a_url_is_told_why(monkeypatch):
     monkeypatch.setattr(module, "told_if_slow", lambda *given: told.append(given) or nullcontext())
     with pytest.raises(RendezvousConnectionError):
         create_coordinated_handler(parameters(f"tcp://{HOST}:1,{HOST}:2", read_timeout=0.1))
-    assert told == [(Endpoint(HOST, 1), 0.1, "run")]
+    with pytest.raises(RendezvousConnectionError, match=f"^etcd at {HOST}:3 did not do .*: connection refused$"):
+        create_coordinated_handler(parameters(f"{HOST}:3", "etcd", read_timeout=0.1))
+    assert told == [(Endpoint(HOST, 1), 0.1, "run"), (Endpoint(HOST, 3), 0.1, "run")]
 
 
 class FakeEtcd:

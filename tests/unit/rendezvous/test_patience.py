@@ -8,7 +8,7 @@ import pytest
 
 from rallypoint import events
 from rallypoint.rendezvous import patience as module
-from rallypoint.rendezvous.patience import told_if_slow
+from rallypoint.rendezvous.patience import said_if_slow, told_if_slow
 from rallypoint.types import Endpoint
 
 PATIENCE_S = 30.0
@@ -56,4 +56,13 @@ def test_what_is_quick_is_not_told(told: queue.SimpleQueue[events.Event], monkey
     with told_if_slow(Endpoint("127.0.0.1", 1), 600.0, "run") as ended:
         pass
     assert ended.is_set()
+    assert told.empty()
+
+
+def test_somebody_else_than_a_log_can_be_told(told: queue.SimpleQueue[events.Event], listener: socket.socket) -> None:
+    endpoint = Endpoint(*listener.getsockname())
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with said_if_slow(endpoint, 60.0, said.put):
+        sentence = said.get(timeout=PATIENCE_S)
+    assert sentence == f"no store at {endpoint} yet: connection refused; trying for 60 s"
     assert told.empty()
