@@ -63,16 +63,19 @@ sim: $(VENV)/.test $(NATIVE)  ## many nodes in one thread, whatever goes wrong, 
 # A sanitized run shares no cache with one beside it.
 WATCHED := $(BIN)/python tools/sanitized.py
 WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600
-# What these add to the others happens in torch's launcher and in Python, and takes long under watch.
-UNWATCHED := --ignore-glob='tests/compat/test_torchrun_*' --ignore=tests/compat/test_torch_groups.py \
-	--ignore=tests/compat/test_gateway_torch.py
+# What drives the native engine, reactor, client, lane and codec. The other tests run no other part of them: what these add
+# is Python's, or torch's, where sanitizers find nothing of ours.
+WATCHED_UNITS := tests/unit/protocol tests/unit/server tests/unit/store tests/unit/gateway tests/unit/test_twin.py \
+	--ignore-glob='tests/unit/store/test_etcd*'
+WATCHED_COMPAT := $(wildcard tests/compat/test_store_*.py) tests/compat/test_engine_beside_torch.py \
+	tests/compat/test_primitives_torch.py tests/compat/test_relay_torch.py tests/compat/test_status_torch.py
 
 .PHONY: sanitize
 sanitize: sanitize-address fuzz sanitize-thread  ## the native twin under ASan and UBSan, a minute of fuzzing, TSan
 
 .PHONY: sanitize-address
-sanitize-address: $(VENV)/.test  ## unit and compatibility tests under ASan and UBSan
-	$(WATCHED) address,undefined $(WATCHED_TESTS) $(UNWATCHED) tests/unit tests/compat
+sanitize-address: $(VENV)/.test  ## unit and compatibility tests of the native twin under ASan and UBSan
+	$(WATCHED) address,undefined $(WATCHED_TESTS) $(WATCHED_UNITS) $(WATCHED_COMPAT)
 
 .PHONY: sanitize-thread
 sanitize-thread: $(VENV)/.test  ## server and client tests under TSan

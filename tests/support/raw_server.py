@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
+from tests.support.twins import tested
 
 from rallypoint.net.address import listen
 from rallypoint.protocol.codec import encode_request
@@ -23,7 +24,7 @@ from rallypoint.twin import native
 __all__ = ["LOOP_TWINS", "PATIENCE_S", "VALIDATE", "RawClient", "RunningLoop", "make_twin", "running_loop", "use_twin"]
 
 PATIENCE_S = 30.0
-LOOP_TWINS = ("python",) if native() is None else ("python", "native")
+LOOP_TWINS = tuple(tested(("python",) if native() is None else ("python", "native")))
 VALIDATE = encode_request(Verb.VALIDATE, MAGIC)
 
 
