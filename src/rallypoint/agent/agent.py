@@ -324,10 +324,16 @@ class Agent:
             if self._folders.private is not None:
                 self._guard.tidy(self._folders.private)
             commands = [self._command(worker.local_rank, effect) for worker in self._group.workers]
-            self._processes = WorkerProcesses.start(commands, guard=self._guard)
+            if (ended := self._membership.end_of_round()) is None:  # all this may have taken long
+                self._processes = WorkerProcesses.start(commands, guard=self._guard)
         except (AgentError, OSError) as error:
             self._step(StartFailed(str(error), NOT_STARTED))
             return
+        if ended is not None:
+            self._step(ended)
+            self._step(StartFailed("the round was over before its workers were started", NOT_STARTED))
+            return
+        assert self._processes is not None, "they were started"
         for worker in self._group.workers:
             worker.id = self._processes.pids[worker.local_rank]
         self._reporter.started(self._clock.now(), effect.restarts_used)

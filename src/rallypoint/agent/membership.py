@@ -14,25 +14,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from rallypoint.agent.moves import (
-    CutOff,
     Dismissed,
     Event,
-    Fenced,
     RendezvousDone,
     RendezvousFailed,
     RoundOver,
     RunClosed,
-    StoreBack,
-    StoreLost,
 )
 from rallypoint.agent.places import NodeWorkers, Ranks, agree_on_ranks, number_workers
+from rallypoint.agent.round_looks import RoundLooks, event_of
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError
 from rallypoint.events import emit
@@ -45,9 +42,6 @@ __all__ = ["Joined", "Membership", "RoundWatch", "explain", "knows_success"]
 
 NEWS_WAIT_S = 0.2
 """How long one look for news may take; a watch that is told to end does so within this time."""
-
-PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 2.0
-"""Between looks at a rendezvous that does not answer."""
 
 FAREWELL_S = 1.5
 """How long leaving may take, with all that follows: whoever asked this node to go does not wait for a store that is
@@ -143,6 +137,15 @@ class Membership:
         assert self.joined is not None, "a round that was joined is watched"
         self._watch = RoundWatch(self._handler, self.joined.info, post, self._look_interval_s)
         self._watch.start()
+
+    def end_of_round(self) -> Event | None:
+        """Give what has become of the round just joined, if it is known not to go on; asks nobody, never blocks."""
+        if _is_default(self._handler, "wait_for_news"):
+            return None  # it would ask somebody
+        with suppress(Exception):  # the watch tells of trouble
+            news = self._handler.check_round()
+            return None if news.status is RoundStatus.CURRENT else event_of(news)
+        return None
 
     def report_failure(self, message: str, returncode: int, final: bool) -> None:
         """Tell the others that a worker failed here; trouble in telling is logged."""
@@ -253,8 +256,8 @@ def _try(what: str, call: Callable[..., None], *args: object) -> None:
 class RoundWatch(threading.Thread):
     """Watches one round until it is over, and says so once.
 
-    Whatever goes wrong in a look is told as StoreLost, once until a look succeeds. This thread ends when it is told
-    to, or when it has told the end of its round, and nothing worse can come.
+    Whatever goes wrong in a look is told as StoreLost, once until a look succeeds; ``round_looks`` has the rules. This
+    thread ends when it is told to, or when it has told the end of its round, and nothing worse can come.
 
     Args:
         handler: whom to ask.
@@ -285,33 +288,16 @@ class RoundWatch(threading.Thread):
 
     def run(self) -> None:
         """Look until the round is over, and then whether worse becomes of this node while it stops its workers."""
-        pause_s = 0.0
-        while not self._ended.wait(pause_s):
+        looks = RoundLooks(tells_by_itself=self._waits_by_itself)
+        pause_s: float | None = 0.0
+        while pause_s is not None and not self._ended.wait(pause_s):
             try:
-                news = self._look()
+                found = looks.take(self._look())
             except Exception as error:  # noqa: BLE001 - whatever a foreign handler raises, the watch goes on
-                if not pause_s:
-                    self._tell(StoreLost(explain(error)))
-                pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * pause_s))
-                continue
-            if news.status is not RoundStatus.CURRENT:
-                self._tell(_event_of(news))
-                if news.status is RoundStatus.OVER and self._waits_by_itself:
-                    self._watch_the_stop()
-                return
-            if pause_s:
-                self._tell(StoreBack())
-            pause_s = 0.0
-
-    def _watch_the_stop(self) -> None:
-        """Hear that the others go on without this node: then its workers must not take time to end by themselves."""
-        while not self._ended.wait(NEWS_WAIT_S):
-            # Whether this node is cut off is judged without an answer, too: silence is no news.
-            with suppress(Exception):
-                news = self._handler.check_round()
-                if news.status in _ENDS:
-                    self._tell(_event_of(news))
-                    return
+                found = looks.fail(explain(error))
+            if found.event is not None:
+                self._tell(found.event)
+            pause_s = found.pause_s
 
     def _tell(self, event: Event) -> None:
         if not self._ended.is_set():
@@ -335,15 +321,3 @@ class RoundWatch(threading.Thread):
             return False
         self._info.store.set(SUCCEEDED_KEY.format(self._info.rank), "1")
         return self._info.store.check([SUCCEEDED_KEY.format(rank) for rank in range(self._info.world_size)])
-
-
-_ENDS: Mapping[RoundStatus, type[RoundOver | Fenced | CutOff]] = {
-    RoundStatus.FENCED: Fenced,
-    RoundStatus.CUT_OFF: CutOff,
-}
-
-
-def _event_of(news: RoundNews) -> Event:
-    if news.status is RoundStatus.CLOSED:
-        return RunClosed(news.outcome, news.why)
-    return _ENDS.get(news.status, RoundOver)(news.why)

@@ -7,7 +7,8 @@ import signal
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rallypoint.agent.agent import Agent
 from rallypoint.agent.logs import LogOptions, Std
 from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
 from rallypoint.errors import RendezvousClosedError, RendezvousGracefulExitError
+from rallypoint.events import Event, subscribe, unsubscribe
 from rallypoint.rendezvous.handler import RendezvousHandler, RoundStatus
 
 PATIENCE_S = 60.0
@@ -146,22 +148,52 @@ def test_a_command_that_cannot_be_started_is_a_failure_by_name() -> None:
     assert handler.calls == ["next_rendezvous", "report_failure 127 final"]
 
 
+@contextmanager
+def once_the_workers_run(tell: Callable[[], None]) -> Iterator[None]:
+    waiting = [tell]
+
+    def look(event: Event) -> None:
+        if event.name == "agent.healthy" and waiting:
+            waiting.pop()()
+
+    subscribe(look)
+    try:
+        yield
+    finally:
+        unsubscribe(look)
+
+
 def test_news_stop_the_workers_and_the_next_round_begins() -> None:
     handler = ScriptedHandler(round_info(0), round_info(1))
-    handler.tell(RoundStatus.OVER, "node b joined")
 
-    with observed() as events:
+    with observed() as events, once_the_workers_run(lambda: handler.tell(RoundStatus.OVER, "node b joined")):
         result = agent(handler, f'[ "$ROUND" = 1 ] || {WAIT}').run()
 
     assert result.state is WorkerState.SUCCEEDED
     assert "round 0 is over: node b joined" in [event.message for event in events]
 
 
+@pytest.mark.parametrize("status", [RoundStatus.OVER, RoundStatus.FENCED, RoundStatus.CUT_OFF])
+def test_a_round_that_is_over_before_its_workers_are_started_starts_none(status: RoundStatus, tmp_path: Path) -> None:
+    handler = ScriptedHandler(round_info(0), round_info(1))
+    handler.tell(status, "node b joined")
+
+    with observed() as events:
+        result = agent(handler, f"echo $ROUND >> {tmp_path}/started", workers=1).run()
+
+    assert (result.state, handler.calls) == (
+        WorkerState.SUCCEEDED,
+        ["next_rendezvous", "next_rendezvous", "report_success"],
+    )
+    assert (tmp_path / "started").read_text() == "1\n"
+    assert "round 0 is over: node b joined" in [event.message for event in events]
+
+
 def test_a_run_that_is_closed_elsewhere_ends_here() -> None:
     handler = ScriptedHandler(round_info())
-    handler.tell(RoundStatus.CLOSED, "node b has no restarts left", "failed")
 
-    result = agent(handler, WAIT).run()
+    with once_the_workers_run(lambda: handler.tell(RoundStatus.CLOSED, "node b has no restarts left", "failed")):
+        result = agent(handler, WAIT).run()
 
     assert (result.state, result.exit_code, result.failures) == (WorkerState.FAILED, 1, {})
     assert result.why == "the run has ended: node b has no restarts left"

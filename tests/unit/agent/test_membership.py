@@ -213,6 +213,34 @@ def test_the_end_of_a_round_is_told_once(status: RoundStatus, event: Event) -> N
     assert posts.events.empty()
 
 
+@pytest.mark.parametrize(
+    ("status", "event"), [(RoundStatus.CURRENT, None), (RoundStatus.FENCED, Fenced("told by the test"))]
+)
+def test_whether_a_round_goes_on_can_be_asked_before_its_workers_start(
+    status: RoundStatus, event: Event | None
+) -> None:
+    handler = ScriptedHandler(round_info())
+    with member(handler) as (membership, posts):
+        membership.join()
+        posts.next()
+        if event is not None:
+            handler.tell(status)
+
+        assert membership.end_of_round() == event
+
+
+def test_trouble_is_no_end_of_a_round_and_a_handler_that_would_ask_somebody_is_not_asked() -> None:
+    handler, foreign = ScriptedHandler(round_info()), ForeignHandler(round_info())
+    handler.troubles.append(RendezvousConnectionError("no store"))
+    foreign.is_over = True
+    for one in (handler, foreign):
+        with member(one) as (membership, posts):
+            membership.join()
+            posts.next()
+
+            assert membership.end_of_round() is None
+
+
 def test_looks_that_fail_are_told_once_and_repeated() -> None:
     handler = ScriptedHandler(round_info())
     with member(handler) as (membership, posts):
