@@ -7,7 +7,8 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.sim.world import Broken, play
+from tests.sim.referee import Broken
+from tests.sim.world import play
 
 AT_ONCE = 50
 

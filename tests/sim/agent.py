@@ -1,60 +1,58 @@
-"""One agent on a simulated host: it follows, stands for the office, and has workers that only start and stop."""
+"""One agent on a simulated host: the machine of its worker group, and what ``agent/agent.py`` does around that."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from tests.sim.course import Ask, Box, Course, Pause, SessionGoneError, Take
-from tests.sim.store import SimClient
+from tests.sim.membership import SimMembership
+from tests.sim.workers import SimWorkers
 
-from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
+from rallypoint.agent.group import WorkerGroupMachine
+from rallypoint.agent.moves import (
+    Begun,
+    Event,
+    Finish,
+    GroupState,
+    Leave,
+    Rendezvous,
+    ReportFailure,
+    ReportSuccess,
+    RunClosed,
+    SignalReceived,
+    Started,
+    StartFailed,
+    StartWorkers,
+    StopFinished,
+    StopWorkers,
+    Ticked,
+    WorkerExited,
+)
 from rallypoint.rendezvous import follower as node
-from rallypoint.rendezvous import office as chair
-from rallypoint.rendezvous.board import COORDINATOR, HERE, NODES, ORDERS, STATE, Holder, is_mark, node_of
-from rallypoint.rendezvous.decision import Rules, StopKind
-from rallypoint.rendezvous.follower import Follower
-from rallypoint.rendezvous.office import Office
-from rallypoint.rendezvous.policy import Policy
-from rallypoint.rendezvous.reports import Order, decode_order, decode_report, encode_order, encode_report
-from rallypoint.rendezvous.state import Card
-from rallypoint.rendezvous.verdict import Verdict, VerdictKind
-from rallypoint.store.session_calls import ABSENT, ANY_REVISION
 from rallypoint.testing.simulation import Timer
-from rallypoint.types import Endpoint
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-__all__ = ["SERVER", "SimAgent"]
+    from rallypoint.rendezvous.office import Office
+    from rallypoint.rendezvous.reports import Order
+    from rallypoint.rendezvous.verdict import Verdict
 
-SERVER = "store"
+__all__ = ["SimAgent"]
 
+TURN_S = 0.002
+"""The loop turns to what has happened within so many seconds."""
 
-MARK_S = 1.0
+SPAWN_S = 0.01
+"""Starting processes takes so many seconds at most, once all is prepared; the loop waits for that."""
 
+LONG_PREPARATION_SHARE = 0.1
+"""So many starts are prepared for long: folders on a slow disk."""
 
-class _Nodes:
-    """What a coordinator knows of the keys of nodes."""
+START_FAILURE_SHARE = 0.02
+"""So many starts fail while things go wrong."""
 
-    def __init__(self) -> None:
-        self.known: dict[str, int] = {}
-        self.here: set[str] = set()
-        self.there: set[str] = set()
-
-    def find(self, name: str, data: bytes) -> chair.Reported:
-        self.there.add(name)
-        return chair.Reported(decode_report(data))
-
-    def lose(self, name: str) -> list[chair.Gone]:
-        is_news = name in self.there
-        self.there.discard(name)
-        return [chair.Gone(name, "it is gone")] if is_news else []
-
-
-class _DeposedError(Exception):
-    """Somebody else is in office."""
+IN_A_ROUND = {GroupState.STARTING, GroupState.HEALTHY, GroupState.SUCCEEDED_WAITING}
 
 
 class SimAgent:
@@ -62,351 +60,212 @@ class SimAgent:
 
     Attributes:
         name: of its host.
-        running: the order by which its workers run; ``None`` while none do.
-        stopped: why it does not take part any more.
-        verdict: what it was told last of its round.
-        last_order: the last order that it has read.
-        office: the machine, while it coordinates.
+        life: which of that host's.
+        machine: of its worker group.
+        end: how the run has ended here; ``None`` while it takes part.
+        outcome: of the run, as it was told.
     """
 
-    def __init__(self, world: World, name: str, rules: Rules, policy: Policy) -> None:
+    def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
         self.host = world.simulation.host(name)
         self.life = self.host.life
-        self.running: Order | None = None
-        self.stopped: node.Stop | None = None
-        self.verdict: Verdict | None = None
-        self.last_order: Order | None = None
-        self.office: Office | None = None
-        self.wanted_at = 0.0
-        self._rules = rules
-        self._policy = policy
-        self._ttl_ms = int(rules.dead_after_s * 1000)
+        self.end: Finish | None = None
+        self.outcome: str | None = None
         self.node_id = f"{world.simulation.dice.getrandbits(128):032x}"
-        self.follower = Follower(self.node_id, Card(host=name, address=name, pid=self.life), rules)
-        self._client = SimClient(world.network, self.host, SERVER, name, world.session_s)
-        self._to_write = Box()
-        self._timer: Timer | None = None
-        self._lease = 0
-        self._client.lost = self._lose_session
-        self._client.doubted = lambda: self._do(node.Doubted(self._client.ends_at))
-        self._stop_timer: Timer | None = None
-        self._courses = [Course(self.host, self._follow()), Course(self.host, self._stand())]
-        self._do(node.Wanted())
+        self.machine = WorkerGroupMachine(world.group_rules)
+        self._inbox: deque[tuple[int | None, Event]] = deque()
+        self._token = 0
+        self._workers: SimWorkers | None = None
+        self._is_starting = False
+        self._is_stopping = False
+        self._has_left = ""
+        self._turn_due: Timer | None = None
+        self._tick_due: Timer | None = None
+        self.membership = SimMembership(world, self.host, self.node_id, self.put)
+        self._step(Begun())
 
     @property
     def is_live(self) -> bool:
         """Whether the process runs, and takes part."""
-        return self.host.is_up and self.host.life == self.life and self.stopped is None
+        return self.host.is_up and self.host.life == self.life and self.end is None
+
+    @property
+    def running(self) -> Order | None:
+        """What let it into the round by which its workers run; ``None`` while none do."""
+        return self._workers.order if self._workers is not None and self._workers.is_acting else None
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether all its workers have ended well."""
+        return self._workers is not None and self._workers.well == self.world.group_rules.local_world_size
+
+    @property
+    def joined(self) -> Order | None:
+        """What let it into the round that it is in, as far as it knows."""
+        return self.membership.joined if self.machine.state in IN_A_ROUND else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What it was told last of its round."""
+        return self.membership.following.verdict
+
+    @property
+    def told_at(self) -> float:
+        """When that was."""
+        return self.membership.following.told_at
+
+    @property
+    def last_order(self) -> Order | None:
+        """The last order that it has read."""
+        return self.membership.following.last_order
+
+    @property
+    def office(self) -> Office | None:
+        """The machine by which it coordinates; ``None`` if it does not."""
+        return self.membership.candidate.office
 
     # --- what a test has it do ---------------------------------------------------------------------------
 
-    def fail_worker(self) -> None:
+    def fail_worker(self, returncode: int = 1) -> None:
         """Let a worker of it fail."""
-        if self.running is not None:
-            self._do(node.WorkerFailed("the worker fell over", 1, False))
+        if self._workers is not None and self._workers.is_acting:
+            self._workers.end(self.world.simulation.dice.choice(sorted(self._workers.acting)), returncode)
 
-    def succeed(self) -> None:
-        """Let all its workers end well."""
-        if self.running is not None:
-            self._do(node.AllSucceeded())
+    def succeed(self, within_s: float) -> None:
+        """Let all its workers end well, one after the other."""
+        workers = self._workers
+        if workers is not None:
+            for local_rank in sorted(workers.acting):
+                after_s = self.world.simulation.dice.uniform(0.0, within_s)
+                self.host.after(after_s, lambda local_rank=local_rank: workers.end(local_rank, 0))
 
-    def leave(self) -> None:
-        """Let it go on purpose."""
-        self.running = None
-        self._do(node.Leaving("told to go"))
-        self.stopped = node.Stop(StopKind.CLOSED, "told to go")
-        self.host.after(1.0, self._end)
+    def signal(self, number: int) -> None:
+        """Ask it to end."""
+        self.put(SignalReceived(number))
 
-    def restart_coordinator(self) -> None:
-        """End its candidate, with its connection, and begin another."""
-        self._courses.pop().stop()
-        self.office = None
-        self._courses.append(Course(self.host, self._stand()))
+    # --- events in -----------------------------------------------------------------------------------------
 
-    def _end(self) -> None:
-        for course in self._courses:
-            course.stop()
+    def put(self, event: Event, token: int | None = None) -> None:
+        """Leave something in the inbox, about a round if there is a token."""
+        self._inbox.append((token, event))
+        self._wake()
 
-    # --- the follower ------------------------------------------------------------------------------------
+    def _wake(self) -> None:
+        if self._turn_due is None and not self._is_starting and self.end is None:
+            self._turn_due = self.host.after(self.world.simulation.dice.uniform(0.0, TURN_S), self._turn)
 
-    def _do(self, event: Any) -> None:
-        for effect in self.follower.step(event, self.world.simulation.now):
+    def _turn(self) -> None:
+        """Deal with one thing that has happened; workers that have ended come after all that was put in."""
+        self._turn_due = None
+        if self._inbox:
+            token, event = self._inbox.popleft()
+            if token is None or token == self._token:
+                self._step(event)
+        elif self._workers is not None and not self._is_stopping:
+            for exited in self._workers.take_exits():
+                self._step(exited)
+        self._tick()
+        if self._inbox or (self._workers is not None and self._workers.has_exits):
+            self._wake()
+
+    def _tick(self) -> None:
+        """Let the machine know that time has passed if it waits for that, and see that it is known in future."""
+        due, now = self.machine.next_deadline(), self.world.simulation.now
+        if self.end is None and now >= due:
+            self._step(Ticked())
+        if self._tick_due is not None:
+            self._tick_due.cancel()
+            self._tick_due = None
+        if self.end is None and now < due < float("inf"):
+            self._tick_due = self.host.after(self.world.until(due), self._wake)
+
+    def _step(self, event: Event) -> None:
+        before = self.machine.state
+        decision = self.machine.step(event, self.world.simulation.now)
+        if isinstance(event, RunClosed):
+            self.outcome = event.outcome
+            self.world.referee.note_outcome(event.outcome)
+        elif isinstance(event, WorkerExited) and decision.state is GroupState.SUCCEEDED_WAITING:
+            self.world.referee.note_done(self)
+        if decision.state is not before or decision.effects:
+            self.world.tell(f"{self.name} is {decision.state.name.lower()}: {decision.why}")
+            self.world.referee.note_change()
+        for effect in decision.effects:
             self._carry_out(effect)
-        self._set_timer()
+
+    # --- effects out ---------------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Any) -> None:
-        if isinstance(effect, node.Publish):
-            self._to_write.put(effect)
-        elif isinstance(effect, node.Serve):
-            port = 1024 + effect.proposal % 60000
-            served = node.Served(effect.proposal, Endpoint(self.name, port))
-            slow_s = self.world.simulation.dice.choice((0.05, 1.0))
-            self.host.after(self.world.simulation.dice.uniform(0.001, slow_s), lambda: self._do(served))
-        elif isinstance(effect, node.Enter):
-            self.running = effect.order
-            self.world.note_entry(self, effect.order)
-        elif isinstance(effect, node.Stop):
-            self.stopped = effect
-        elif isinstance(effect, node.Tell):
-            self._hear(effect.verdict)
+        membership = self.membership
+        if isinstance(effect, Rendezvous):
+            self._token += 1
+            membership.join()
+        elif isinstance(effect, StartWorkers):
+            self._start()
+        elif isinstance(effect, StopWorkers):
+            self._stop(effect)
+        elif isinstance(effect, ReportFailure):
+            membership.report(node.WorkerFailed(effect.message, effect.returncode, effect.final))
+        elif isinstance(effect, ReportSuccess):
+            membership.report(node.AllSucceeded())
+        elif isinstance(effect, Leave):
+            self._has_left = effect.why
+            self.world.referee.note_lost(self.node_id)
+        elif isinstance(effect, Finish):
+            self.end = effect
+            self.world.tell(f"{self.name} has ended: {effect.state.name.lower()}, {effect.exit_code}")
+            membership.close(self._has_left or "it shut down", bool(self._has_left))
 
-    def _hear(self, verdict: Verdict) -> None:
-        self.verdict = verdict
-        self.world.note_verdict()
-        self.world.tell(f"{self.name} is told {verdict.kind.value}: {verdict.why}")
-        if verdict.kind is VerdictKind.CURRENT:
+    def _start(self) -> None:
+        """Prepare the start; the loop does nothing else until it is through."""
+        dice, token = self.world.simulation.dice, self._token
+        self._is_starting = True
+        self.membership.watch(lambda event: self.put(event, token))
+        longest_s = 1.0 if dice.random() < LONG_PREPARATION_SHARE else 0.02
+        self.host.after(dice.uniform(0.0, longest_s), self._spawn)
+
+    def _spawn(self) -> None:
+        ended = self.membership.end_of_round()
+        if ended is not None:
+            self._step(ended)
+            self._have_started(StartFailed("the round was over before its workers were started", 127))
             return
-        if self._stop_timer is not None:
-            self._stop_timer.cancel()
-        is_at_once = verdict.kind in (VerdictKind.FENCED, VerdictKind.CUT_OFF)
-        if is_at_once:
-            self.running = None
-        grace_s = 0.0 if is_at_once else self.world.simulation.dice.uniform(0.0, 0.5)
-        self._stop_timer = self.host.after(grace_s, self._come_back)
+        order = self.membership.joined
+        assert order is not None
+        count = self.world.group_rules.local_world_size
+        self._workers = SimWorkers(self.world, self.host, order, count, self._wake)
+        self.world.referee.note_start(self)
+        self.host.after(self.world.simulation.dice.uniform(0.0, SPAWN_S), self._know_workers)
 
-    def _come_back(self) -> None:
-        """The workers are gone: join again, unless the run has ended."""
-        self.running = None
-        assert self.verdict is not None
-        if self.verdict.kind is VerdictKind.CLOSED:
-            self.stopped = node.Stop(StopKind.CLOSED, self.verdict.why, self.verdict.outcome)
-        elif self.stopped is None:
-            self.wanted_at = self.world.simulation.now
-            self._do(node.Wanted())
+    def _know_workers(self) -> None:
+        workers = self._workers
+        assert workers is not None
+        if self.world.is_troubled and self.world.simulation.dice.random() < START_FAILURE_SHARE:
+            workers.acting.clear()
+            self._workers = None
+            self._have_started(StartFailed("worker 0 could not be started", 127))
+        else:
+            self._have_started(Started({local_rank: 100 + local_rank for local_rank in sorted(workers.acting)}))
 
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        due = self.follower.next_deadline()
-        if due is not None and due < float("inf"):
-            self._timer = self.host.after(self._until(due), lambda: self._do(node.Ticked()))
+    def _have_started(self, event: Started | StartFailed) -> None:
+        self._is_starting = False
+        self._step(event)
+        self._wake()
 
-    def _until(self, due: float) -> float:
-        """Give the time until then, and a little, so that it has come in spite of rounding."""
-        return max(0.0, due - self.world.simulation.now) + 1e-6
+    def _stop(self, effect: StopWorkers) -> None:
+        workers = self._workers
+        if workers is None:
+            self._step(StopFinished())
+        elif self._is_stopping:
+            workers.kill()
+        else:
+            self._is_stopping = True
+            workers.stop(effect.signal_number, effect.grace_s, self._have_stopped)
 
-    def _follow(self) -> Generator[Any, Any, None]:
-        while True:
-            ready = Box()
-            self._client.watch(
-                (ORDERS + self.node_id).encode(),
-                False,
-                self._take_event,
-                lambda status, _, ready=ready: ready.put(status),
-            )
-            try:
-                yield Take(ready, float(10**6))
-                yield from self._read_order()
-                yield from self._write()
-            except SessionGoneError:
-                self._lease = 0
-                self._do(node.LeaseLost("the session has ended"))
-
-    def _lose_session(self) -> None:
-        """Begin anew, as whoever waits for a watch's events does when the server does not go on with it."""
-        self._courses[0].stop()
-        if self._lease:
-            self._lease = 0
-            self._do(node.LeaseLost("the session has ended"))
-        self._courses[0] = Course(self.host, self._follow())
-
-    def _read_order(self) -> Generator[Any, Any, None]:
-        _, fields = yield Ask(self._client, SessionVerb.READ, ((ORDERS + self.node_id).encode(),))
-        if fields[0]:
-            self._obey(fields[1])
-
-    def _take_event(self, happening: Any) -> None:
-        if happening.kind is EventKind.SET:
-            self._obey(happening.value)
-        elif happening.kind is EventKind.MISSED:
-            Course(self.host, self._read_order_again())
-
-    def _read_order_again(self) -> Generator[Any, Any, None]:
-        try:
-            yield from self._read_order()
-        except SessionGoneError:
-            return  # the other course begins anew
-
-    def _obey(self, data: bytes) -> None:
-        order = decode_order(data)
-        self.last_order = order
-        self.world.tell(f"{self.name} reads {order.kind.value} ({order.term}.{order.number}): {order.why}")
-        self._do(node.Ordered(order))
-
-    def _write(self) -> Generator[Any, Any, None]:
-        renew_at = 0.0
-        while True:
-            now = self.world.simulation.now
-            if not self._lease:
-                status, fields = yield Ask(self._client, SessionVerb.LEASE_GRANT, (self._ttl_ms,))
-                assert status is Status.OK
-                self._lease = fields[0]
-                yield from self._mark(self._client, NODES + self.node_id + HERE, "")
-                renew_at = now + self._rules.keep_alive_interval_s
-                self._do(node.Granted())
-                self._do(node.Renewed(now))
-            elif now >= renew_at:
-                status, _ = yield Ask(self._client, SessionVerb.LEASE_RENEW, (self._lease,))
-                renew_at = now + self._rules.keep_alive_interval_s
-                _, (revision, _) = yield Ask(self._client, SessionVerb.READ, (f"{NODES}{self.node_id}{HERE}".encode(),))
-                self._note(status if revision else Status.REFUSED, node.Renewed(now))
-            elif self._to_write.items:
-                report = self._to_write.items[-1].report
-                self._to_write.items.clear()
-                fields = ((NODES + self.node_id).encode(), ANY_REVISION, encode_report(report), self._lease)
-                status, _ = yield Ask(self._client, SessionVerb.SWAP, fields)
-                self._note(status, None)
-            else:
-                yield Take(self._to_write, self._until(renew_at))
-
-    @staticmethod
-    def _mark(client: SimClient, key: str, value: str) -> Generator[Any, Any, None]:
-        """Write a key that goes with the session."""
-        _, (lease,) = yield Ask(client, SessionVerb.LEASE_GRANT, (0,))
-        yield Ask(client, SessionVerb.SWAP, (key.encode(), ANY_REVISION, value.encode(), lease))
-
-    def _note(self, status: Status, event: Any) -> None:
-        if status is not Status.OK:
-            self._lease = 0
-            self.world.tell(f"{self.name} has lost its lease")
-            self._do(node.LeaseLost("the store has ended it"))
-        elif event is not None:
-            self._do(event)
-
-    # --- the candidate -----------------------------------------------------------------------------------
-
-    def _stand(self) -> Generator[Any, Any, None]:
-        while True:
-            client = SimClient(self.world.network, self.host, SERVER, f"{self.name} office", self.world.session_s)
-            client.lost = self.restart_coordinator
-            try:
-                while True:
-                    yield from self._wait_for_office(client)
-                    yield from self._try_to_take(client)
-            except SessionGoneError:
-                pass
-            finally:
-                self.office = None
-                client.close()
-            yield Pause(0.01)
-
-    def _wait_for_office(self, client: SimClient) -> Generator[Any, Any, None]:
-        changes = Box()
-        client.watch(COORDINATOR.encode(), True, changes.put, lambda *_: None)
-        lease, absent_at = 0, 0.0
-        while True:
-            holder, is_here = yield from self._read_office(client)
-            if holder is None:
-                return
-            now = self.world.simulation.now
-            if is_here:
-                lease, absent_at = holder.lease, now
-            elif lease != holder.lease:
-                lease, absent_at = holder.lease, now + MARK_S
-            elif now >= absent_at:
-                yield Ask(client, SessionVerb.LEASE_REVOKE, (lease,))
-                continue
-            changes.items.clear()
-            yield Take(changes, 10.0 if is_here else self._until(absent_at))
-
-    def _read_office(self, client: SimClient) -> Generator[Any, Any, tuple[Holder | None, bool]]:
-        _, (entries,) = yield Ask(client, SessionVerb.READ_PREFIX, (COORDINATOR.encode(),))
-        found = {key.decode(): value for key, _, value in entries}
-        if COORDINATOR not in found:
-            return None, False
-        holder = msgspec.json.decode(found[COORDINATOR], type=Holder)
-        return holder, found.get(COORDINATOR + HERE) == str(holder.lease).encode()
-
-    def _try_to_take(self, client: SimClient) -> Generator[Any, Any, None]:
-        asked_at = self.world.simulation.now
-        _, (lease,) = yield Ask(client, SessionVerb.LEASE_GRANT, (self._ttl_ms,))
-        holder = msgspec.json.encode(Holder(self.node_id, self.name, lease))
-        fields = (COORDINATOR.encode(), ABSENT, holder, lease)
-        status, (is_taken, term) = yield Ask(client, SessionVerb.SWAP, fields)
-        if status is Status.OK and is_taken:
-            try:
-                yield from self._mark(client, COORDINATOR + HERE, str(lease))
-                yield from self._hold(client, lease, term, asked_at)
-            except _DeposedError:
-                pass
-            finally:
-                self.office = None
-        yield Ask(client, SessionVerb.LEASE_REVOKE, (lease,))
-
-    def _hold(self, client: SimClient, lease: int, term: int, renewed_at: float) -> Generator[Any, Any, None]:
-        events, nodes = Box(), _Nodes()
-        client.watch(NODES.encode(), True, events.put, lambda *_: None)
-        _, (revision, minutes) = yield Ask(client, SessionVerb.READ, (STATE.encode(),))
-        reports = yield from self._read_all(client, nodes)
-        office = self.office = Office(self._rules, self._policy, chair.HOLD_S)
-        self.world.tell(f"{self.name} coordinates in term {term}")
-        self._minutes_at = revision
-        first = tuple(event.report for event in reports if isinstance(event, chair.Reported))
-        yield from self._decide(client, lease, (chair.TookOffice(term, minutes if revision else None, first),))
-        third_s = self._ttl_ms / 3000
-        while True:
-            due = office.next_deadline()
-            until = min(renewed_at + third_s, float("inf") if due is None else due)
-            yield Take(events, self._until(until))
-            batch: list[Any] = []
-            while events.items:
-                batch += yield from self._events_of(client, events.items.popleft(), nodes)
-            if due is not None and self.world.simulation.now >= due:
-                batch.append(chair.Ticked())
-            yield from self._decide(client, lease, tuple(batch))
-            if self.world.simulation.now >= renewed_at + third_s:
-                renewed_at = self.world.simulation.now
-                status, _ = yield Ask(client, SessionVerb.LEASE_RENEW, (lease,))
-                if status is not Status.OK:
-                    raise _DeposedError
-
-    def _read_all(self, client: SimClient, nodes: _Nodes) -> Generator[Any, Any, list[Any]]:
-        _, (entries,) = yield Ask(client, SessionVerb.READ_PREFIX, (NODES.encode(),))
-        found = {key.decode(): (revision, value) for key, revision, value in entries}
-        marked = [node_of(key) for key in found if is_mark(key)]
-        events: list[Any] = []
-        for name in sorted(nodes.there - {name for name in marked if NODES + name in found}):
-            events += nodes.lose(name)
-        last = {name: max(found[NODES + name + HERE][0], found.get(NODES + name, (0,))[0]) for name in marked}
-        for name in marked:
-            if NODES + name in found and last[name] > nodes.known.get(name, 0):
-                events.append(nodes.find(name, found[NODES + name][1]))
-        nodes.known, nodes.here = last, set(last)
-        return events
-
-    def _events_of(self, client: SimClient, happening: Any, nodes: _Nodes) -> Generator[Any, Any, list[Any]]:
-        if happening.kind is EventKind.MISSED:
-            return (yield from self._read_all(client, nodes))
-        key, name = happening.key.decode(), node_of(happening.key.decode())
-        if happening.revision <= nodes.known.get(name, 0):
-            return []
-        nodes.known[name] = happening.revision
-        if happening.kind is not EventKind.SET:
-            if is_mark(key):
-                nodes.here.discard(name)
-            return nodes.lose(name)
-        if is_mark(key):
-            nodes.here.add(name)
-            return []
-        return [nodes.find(name, happening.value)] if name in nodes.here else []
-
-    def _decide(self, client: SimClient, lease: int, events: tuple[Any, ...]) -> Generator[Any, Any, None]:
-        assert self.office is not None
-        while events:
-            recorded: list[Any] = []
-            for effect in self.office.step_all(events, self.world.simulation.now):
-                if isinstance(effect, chair.Record):
-                    fields = (STATE.encode(), self._minutes_at, effect.minutes, 0)
-                    _, (is_stored, self._minutes_at) = yield Ask(client, SessionVerb.SWAP, fields)
-                    if not is_stored:
-                        raise _DeposedError
-                    recorded.append(chair.Recorded(effect.number))
-                elif isinstance(effect, chair.Send):
-                    key = (ORDERS + effect.node).encode()
-                    fields = (key, ANY_REVISION, encode_order(effect.order), lease)
-                    status, _ = yield Ask(client, SessionVerb.SWAP, fields)
-                    if status is not Status.OK:
-                        raise _DeposedError
-            events = tuple(recorded)
+    def _have_stopped(self, exits: list[WorkerExited]) -> None:
+        for exited in exits:
+            self.put(exited)
+        self._workers, self._is_stopping = None, False
+        self.put(StopFinished())

@@ -7,6 +7,21 @@ from typing import Any
 
 import pytest
 
+from rallypoint.agent import group, round_looks
+from rallypoint.agent.moves import (
+    CutOff,
+    Decision,
+    Fenced,
+    GroupState,
+    Rendezvous,
+    ReportSuccess,
+    RoundOver,
+    RunClosed,
+    StartFailed,
+    StartWorkers,
+    StopFinished,
+    WorkerExited,
+)
 from rallypoint.rendezvous import admission, lifeline, office
 from rallypoint.rendezvous.admission import Admission
 from rallypoint.rendezvous.follower import Follower
@@ -93,6 +108,98 @@ def everybody_has_rank_0(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Admission, "_rank", lambda self, chosen: dict.fromkeys(chosen, 0))
 
 
+# --- the worker group ------------------------------------------------------------------------------------
+
+
+def _change(patch: pytest.MonkeyPatch, state: GroupState, event: type, rule: Any) -> None:
+    """Let another rule stand for one of the group's."""
+    patch.setitem(group._TABLE[state], event, rule)  # type: ignore[index]
+
+
+def _forget(patch: pytest.MonkeyPatch, state: GroupState, *events: type) -> None:
+    """Let events mean nothing in a state."""
+    for event in events:
+        patch.delitem(group._TABLE[state], event)  # type: ignore[arg-type]
+
+
+def fenced_workers_run_on(patch: pytest.MonkeyPatch) -> None:
+    """Who is fenced, or cut off, goes on."""
+    _forget(patch, GroupState.HEALTHY, Fenced, CutOff)
+
+
+def fenced_workers_are_asked(patch: pytest.MonkeyPatch) -> None:
+    """The workers of who is fenced have time to end by themselves."""
+    for event in (Fenced, CutOff):
+        _change(patch, GroupState.HEALTHY, event, group._stop_for_next_round)
+
+
+def fenced_workers_have_their_time(patch: pytest.MonkeyPatch) -> None:
+    """Workers that are being stopped are not killed when their node is fenced."""
+    _forget(patch, GroupState.STOPPING, Fenced, CutOff)
+
+
+def workers_of_an_old_round_are_started(patch: pytest.MonkeyPatch) -> None:
+    """A start that was called off, because the round is over, is made once more."""
+
+    def start_again(m: Any, event: StartFailed) -> Decision:
+        if m.plan is None:
+            return group._fail_to_start(m, event)
+        m.plan = None
+        return m.become(GroupState.STARTING, event.why, StartWorkers(m.round, m.restarts_used))
+
+    _change(patch, GroupState.STARTING, StartFailed, start_again)
+
+
+def the_same_round_once_more(patch: pytest.MonkeyPatch) -> None:
+    """Workers are started again without asking the others."""
+
+    def start_again(m: Any, event: StopFinished) -> Decision:
+        if m.plan.finish is not None:
+            return group._after_stop(m, event)
+        m.plan = None
+        return m.become(GroupState.STARTING, "again", StartWorkers(m.round, m.restarts_used))
+
+    _change(patch, GroupState.STOPPING, StopFinished, start_again)
+
+
+def the_next_round_does_not_wait_for_the_stop(patch: pytest.MonkeyPatch) -> None:
+    """A node asks for its place in the next round while its workers run."""
+
+    def stop_and_join(m: Any, event: RoundOver) -> Decision:
+        stopping = group._stop_for_next_round(m, event)
+        return m.become(GroupState.RENDEZVOUS, event.why, *stopping.effects, Rendezvous())
+
+    _change(patch, GroupState.HEALTHY, RoundOver, stop_and_join)
+
+
+def who_is_done_hears_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A node whose workers ended well does not run a round again that fails elsewhere."""
+    _forget(patch, GroupState.SUCCEEDED_WAITING, RoundOver)
+
+
+def the_end_of_the_run_means_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A run ends, and its workers go on."""
+    for state in (GroupState.HEALTHY, GroupState.SUCCEEDED_WAITING):
+        _forget(patch, state, RunClosed)
+
+
+def one_worker_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
+    """A node is done when the first of its workers has ended well."""
+
+    def take_exit(m: Any, event: WorkerExited) -> Decision:
+        decision = group._take_exit(m, event)
+        if m.state is not GroupState.HEALTHY:
+            return decision
+        return m.become(GroupState.SUCCEEDED_WAITING, decision.why, ReportSuccess())
+
+    _change(patch, GroupState.HEALTHY, WorkerExited, take_exit)
+
+
+def news_are_looked_for_seldom(patch: pytest.MonkeyPatch) -> None:
+    """Who stops its workers, or is in trouble, looks five times a second what becomes of its round."""
+    patch.setattr(round_looks, "LOOK_S", 0.2)
+
+
 BROKEN_RULES: tuple[Break, ...] = (
     never_cut_off,
     a_lost_connection_means_nothing,
@@ -104,4 +211,14 @@ BROKEN_RULES: tuple[Break, ...] = (
     the_closing_is_not_told,
     spares_are_forgotten,
     everybody_has_rank_0,
+    fenced_workers_run_on,
+    fenced_workers_are_asked,
+    fenced_workers_have_their_time,
+    workers_of_an_old_round_are_started,
+    the_same_round_once_more,
+    the_next_round_does_not_wait_for_the_stop,
+    who_is_done_hears_nothing,
+    the_end_of_the_run_means_nothing,
+    one_worker_speaks_for_all,
+    news_are_looked_for_seldom,
 )

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 from tests.sim.store import SimClient
 
+from rallypoint.protocol.session.spec import SessionVerb
+from rallypoint.store.session_calls import ANY_REVISION
 from rallypoint.testing import SimHost
 
-__all__ = ["Ask", "Box", "Course", "Pause", "SessionGoneError", "Take"]
+__all__ = ["Ask", "Box", "Course", "Pause", "SessionGoneError", "Take", "mark"]
 
 
 class SessionGoneError(Exception):
@@ -74,6 +76,7 @@ class Course:
         self._steps = steps
         self._waits = 0
         self._is_over = False
+        self._next: Callable[[], object] = lambda: None
         host.after(0.0, lambda: self._go_on(None))
 
     def stop(self) -> None:
@@ -81,6 +84,13 @@ class Course:
         self._is_over = True
         self._waits += 1
         self._steps.close()
+
+    def then(self, callback: Callable[[], object]) -> None:
+        """Have something happen when it has come to its end by itself."""
+        if self._is_over:
+            callback()
+        else:
+            self._next = callback
 
     def _expect(self, seconds: float, turn: int) -> None:
         self._host.after(seconds, lambda: self._go_on(None) if turn == self._waits else None)
@@ -101,6 +111,7 @@ class Course:
             wanted = self._steps.throw(value) if isinstance(value, Exception) else self._steps.send(value)
         except StopIteration:
             self._is_over = True
+            self._next()
             return
         turn = self._waits
         if isinstance(wanted, Ask):
@@ -114,3 +125,9 @@ class Course:
         else:
             wanted.box.await_item(lambda: self._expect(0.0, turn))
             self._expect(wanted.seconds, turn)
+
+
+def mark(client: SimClient, key: str, value: str) -> Generator[Any, Any, None]:
+    """Write a key that goes with the session."""
+    _, (lease,) = yield Ask(client, SessionVerb.LEASE_GRANT, (0,))
+    yield Ask(client, SessionVerb.SWAP, (key.encode(), ANY_REVISION, value.encode(), lease))

@@ -17,7 +17,10 @@ from rallypoint.server.vocabulary import Close, Connected, Disconnected, Pause, 
 from rallypoint.testing import SimHost, SimNetwork, SimStream
 from rallypoint.testing.simulation import Timer
 
-__all__ = ["SimClient", "SimServer"]
+__all__ = ["SERVER", "SimClient", "SimServer"]
+
+SERVER = "store"
+"""The machine that it is on."""
 
 PROBE_S = 2.0
 """How long a client that waits for an answer believes in a connection that says nothing."""
@@ -104,6 +107,7 @@ class SimClient:
         self._attempts = 0
         self._is_closed = False
         self._heard_at = 0.0
+        self._is_probing = False
         self._connect()
 
     def ask(
@@ -140,19 +144,26 @@ class SimClient:
             if not self._network_waits():
                 self._heard_at = self._network.simulation.now
             self._stream.send(frame)
-        self._host.after(PROBE_S, self._probe)
+        self._expect_answer(PROBE_S)
 
     def _network_waits(self) -> bool:
         return len(self._answers) > 1
 
+    def _expect_answer(self, within_s: float) -> None:
+        if not self._is_probing:
+            self._is_probing = True
+            self._host.after(within_s, self._probe)
+
     def _probe(self) -> None:
         """Give up a connection that owes an answer and has said nothing for long."""
+        self._is_probing = False
         stream = self._stream
         if self._is_ready and stream is not None and self._answers:
-            if self._network.simulation.now - self._heard_at >= PROBE_S:
+            left_s = self._heard_at + PROBE_S - self._network.simulation.now
+            if left_s <= 1e-9:
                 stream.reset()
             else:
-                self._host.after(PROBE_S, self._probe)
+                self._expect_answer(left_s)
 
     def _hear(self, data: bytes) -> None:
         self._heard_at = self._network.simulation.now
@@ -221,7 +232,7 @@ class SimClient:
         if is_lost:
             self.lost()
         if self._answers:
-            self._host.after(PROBE_S, self._probe)
+            self._expect_answer(PROBE_S)
         if rest:
             self._hear(rest)
 

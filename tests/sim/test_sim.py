@@ -1,10 +1,27 @@
-"""Many nodes in one thread, whatever goes wrong: ``make sim SEEDS=...`` plays more, ``tests.sim SEED`` one again."""
+"""Many nodes in one thread, whatever goes wrong: ``make sim SEEDS=...`` plays more, ``tests.sim SEED`` one again.
+
+The machines are the real ones, and what their drivers do around them is done here on a clock that jumps:
+
+==================  =============================================  ==============================
+here                the machine                                    stands for the driver
+==================  =============================================  ==============================
+``store``           ``server/engine``, ``protocol/session``        ``server/loop``, ``store/trunk``
+``candidate``       ``rendezvous/office``                          ``rendezvous/coordinator``
+``following``       ``rendezvous/follower``                        ``rendezvous/following``
+``membership``      ``agent/round_looks``                          ``agent/membership``
+``agent``           ``agent/group``                                ``agent/agent``
+``workers``         none: workers act, fail, stop in their time    ``agent/process``
+==================  =============================================  ==============================
+
+``world`` is the machines and what goes wrong, ``referee`` what must hold, ``broken_rules`` what it is there to find.
+"""
 
 from __future__ import annotations
 
 import pytest
 from tests.sim.broken_rules import BROKEN_RULES
-from tests.sim.world import Broken, World, play
+from tests.sim.referee import Broken, Referee
+from tests.sim.world import play
 
 SEEDS = 2000
 AT_ONCE = 100
@@ -42,9 +59,9 @@ def _is_caught(seed):
 
 
 def test_a_world_that_breaks_says_how_to_play_it_again(monkeypatch):
-    def break_something(world: World):
+    def break_something(referee: Referee, *, is_ending: bool):
         raise Broken("something")
 
-    monkeypatch.setattr(World, "check_end", break_something)
+    monkeypatch.setattr(Referee, "check_end", break_something)
     with pytest.raises(Broken, match=r"seed 3, at \d+\.\d+ s: something\n.*n1 starts"):
         play(3)

@@ -1,30 +1,22 @@
-"""A run of many agents on a simulated network, what goes wrong in it, and what must hold whatever goes wrong.
-
-After every event:
-
-- ranks are 0 to n-1, all members of a round were told the same world, and it is as large as it may be;
-- no two rounds run at the same time on machines that work, and no machine goes back to an older round;
-- who was fenced, or took itself for cut off, runs nothing.
-
-From time to time: who runs a round that has lost a member for long has heard of it. In the end, when all is well again:
-everybody who lives is in one round, or was told why not.
-"""
+"""A run of many agents on a simulated network, and what goes wrong in it; ``referee`` has what must hold."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.sim.agent import SERVER, SimAgent
-from tests.sim.store import SimServer
+from tests.sim.agent import SimAgent
+from tests.sim.referee import Broken, Referee
+from tests.sim.store import SERVER, SimServer
 
+from rallypoint.agent.moves import GroupRules
 from rallypoint.rendezvous.decision import Rules
 from rallypoint.rendezvous.policy import Policy
-from rallypoint.rendezvous.reports import Order, OrderKind
-from rallypoint.rendezvous.verdict import VerdictKind
+from rallypoint.rendezvous.reports import Order
 from rallypoint.testing import Link, SimNetwork, Simulation
 
-__all__ = ["Broken", "World", "play"]
+__all__ = ["World", "play"]
 
 INTERVAL_S, ATTEMPTS = 1.5, 2
 LAST_CALL_S = 3.0
@@ -40,15 +32,15 @@ HEARD_S = INTERVAL_S * ATTEMPTS + 12.0
 CLOSING_SHARE = 0.2
 """So many of all worlds have a budget for failures, and so many others end in success."""
 
-ENDING_S = 8.0
+OWN_BUDGET_SHARE = 0.1
+"""In so many worlds each node has a budget of its own."""
+
+GRACES_S = (0.0, 1.0, 2.0)
+"""So long workers have between being asked to end and being killed. Shorter than the last call: a round that has begun
+without a node whose workers are still being stopped does not wait until it has heard that they must not."""
+
+ENDING_S = 10.0
 """So long before the end the workers of some worlds begin to end well."""
-
-WAKING_S = 0.001
-"""A machine that thaws looks at its clock first; so long it may take."""
-
-
-class Broken(AssertionError):  # noqa: N818 - it is what a test asserts
-    """Something does not hold that must."""
 
 
 @dataclass
@@ -57,21 +49,22 @@ class World:
 
     Attributes:
         seed: repeats it all.
-        rounds: what each member of each round was told, by round and node.
+        rules: of the rounds.
+        group_rules: what the machines of the worker groups are told.
+        referee: sees whether all holds that must.
+        woken_at: when a machine has thawed last.
+        is_troubled: whether things go wrong.
     """
 
     seed: int
     simulation: Simulation = field(init=False)
     network: SimNetwork = field(init=False)
     agents: list[SimAgent] = field(default_factory=list)
-    rounds: dict[int, dict[str, Order]] = field(default_factory=dict)
     story: list[str] = field(default_factory=list)
-    _entered: dict[str, int] = field(default_factory=dict)
-    _running: dict[str, SimAgent] = field(default_factory=dict)
-    _woken_at: dict[str, float] = field(default_factory=dict)
+    woken_at: dict[str, float] = field(default_factory=dict)
+    is_troubled: bool = True
+    heard_s: float = HEARD_S
     _well_since: dict[str, float] = field(default_factory=dict)
-    _lost_at: dict[str, float] = field(default_factory=dict)
-    _is_checked: bool = False
     _is_ending: bool = False
 
     def __post_init__(self) -> None:
@@ -90,12 +83,33 @@ class World:
             last_call_s=LAST_CALL_S,
             keep_alive_interval_s=INTERVAL_S,
             keep_alive_max_attempt=ATTEMPTS,
+            answer_s=dice.choice((0.5, 5.0)),
         )
         restarts = {"failed": dice.randint(0, 2)} if dice.random() < CLOSING_SHARE else {}
         flap_limit = dice.choice((0, 3))
         self.policy = Policy(restarts=restarts, flap_limit=flap_limit, cool_down_s=5.0, cool_down_max_s=10.0)
+        self.group_rules = self._group_rules()
+        self.referee = Referee(self)
         SimServer(self.network, self.simulation.host(SERVER))
         self._names = 0
+
+    def _group_rules(self) -> GroupRules:
+        dice = self.simulation.dice
+        is_shared = "failed" in self.policy.restarts
+        is_own = not is_shared and dice.random() < OWN_BUDGET_SHARE
+        return GroupRules(
+            local_world_size=dice.randint(1, 2),
+            max_restarts=dice.randint(0, 3) if is_shared or is_own else 1000,
+            grace_s=dice.choice(GRACES_S),
+            store_patience_s=dice.choice((1.5, *(30.0,) * 9)),
+            farewell_s=dice.choice((1.0, 5.0)),
+            is_budget_shared=is_shared,
+        )
+
+    @property
+    def rounds(self) -> dict[int, dict[str, Order]]:
+        """What each member of each round was told, by round and node."""
+        return self.referee.rounds
 
     # --- machines ----------------------------------------------------------------------------------------
 
@@ -109,7 +123,7 @@ class World:
         return self._start(f"n{self._names}")
 
     def _start(self, name: str) -> SimAgent:
-        agent = SimAgent(self, name, self.rules, self.policy)
+        agent = SimAgent(self, name)
         self.agents.append(agent)
         self._well_since[name] = self.simulation.now
         self.tell(f"{name} starts as {agent.node_id[:6]}")
@@ -122,6 +136,14 @@ class World:
     def is_well(self, agent: SimAgent) -> bool:
         """Tell whether an agent's machine works and reaches the store."""
         return not agent.host.is_frozen and not self.network.link(agent.name, SERVER).is_cut
+
+    def has_been_well(self, agent: SimAgent) -> bool:
+        """Tell whether they have for so long that it has heard of all that matters."""
+        return self.is_well(agent) and self.simulation.now - self._well_since[agent.name] >= self.heard_s
+
+    def until(self, due: float) -> float:
+        """Give the time until then, and a little, so that it has come in spite of rounding."""
+        return max(0.0, due - self.simulation.now) + 1e-6
 
     # --- what goes wrong ---------------------------------------------------------------------------------
 
@@ -141,9 +163,8 @@ class World:
     def _kill(self, agent: SimAgent) -> None:
         silently = self.simulation.dice.random() < 0.3
         self.tell(f"{agent.name} {'loses its power' if silently else 'is killed'}")
-        self._lose(agent)
+        self.referee.note_lost(agent.node_id)
         self.network.crash(agent.host, silently=silently)
-        agent.running = None
         if self.simulation.dice.random() < 0.6:
             self.simulation.after(self.simulation.dice.uniform(0.05, 4.0), lambda: self._restart(agent))
 
@@ -154,16 +175,15 @@ class World:
 
     def _freeze(self, agent: SimAgent) -> None:
         self.tell(f"{agent.name} freezes")
-        self._lose(agent)
+        self.referee.note_lost(agent.node_id)
         agent.host.freeze()
         self.simulation.after(self.simulation.dice.uniform(0.1, 9.0), lambda: self._thaw(agent))
 
     def _thaw(self, agent: SimAgent) -> None:
         if agent.host.is_frozen:
             self.tell(f"{agent.name} thaws")
-            self._lost_at.pop(agent.node_id, None)
-            self._is_checked = False
-            self._woken_at[agent.name] = self._well_since[agent.name] = self.simulation.now
+            self.referee.note_found(agent.node_id)
+            self.woken_at[agent.name] = self._well_since[agent.name] = self.simulation.now
             agent.host.thaw()
 
     def _cut(self, agent: SimAgent) -> None:
@@ -199,15 +219,21 @@ class World:
 
     def _leave(self, agent: SimAgent) -> None:
         if not agent.host.is_frozen:
-            self.tell(f"{agent.name} leaves")
-            self._lose(agent)
-            agent.leave()
+            self.tell(f"{agent.name} is told to go")
+            agent.signal(signal.SIGTERM)
+            if self.simulation.dice.random() < 0.3:
+                agent.host.after(self.simulation.dice.uniform(0.0, 1.0), lambda: agent.signal(signal.SIGINT))
+
+    def _succeed(self, agent: SimAgent) -> None:
+        if agent.running is not None and not agent.host.is_frozen:
+            self.tell(f"the workers of {agent.name} end well")
+            agent.succeed(0.5)
 
     def _depose(self, agent: SimAgent) -> None:
         in_office = [one for one in self.live() if one.office is not None and not one.host.is_frozen]
         if in_office:
             self.tell(f"the coordinator on {in_office[0].name} ends and begins anew")
-            in_office[0].restart_coordinator()
+            in_office[0].membership.candidate.restart()
         else:
             self._kill(agent)
 
@@ -224,12 +250,10 @@ class World:
             for name in self._well_since:
                 self._well_since[name] = self.simulation.now + 5.0
 
-    def _lose(self, agent: SimAgent) -> None:
-        self._lost_at[agent.node_id] = self.simulation.now
-
     def calm_down(self) -> None:
         """Let everything work again."""
         self.tell("calm")
+        self.is_troubled = False
         self.simulation.host(SERVER).thaw()
         for agent in self.live():
             self._heal(agent)
@@ -239,121 +263,8 @@ class World:
         """Let all workers that run end well, one agent after the other."""
         running = [agent for agent in self.live() if agent.running is not None]
         for agent in running:
-            self.simulation.after(self.simulation.dice.uniform(0.0, 2.0), agent.succeed)
+            agent.succeed(2.0)
         self._is_ending = bool(running)
-
-    # --- what must hold ----------------------------------------------------------------------------------
-
-    def note_entry(self, agent: SimAgent, order: Order) -> None:
-        """An agent starts its workers."""
-        self.tell(f"{agent.name} enters round {order.round} as {order.rank} of {order.size} (term {order.term})")
-        if not self.min_nodes <= order.size <= self.max_nodes:
-            raise Broken(f"round {order.round} has {order.size} nodes, not {self.min_nodes} to {self.max_nodes}")
-        if self._entered.get(agent.node_id, -1) >= order.round:
-            raise Broken(f"{agent.name} enters round {order.round} after round {self._entered[agent.node_id]}")
-        self._entered[agent.node_id] = order.round
-        told = self.rounds.setdefault(order.round, {})
-        told[agent.node_id] = order
-        ranks = sorted(one.rank for one in told.values())
-        if len(set(ranks)) != len(ranks) or ranks[-1] >= order.size:
-            raise Broken(f"the ranks of round {order.round} are {ranks}, of {order.size} nodes")
-        worlds = {(one.size, one.proposal, str(one.endpoint)) for one in told.values()}
-        if len(worlds) != 1:
-            raise Broken(f"round {order.round} is not the same for all its members: {worlds}")
-        self._running[agent.name] = agent
-        self._is_checked = False
-
-    def note_verdict(self) -> None:
-        """An agent has heard what has become of its round."""
-        self._is_checked = False
-
-    def check(self) -> None:
-        """Look whether all holds that must hold at any moment, if anything has happened that could change it.
-
-        Raises:
-            Broken: it does not.
-        """
-        if self._is_checked:
-            return
-        self._is_checked = True
-        first: SimAgent | None = None
-        for name, agent in list(self._running.items()):
-            order = agent.running
-            if order is None or not agent.is_live:
-                del self._running[name]
-                continue
-            if agent.host.is_frozen:
-                continue
-            if self.simulation.now - self._woken_at.get(name, -1.0) <= WAKING_S:
-                self._is_checked = False  # once it is awake
-                continue
-            if agent.verdict is not None and agent.verdict.kind in (VerdictKind.FENCED, VerdictKind.CUT_OFF):
-                raise Broken(f"{name} was told {agent.verdict.kind.value}, and still runs round {order.round}")
-            if first is None:
-                first = agent
-            elif first.running is not None and first.running.round != order.round:
-                raise Broken(f"{first.name} runs round {first.running.round} while {name} runs round {order.round}")
-
-    def check_news(self) -> None:
-        """Look whether everybody who works has heard of what has been lost for long.
-
-        Raises:
-            Broken: somebody has not.
-        """
-        now = self.simulation.now
-        for agent in self._running.values():
-            order = agent.running
-            if order is None or not self.is_well(agent) or now - self._well_since[agent.name] < HEARD_S:
-                continue
-            for node_id in self.rounds[order.round]:
-                lost_at = self._lost_at.get(node_id)
-                if lost_at is not None and now - lost_at > HEARD_S and not self._is_back(node_id):
-                    raise Broken(
-                        f"{agent.name} runs round {order.round} and has not heard in {now - lost_at:.1f} s that "
-                        f"{node_id[:6]} is gone"
-                    )
-
-    def _is_back(self, node_id: str) -> bool:
-        return any(agent.node_id == node_id and agent.is_live and not agent.host.is_frozen for agent in self.agents)
-
-    def check_end(self) -> None:
-        """Look whether everybody has found together.
-
-        Raises:
-            Broken: somebody has not.
-        """
-        live = self.live()
-        ends = {agent.stopped.outcome for agent in self.agents if agent.stopped is not None and agent.stopped.outcome}
-        if ends:
-            if len(ends) != 1:
-                raise Broken(f"the run has ended in more than one way: {ends}")
-            if live:
-                raise Broken(f"the run has {ends}, and nobody told {[agent.name for agent in live]}")
-            return
-        if self._is_ending:
-            raise Broken("all workers of the last round have ended well, and the run goes on")
-        inside = [agent for agent in live if agent.running is not None]
-        outside = [agent for agent in live if agent.running is None]
-        kept_out = [agent for agent in outside if _kind(agent) in (OrderKind.STAND_BY, OrderKind.QUARANTINED)]
-        if inside:
-            order = inside[0].running
-            assert order is not None
-            if len(inside) != order.size:
-                raise Broken(f"round {order.round} has {order.size} nodes, and {len(inside)} run it")
-            standing_by = [agent.name for agent in outside if _kind(agent) is OrderKind.STAND_BY]
-            if standing_by and order.size < self.max_nodes:
-                raise Broken(
-                    f"{standing_by} stand by, and round {order.round} has {order.size} of {self.max_nodes} nodes"
-                )
-            if len(kept_out) != len(outside):
-                raise Broken(f"nobody told {[agent.name for agent in outside if agent not in kept_out]} why they wait")
-        elif len(live) - len(kept_out) >= self.min_nodes:
-            raise Broken(
-                f"{len(live)} nodes live ({len(kept_out)} kept out), {self.min_nodes} are enough, nobody runs: "
-                f"{[(agent.name, _kind(agent)) for agent in live]}"
-            )
-        elif any(agent.last_order is None for agent in live):
-            raise Broken(f"nobody answers {[agent.name for agent in live if agent.last_order is None]}")
 
 
 _TROUBLES: tuple[Callable[..., None], ...] = (
@@ -367,15 +278,12 @@ _TROUBLES: tuple[Callable[..., None], ...] = (
     World._tear,
     World._fail,
     World._fail,
+    World._succeed,
     World._leave,
     World._depose,
     World._kill_coordinator,
     World._freeze_store,
 )
-
-
-def _kind(agent: SimAgent) -> OrderKind | None:
-    return None if agent.last_order is None else agent.last_order.kind
 
 
 def play(seed: int) -> World:
@@ -404,8 +312,8 @@ def _play(world: World) -> None:
     simulation.after(at + 0.1, world.calm_down)
     end = at + CALM_S
     for second in range(1, int(end)):
-        simulation.after(float(second), world.check_news)
+        simulation.after(float(second), world.referee.check_news)
     if dice.random() < CLOSING_SHARE:
         simulation.after(end - ENDING_S, world.end_well)
-    simulation.run(end, world.check)
-    world.check_end()
+    simulation.run(end, world.referee.check)
+    world.referee.check_end(is_ending=world._is_ending)
