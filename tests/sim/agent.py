@@ -74,6 +74,7 @@ class SimAgent:
         self.end: Finish | None = None
         self.outcome: str | None = None
         self.node_id = f"{world.simulation.dice.getrandbits(128):032x}"
+        world.tell(f"{name} starts as {self.node_id[:6]}")
         self.machine = WorkerGroupMachine(world.group_rules)
         self._inbox: deque[tuple[int | None, Event]] = deque()
         self._token = 0

@@ -126,7 +126,6 @@ class World:
         agent = SimAgent(self, name)
         self.agents.append(agent)
         self._well_since[name] = self.simulation.now
-        self.tell(f"{name} starts as {agent.node_id[:6]}")
         return agent
 
     def live(self) -> list[SimAgent]:
