@@ -7,9 +7,10 @@ from hypothesis import settings
 from tests.support.etcd import etcd, etcd_stores, etcd_url
 from tests.support.scripted_peer import impatient
 from tests.support.threads import pool
+from tests.support.torch_forks import torch_forks
 from tests.support.twins import each_twin
 
-__all__ = ["each_twin", "etcd", "etcd_stores", "etcd_url", "impatient", "pool"]
+__all__ = ["each_twin", "etcd", "etcd_stores", "etcd_url", "impatient", "pool", "torch_forks"]
 
 # A loaded machine may take its time over any example.
 settings.register_profile("patient", deadline=None)

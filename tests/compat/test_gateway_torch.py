@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +13,7 @@ from tests.support.relayed import started
 from tests.support.torch_peers import torch_client, torch_dist
 
 JOIN_S = 60
+MEET_S = 100.0
 MEMBER = Path(__file__).parent.parent / "support" / "gloo_member.py"
 SHARED = ["file", "server", "etcd"]  # by several gateways
 STORES = ["hash", *SHARED]
@@ -169,23 +167,12 @@ def test_ranks_behind_two_gateways_are_of_one_store(url, port, pool):
 
 
 @shared
-def test_a_gloo_group_of_four_meets_behind_two_gateways(url, port):
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"}
-    members = []
+def test_a_gloo_group_of_four_meets_behind_two_gateways(url, port, torch_forks):
     with started("gateway", "--store", url, "--key-space", "torch") as (_, other_port):
-        try:
-            for rank in range(4):
-                place = str(other_port if rank % 2 else port)
-                command = [sys.executable, str(MEMBER), "env", str(rank), "4", place]
-                members.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-            ends = [(member.communicate(timeout=100)[0], member.returncode) for member in members]
-        finally:
-            for member in members:
-                if member.poll() is None:
-                    member.kill()
-                    member.communicate()
-    assert [returncode for _, returncode in ends] == [0] * 4
-    assert [json.loads(output)["total"] for output, _ in ends] == [10.0] * 4
+        members = [("env", rank, 4, other_port if rank % 2 else port) for rank in range(4)]
+        ends = torch_forks.run(MEMBER, members, MEET_S)
+    assert [end.code for end in ends] == [0] * 4, [end.errors for end in ends]
+    assert [json.loads(end.output)["total"] for end in ends] == [10.0] * 4
 
 
 @shared
