@@ -45,6 +45,7 @@ _NEEDED_LATER = (
     "rallypoint.rendezvous.registry",
     "rallypoint.rendezvous.c10d",
     "rallypoint.rendezvous.dynamic",
+    "rallypoint.rendezvous.other_backend",
     "rallypoint.store.tcp",
     "rallypoint.server.daemon",
 )
@@ -266,7 +267,11 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
         backend, endpoint, run_id = "c10d", "localhost:0", run_id or uuid.uuid4().hex
     elif backend == "static":
         if fewest != most:
-            raise click.UsageError(f"the static backend has fixed ranks, so --nnodes={fewest}:{most} needs c10d", ctx)
+            raise click.UsageError(
+                f"the static backend has fixed ranks, so --nnodes={fewest}:{most} needs --rdzv-backend rallypoint, "
+                "c10d or etcd",
+                ctx,
+            )
         endpoint = endpoint or _static_endpoint(options)
         conf["rank"] = options["node_rank"]
     elif backend in COORDINATED_BACKENDS:
@@ -274,6 +279,11 @@ def _config(ctx: click.Context, options: dict[str, Any]) -> Any:
             conf.setdefault("rank", options["node_rank"])
         if conf.get("worker_store") == "gateway":
             _load_gateway()
+    if options["label"] and backend not in COORDINATED_BACKENDS:
+        given = "--standalone" if options["standalone"] else f"--rdzv-backend {options['rdzv_backend']}"
+        raise click.UsageError(
+            f"--label is for nodes that meet by --rdzv-backend rallypoint or etcd: with {given} nobody asks for it", ctx
+        )
     check_endpoint(ctx, backend, endpoint, most, MASTER_PORT)
     logs = LogOptions(
         log_dir=options["log_dir"],

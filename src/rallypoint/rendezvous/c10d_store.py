@@ -108,8 +108,11 @@ def _open(
 def _read_timeout_s(params: RendezvousParameters) -> float:
     try:
         timeout_s = params.get_as_seconds("read_timeout", READ_TIMEOUT_S)
-    except ValueError as error:
-        raise ValueError("The read timeout must be a positive integer.") from error
+    except ValueError:
+        timeout_s = None
     if not timeout_s:
-        raise ValueError("The read timeout must be a positive integer.")
+        raise ValueError(
+            f"The read timeout must be a positive integer. It is {params.get('read_timeout')!r}; write a number of "
+            "seconds, as in read_timeout=60."
+        )
     return timeout_s

@@ -20,6 +20,7 @@ from rallypoint.rendezvous.c10d_store import DEFAULT_PORT, open_tcp_store
 from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
 from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters
+from rallypoint.rendezvous.other_backend import look_for_c10d, tell_of_other_backend
 from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.rendezvous.settings import COORDINATED_OPTIONS, CoordinatedSettings
 from rallypoint.store.etcd_options import parse_url
@@ -67,10 +68,14 @@ def create_coordinated_handler(params: RendezvousParameters) -> CoordinatedRende
             endpoint=ground.where,
             is_host=ground.is_host,
         )
-        return CoordinatedRendezvousHandler(settings, ground, backend=params.backend, local_addr=params.local_addr)
+        handler = CoordinatedRendezvousHandler(settings, ground, backend=params.backend, local_addr=params.local_addr)
     except BaseException:
         ground.store.close()
         raise
+    if not is_etcd:
+        look = look_for_c10d(ground.store, params.run_id)
+        tell_of_other_backend(ground.store, params.run_id, params.backend, "c10d", look)
+    return handler
 
 
 def _refuse_without_sessions(ground: Ground, backend: str) -> None:
@@ -159,7 +164,12 @@ def _open_etcd(params: RendezvousParameters) -> Ground:
 
 def _etcd_url(params: RendezvousParameters) -> str:
     """Give the URL of a cluster, from an endpoint as torch has it, or one that is a URL already."""
-    endpoint = params.endpoint
+    endpoint = params.endpoint.strip()
+    if not endpoint.partition("://")[2] and (not endpoint or "://" in endpoint):
+        raise ValueError(
+            f"the rendezvous backend {params.backend!r} has no endpoint: name the members of the cluster, as in "
+            "--rdzv-endpoint=host:2379 or --rdzv-endpoint=host-a:2379,host-b:2379"
+        )
     protocol = str(params.get("protocol", "http")).lower()
     if protocol not in ("http", "https"):
         raise ValueError(f"The rendezvous configuration option 'protocol' is {protocol!r}; it must be http or https.")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
+from rallypoint.net.url import without_secrets
+
 __all__ = ["RendezvousParameters"]
 
+_SECRET = re.compile("password|secret|token")
 _TRUE = frozenset({"1", "true", "t", "yes", "y"})
 _FALSE = frozenset({"0", "false", "f", "no", "n"})
 
@@ -82,7 +86,10 @@ class RendezvousParameters:
                 return True
             if value.lower() in _FALSE:
                 return False
-        raise ValueError(f"The rendezvous configuration option '{key}' does not represent a valid boolean value.")
+        raise ValueError(
+            f"The rendezvous configuration option '{key}' does not represent a valid boolean value. It is {value!r}; "
+            "write true or false."
+        )
 
     def get_as_int(self, key: str, default: int | None = None) -> int | None:
         """Give a whole-number option.
@@ -101,7 +108,8 @@ class RendezvousParameters:
             return int(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"The rendezvous configuration option '{key}' does not represent a valid integer value."
+                f"The rendezvous configuration option '{key}' does not represent a valid integer value. It is "
+                f"{value!r}; write a whole number, as in {key}=3."
             ) from error
 
     def get_as_seconds(self, key: str, default: float | None = None) -> float | None:
@@ -128,4 +136,6 @@ class RendezvousParameters:
         return seconds
 
     def __repr__(self) -> str:
-        return f"RendezvousParameters({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        shown = vars(self) | {"endpoint": without_secrets(self.endpoint or "")}
+        shown["config"] = {name: "..." if _SECRET.search(name) else value for name, value in self.config.items()}
+        return f"RendezvousParameters({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

@@ -156,15 +156,18 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
 def _create_c10d_handler(params: RendezvousParameters) -> RendezvousHandler:
     from rallypoint.rendezvous.c10d import create_backend
     from rallypoint.rendezvous.dynamic import create_handler
+    from rallypoint.rendezvous.other_backend import look_for_coordinator, tell_of_other_backend
     from rallypoint.rendezvous.settings import KNOWN_OPTIONS
 
     refuse_unknown_options(params, KNOWN_OPTIONS)  # before a port is bound
     backend, store = create_backend(params)
     try:
-        return create_handler(store, backend, params)
+        handler = create_handler(store, backend, params)
     except BaseException:
         store.close()
         raise
+    tell_of_other_backend(store, params.run_id, "c10d", "rallypoint", look_for_coordinator(store, params.run_id))
+    return handler
 
 
 def _create_static_handler(params: RendezvousParameters) -> RendezvousHandler:

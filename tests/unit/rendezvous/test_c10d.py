@@ -390,7 +390,7 @@ def test_an_unknown_store_type_is_an_error(store_type: str) -> None:
 
 @pytest.mark.parametrize("read_timeout", ["0", "-10", 0, "soon"])
 def test_a_read_timeout_must_be_positive(read_timeout: object) -> None:
-    with pytest.raises(ValueError, match=r"^The read timeout must be a positive integer\.$"):
+    with pytest.raises(ValueError, match=rf"^The read timeout must be a positive integer\. It is {read_timeout!r}"):
         create_backend(parameters("localhost:0", read_timeout=read_timeout))
 
 

@@ -133,6 +133,12 @@ def test_etcd_takes_no_other_protocol():
         create_coordinated_handler(parameters("e:1", "etcd", protocol="ftp"))
 
 
+@pytest.mark.parametrize(("endpoint", "backend"), [("", "etcd"), (" ", "etcd-v2"), ("etcd://", "rallypoint")])
+def test_etcd_needs_an_endpoint(endpoint, backend):
+    with pytest.raises(ValueError, match=f"backend '{backend}' has no endpoint: .*--rdzv-endpoint=host:2379"):
+        create_coordinated_handler(parameters(endpoint, backend))
+
+
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rallypoint.store.etcd", None)
     with pytest.raises(RendezvousConnectionError, match=r"rallypoint\[etcd\]"):

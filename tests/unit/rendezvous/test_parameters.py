@@ -23,6 +23,13 @@ def test_parameters_keep_what_they_were_given() -> None:
     assert "run_id='run'" in repr(params)
 
 
+def test_no_password_is_shown() -> None:
+    params = RendezvousParameters("etcd", "etcd://me:hidden@h:1", "run", 1, 1, password="hidden", etcd_prefix="p")
+    assert "hidden" not in repr(params)
+    assert "endpoint='etcd://h:1'" in repr(params)
+    assert "{'password': '...', 'etcd_prefix': 'p'}" in repr(params)
+
+
 @pytest.mark.parametrize("backend", ["", None])
 def test_a_backend_must_be_named(backend: Any) -> None:
     with pytest.raises(ValueError, match=r"^The rendezvous backend name must be a non-empty string\.$"):
