@@ -10,8 +10,7 @@ Below ``rallypoint.rendezvous.<run id>/`` stand::
     coordinator/here        its mark           as long as the coordinator's session lasts
     state                   the minutes        swapped by revision, so that who was deposed cannot write them either
     progress                a Notice           under the office lease
-    rounds/<n>/...          what the agents, and the workers, of round n share
-    dropped                 the rounds below this number have nothing left there
+    rounds/..., dropped     what the agents, and the workers, of a round share: ``key_spaces``
 
 A lease is a right, and ends by time alone; it catches nodes that are frozen, or behind a broken network. A mark says
 that its process is connected, and goes soon after a process was killed. A node is there while both of its keys are; a
@@ -33,31 +32,24 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from rallypoint.errors import LeaseLostError, RefusedError
+from rallypoint.rendezvous.key_spaces import CALL_S, KeySpaces, root_of
 from rallypoint.store.base import Store
 from rallypoint.store.bootstrap import store_timeout
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.session_calls import ABSENT, ANY_REVISION, Watch
 
-__all__ = ["CALL_S", "Board", "Holder", "Minutes", "Place", "Posted", "is_mark", "node_of"]
-
-CALL_S: Final = 5.0
-"""How long one call may take, in seconds, unless told otherwise."""
+__all__ = ["Board", "Holder", "Minutes", "Place", "Posted", "is_mark", "node_of"]
 
 HERE: Final = "/here"
 NODES: Final = "nodes/"
 ORDERS: Final = "orders/"
-ROUNDS: Final = "rounds/"
 COORDINATOR: Final = "coordinator"
 FIRST: Final = "first"
 STATE: Final = "state"
 PROGRESS: Final = "progress"
-DROPPED: Final = "dropped"
 
 HEX_DIGITS: Final = "0123456789abcdef"
 """What a node's id may begin with."""
-
-DROPPED_MAX: Final = 256
-"""So many rounds are removed at once, the latest: who speaks of a round far ahead keeps no coordinator busy."""
 
 EVICTION_S: Final = 1.0
 """The lease under which a key is put to remove it outlives a candidate that dies doing so by this time, in seconds."""
@@ -125,13 +117,16 @@ class Board:
         run_id: the name of the run.
         call_s: how long one call may take, in seconds.
 
+    Attributes:
+        spaces: what agents and workers of a round share.
+
     Raises of every method: what the store raises.
     """
 
     def __init__(self, store: Store, run_id: str, *, call_s: float = CALL_S) -> None:
+        self.spaces = KeySpaces(store, run_id, call_s=call_s)
         self._below = store
-        self._run_id = run_id
-        self._store = PrefixStore(f"rallypoint.rendezvous.{run_id}", store)
+        self._store = PrefixStore(root_of(run_id), store)
         self.call_s = call_s
         self._marks = 0  # the lease of this process' marks
 
@@ -354,6 +349,12 @@ class Board:
             is_recorded, now = store.swap(STATE, revision, data)
         return now if is_recorded else 0
 
+    def put_away(self, data: bytes, revision: int, kept_s: float) -> int:
+        """Record as ``record`` does, for so many seconds. Cost: 2 calls."""
+        with self._bounded() as store:
+            is_recorded, now = store.swap(STATE, revision, data, lease=store.lease_grant(kept_s))
+        return now if is_recorded else 0
+
     def send(self, orders: Sequence[tuple[str, bytes]], lease: int) -> None:
         """Write orders, all of them or as many as the lease outlives.
 
@@ -379,41 +380,12 @@ class Board:
         with self._bounded() as store:
             store.swap(PROGRESS, ANY_REVISION, data, lease=lease)
 
-    # --- what rounds share -------------------------------------------------------------------------------
-
-    def agents_store(self, number: int) -> Store:
-        """Give the store that the agents of a round share; nothing of another round is in it."""
-        return PrefixStore(f"{ROUNDS}{number}/agents", self._store)
-
-    def workers_prefix(self, number: int) -> str:
-        """Give what stands before every key of a round's workers, where they have no store of their own."""
-        return f"rallypoint.rendezvous.{self._run_id}/{ROUNDS}{number}/workers"
-
-    def drop_rounds(self, below: int) -> None:
-        """Remove what the agents and workers of all rounds below a number had. Cost: 2 calls, and 1 for each round.
-
-        Of more than ``DROPPED_MAX`` rounds, the latest are removed.
-        """
-        with self._bounded() as store:
-            entry = store.read(DROPPED)
-            begun = int(entry.value) if entry is not None and _is_number(entry.value) else 0
-            if begun >= below:
-                return
-            begun = max(begun, below - DROPPED_MAX)
-            for number in range(begun, below):
-                store.delete_prefix(f"{ROUNDS}{number}/")
-            store.set(DROPPED, str(below))
-
 
 def _holder_in(value: bytes) -> Holder:
     try:
         return msgspec.json.decode(value, type=Holder)
     except msgspec.DecodeError:
         return Holder("", "somebody who does not say its name")
-
-
-def _is_number(value: bytes) -> bool:
-    return value.isdigit() and len(value) < 20
 
 
 def node_of(key: str) -> str:

@@ -138,7 +138,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         self._space: WorkerSpace = (
             EmbeddedSpace(WorkerStore(self._card.address, self._is_shared, serve))
             if settings.worker_store == "embedded"
-            else GatewaySpace(ground.store, self._board.workers_prefix, gateway or known_gateway())
+            else GatewaySpace(ground.store, self._board.spaces.of_workers, gateway or known_gateway())
         )
         if serve is serve_store and self._is_shared and settings.worker_store == "embedded":
             prepare_to_serve()
@@ -336,7 +336,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
     def _round_info(self, order: Order) -> RendezvousInfo:
         assert order.endpoint is not None, "who is admitted is told where the workers' store is"
         endpoint = self._space.enter(order.round, order.rank, order.endpoint)
-        store = self._board.agents_store(order.round)
+        store = self._board.spaces.of_agents(order.round)
         if order.rank == 0:
             # Torch's agents leave them here, and other people's code has learned to look.
             keys = [RendezvousStoreInfo.MASTER_ADDR_KEY, RendezvousStoreInfo.MASTER_PORT_KEY]

@@ -32,6 +32,7 @@ from rallypoint.rendezvous.office_moves import (
     Effect,
     Event,
     Progress,
+    PutAway,
     Record,
     Recorded,
     Reported,
@@ -57,6 +58,9 @@ RENEWALS_IN_TTL: Final = 3
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 """Between attempts while the store fails."""
 
+ENDED_S: Final = 300.0
+"""For so long after the end of a run, in seconds, who comes is told of it; then the name begins another run."""
+
 BATCH_MAX: Final = 4096
 """So many events are decided on at once; the rest has its turn after that."""
 
@@ -80,6 +84,11 @@ class Officer(Protocol):
 
     def next_deadline(self) -> float | None:
         """Give the time at which ``Ticked`` is due, ``None`` for never."""
+        ...
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the run has ended and somebody has yet to hear of it."""
         ...
 
 
@@ -146,7 +155,10 @@ class Coordinator:
         return self._stopping.set
 
     def retire(self) -> None:
-        """Have the thread end once it has heard the farewell of its own node, or at once if it is not in office."""
+        """Have the thread end once it has heard the farewell of its own node, or at once if it is not in office.
+
+        If the run has ended, it tells those who have yet to hear of that before.
+        """
         self._is_retiring = True
         if not self._is_in_office:
             self._stopping.set()
@@ -291,13 +303,15 @@ class _Term:
                 term=self._term,
             )
             candidate._watch, candidate._is_in_office = watch, True  # noqa: SLF001
+            has_farewell = False
             try:
                 self._decide((TookOffice(self._term, minutes.data, reports),))
                 while not candidate._stopping.is_set():  # noqa: SLF001
                     events = self._next_events(watch)
                     self._decide(events)
                     self._renew_if_due()
-                    if candidate._is_retiring and self._has_farewell(events):  # noqa: SLF001
+                    has_farewell = has_farewell or self._has_farewell(events)
+                    if candidate._is_retiring and has_farewell and not self._office.is_awaited:  # noqa: SLF001
                         candidate._stopping.set()  # noqa: SLF001
             except ValueError:
                 if not candidate._stopping.is_set():  # noqa: SLF001 - else the watch was closed to wake this thread
@@ -360,7 +374,11 @@ class _Term:
                         self._board.tell_progress(encode_notice(notice), self._lease)
                     case DropKeySpaces(below):
                         self._send(orders)
-                        self._board.drop_rounds(below)
+                        self._drop(below)
+                    case PutAway(minutes, round_):
+                        self._send(orders)
+                        self._note_recorded(self._board.put_away(minutes, self._minutes_at, ENDED_S))
+                        self._board.spaces.drop_workers(round_)
             self._send(orders)
             events = tuple(recorded)
 
@@ -383,6 +401,15 @@ class _Term:
             trouble = RendezvousStateError(f"what was decided cannot be stored: {error}")
             self._candidate._note_undecided(self._minutes_at, trouble)  # noqa: SLF001 - one class in two parts
             raise trouble from error
+        self._note_recorded(revision)
+
+    def _drop(self, below: int | None) -> None:
+        if below is None:
+            self._board.spaces.drop_all()
+        else:
+            self._board.spaces.drop_below(below)
+
+    def _note_recorded(self, revision: int) -> None:
         if not revision:
             raise DeposedError(f"another coordinator has recorded since term {self._term} began")
         self._minutes_at = revision

@@ -13,6 +13,8 @@ Rules
    reports: a complete round whose members still report it goes on, nobody restarts because a coordinator died.
 5. No world is complete within ``hold_s`` after a node was lost: one whose connection broke may live, and has until then
    to stop by its own clock (``lifeline.RESUME_S``).
+6. A run that has ended is remembered for some time after all have heard of it, for those who come late; then its name
+   can be used again.
 
 Theory of operation
 -------------------
@@ -46,6 +48,7 @@ from rallypoint.rendezvous.office_moves import (
     Event,
     Gone,
     Progress,
+    PutAway,
     Record,
     Recorded,
     Reported,
@@ -67,6 +70,7 @@ __all__ = [
     "Gone",
     "Office",
     "Progress",
+    "PutAway",
     "Record",
     "Recorded",
     "Reported",
@@ -109,6 +113,11 @@ class Office:
     def state(self) -> State:
         """The run as it stands, for looking at; not before ``TookOffice``."""
         return self._affairs.state
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the run has ended and somebody who is there has yet to hear of it."""
+        return self._term is not None and self.state.closure is not None and not self._is_put_away
 
     # --- the one door --------------------------------------------------------------------------------------
 
@@ -168,6 +177,8 @@ class Office:
         self._held_until = float("-inf")
         self._is_held = False  # something was not acknowledged because of that
         self._dropped_below = -1
+        self._is_first = event.minutes is None and all(report.entered is None for report in event.reports)
+        self._is_put_away = False
         self._affected: dict[str, None] = {}
         self._recorded: Decided | None = None
         there = {report.node for report in event.reports}
@@ -190,6 +201,9 @@ class Office:
         if self._recording is not None:
             return []
         effects: list[Effect] = []
+        if self._is_first:
+            self._is_first = False
+            effects.append(DropKeySpaces(None))
         if self._is_recorded():
             effects += self._tell()
         self._apply_queue()
@@ -291,14 +305,28 @@ class Office:
         assert self._term is not None, "only who is in office records"
         self._records += 1
         self._recording, self._recorded, self._done_due = self._records, self._affairs.decided, None
+        return Record(self._records, self._write_minutes(self._term))
+
+    def _write_minutes(self, term: int) -> bytes:
         minutes = Minutes(
-            term=self._term,
+            term=term,
             state=self.state,
             books=self._affairs.ledger.write(self._now),
             heard=self._admission.heard,
             ranks=self._affairs.other_ranks,
         )
-        return Record(self._records, encode_minutes(minutes))
+        return encode_minutes(minutes)
+
+    def _put_away(self) -> list[Effect]:
+        """Have the run be forgotten, once all who are there have heard of its end."""
+        assert self._term is not None, "only who is in office puts away"
+        reports = self._admission.reports.values()
+        if self._is_put_away or self.state.closure is None:
+            return []
+        if not all(report.has_heard or report.leaving for report in reports):
+            return []
+        self._is_put_away = True
+        return [PutAway(self._write_minutes(self._term), self.state.round)]
 
     def _tell(self) -> list[Effect]:
         """Tell all those for whom something has changed, and everybody how far the round is."""
@@ -321,6 +349,7 @@ class Office:
             self._dropped_below = state.round
             effects.append(DropKeySpaces(state.round))
         effects += self._tell_progress(wait)
+        effects += self._put_away()
         self._affected = {}
         self._affairs.is_new_stage = self._affairs.has_moved = False
         return effects

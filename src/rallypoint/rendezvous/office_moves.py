@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "Gone",
     "Progress",
+    "PutAway",
     "Record",
     "Recorded",
     "Reported",
@@ -106,9 +107,26 @@ class Progress:
 
 @dataclass(frozen=True)
 class DropKeySpaces:
-    """The worker key spaces of all rounds below this one are not needed any more."""
+    """What rounds shared is not needed any more.
 
-    below: int
+    Attributes:
+        below: that of all rounds below this one; ``None``: whatever there is, of an earlier run of the same name.
+    """
+
+    below: int | None
 
 
-Effect: TypeAlias = Record | Send | Progress | DropKeySpaces
+@dataclass(frozen=True)
+class PutAway:
+    """The run has ended and everybody has heard: keep these minutes for some time, and nothing of its workers.
+
+    Attributes:
+        minutes: as in ``Record``.
+        round: the last one.
+    """
+
+    minutes: bytes
+    round: int
+
+
+Effect: TypeAlias = Record | Send | Progress | DropKeySpaces | PutAway

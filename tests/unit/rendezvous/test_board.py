@@ -117,18 +117,16 @@ def test_progress_goes_with_its_teller(board):
     assert board.progress() == b""
 
 
-def test_what_rounds_shared_is_dropped_once(store, board):
-    for number in (0, 1, 2):
-        board.agents_store(number).set("k", str(number))
-        store.set(f"{board.workers_prefix(number)}/k", "v")
-    board.drop_rounds(2)
-    assert store.list_prefix("rallypoint.rendezvous.run 7/rounds/0") == []
-    assert store.list_prefix("rallypoint.rendezvous.run 7/rounds/1") == []
-    assert board.agents_store(2).get("k") == b"2"
-    assert store.check([f"{board.workers_prefix(2)}/k"])
-    board.agents_store(0).set("late", "v")
-    board.drop_rounds(2)
-    assert board.agents_store(0).check(["late"])
+def test_minutes_that_are_put_away_are_there_until_their_lease_ends(store, board):
+    first = board.record(b"first", ABSENT)
+    assert board.put_away(b"late", first + 1, 60) == 0
+    last = board.put_away(b"last", first, 60)
+    assert board.minutes() == (b"last", last)
+    (lease,) = [one["lease"] for one in store.status("leases")["leases"] if one["ttl_s"] == 60 and one["keys"]]
+    store.lease_revoke(lease)
+    assert board.minutes() == (None, ABSENT)
+    kept = board.put_away(b"again", board.record(b"next", ABSENT), 60)
+    assert board.record(b"a successor's", kept)
 
 
 def test_runs_do_not_see_each_other(store, board):
@@ -154,15 +152,6 @@ def test_whoever_came_after_is_not_evicted(board):
     board.take_office(Holder(B, "b"), late := board.grant(60))
     board.evict(early)
     assert board.incumbent() == (Holder(B, "b", late), True)
-
-
-def test_no_lie_about_rounds_keeps_a_coordinator_busy(store, board):
-    for number in (2**52 - 1, 2**52):
-        board.agents_store(number).set("k", "v")
-    PrefixStore("rallypoint.rendezvous.run 7", store).set("dropped", "9" * 5000)
-    board.drop_rounds(2**52)
-    assert not board.agents_store(2**52 - 1).check(["k"])
-    assert board.agents_store(2**52).check(["k"])
 
 
 def test_more_nodes_than_the_server_gives_at_once_are_read_all_the_same(store, board):

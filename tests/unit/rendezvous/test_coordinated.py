@@ -15,6 +15,7 @@ from rallypoint.errors import (
     SessionLostError,
 )
 from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
+from rallypoint.rendezvous.coordinator import ENDED_S
 from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters, RoundStatus
 from rallypoint.rendezvous.settings import CoordinatedSettings
@@ -148,6 +149,27 @@ def test_the_run_ends_when_all_have_succeeded(stage):
         assert node.is_closed()
     assert together(a.shutdown, b.shutdown) == [True, True]
     assert a.shutdown()
+
+
+def test_the_name_of_a_run_that_has_ended_is_free_after_some_time(stage):
+    a, b = stage.node("a"), stage.node("b")
+    join(a, b)
+    stage.server.set("rallypoint.rendezvous.run/rounds/0/agents/of", "the first run")
+    together(a.report_success, b.report_success)
+    for node in (a, b):
+        assert node.wait_for_news(JOIN_S).status is CLOSED
+    together(a.shutdown, b.shutdown)
+    c = stage.node("c")
+    (late,) = join(c)
+    c.shutdown()
+    assert isinstance(late, RendezvousClosedError)
+    assert late.outcome == "succeeded"
+    leases = stage.server.status("leases")["leases"]
+    for lease in [one["lease"] for one in leases if one["ttl_s"] == ENDED_S]:
+        stage.server.lease_revoke(lease)
+    again = join(stage.node("a"), stage.node("b"))
+    assert [info.round for info in again] == [0, 0]
+    assert not again[0].store.check(["of"])
 
 
 def test_a_run_can_be_closed(stage):

@@ -15,6 +15,7 @@ from rallypoint.rendezvous.office_moves import (
     DropKeySpaces,
     Gone,
     Progress,
+    PutAway,
     Record,
     Recorded,
     Reported,
@@ -41,6 +42,8 @@ def order(number, why="as told"):
 
 class ScriptedOffice:
     """Writes down what happens; answers with what a test has laid out for it."""
+
+    is_awaited = False
 
     def __init__(self):
         self.seen = []
@@ -137,7 +140,7 @@ def test_nobody_is_told_before_it_is_recorded(stage):
         ],
     }
     seen = []
-    stage.board.agents_store(1).set("k", "v")
+    stage.board.spaces.of_agents(1).set("k", "v")
     watch = stage.stack.enter_context(stage.board.watch_order(A))
     stage.candidate(office=office)
     seen.append(watch.next(JOIN_S))
@@ -147,7 +150,7 @@ def test_nobody_is_told_before_it_is_recorded(stage):
     stage.post(B)  # by the time that this was heard, all that came before it is done
     office.await_event(Reported)
     assert read_notice(stage.board.progress()).text == "1 of 2"
-    assert not stage.board.agents_store(1).check(["k"])
+    assert not stage.board.spaces.of_agents(1).check(["k"])
     assert decode_order(stage.board.order(B)[0]).kind is OrderKind.WAIT
 
 
@@ -386,6 +389,20 @@ def test_minutes_that_the_store_does_not_take_end_the_run_with_a_reason(stage, m
     told = decode_order(watch.next(JOIN_S).value)
     assert (told.kind, told.outcome) == (OrderKind.CLOSED, "failed")
     assert told.why.endswith("what was decided cannot be stored: a request of 2000000 bytes is too large")
+
+
+def test_a_run_that_is_put_away_is_remembered_and_its_workers_keys_are_not(stage):
+    stage.store.set(f"{stage.board.spaces.of_workers(2)}/k", "v")
+    stage.board.spaces.of_agents(7).set("of", "an earlier run")
+    office = ScriptedOffice()
+    office.answers = {TookOffice: [DropKeySpaces(None), Record(1, b"decided")], Recorded: [PutAway(b"the end", 2)]}
+    candidate, _ = stage.candidate(office=office)
+    office.await_event(Recorded)
+    candidate.stop(JOIN_S)
+    assert stage.board.minutes().data == b"the end"
+    assert stage.store.list_prefix("rallypoint.rendezvous.run/rounds/") == []
+    kept = [one["ttl_s"] for one in stage.store.status("leases")["leases"] if one["ttl_s"] not in (None, NEVER_S)]
+    assert kept == [module.ENDED_S]
 
 
 def test_who_has_not_stood_yet_can_be_told_to_go_and_does_not_stand_later(stage):

@@ -15,6 +15,7 @@ from rallypoint.rendezvous.office import (
     Gone,
     Office,
     Progress,
+    PutAway,
     Record,
     Recorded,
     Reported,
@@ -146,6 +147,31 @@ def test_old_key_spaces_are_dropped_when_a_round_is_complete() -> None:
     acks = [Reported(wish(A, 2, acknowledged=1, endpoint=HOME)), Reported(wish(B, 2, acknowledged=1))]
     effects = office.step(Recorded(record_of(office.step_all(acks, 0.0)).number), 0.0)
     assert DropKeySpaces(0) in effects
+
+
+def test_a_new_run_begins_with_nothing_of_an_earlier_one_and_a_successor_drops_nothing() -> None:
+    effects = Office(Rules(1, 1)).step(TookOffice(5, None, ()), 0.0)
+    assert effects[0] == DropKeySpaces(None)
+    minutes = record_of(effects).minutes
+    assert DropKeySpaces(None) not in Office(Rules(1, 1)).step(TookOffice(6, minutes, ()), 0.0)
+    runs = (inside(A, 3), inside(B, 3))  # the minutes are lost, and these nodes' workers still use what they share
+    assert DropKeySpaces(None) not in Office(Rules(2, 2)).step(TookOffice(5, None, runs), 0.0)
+
+
+def test_a_run_is_put_away_when_all_who_are_there_have_heard_of_its_end() -> None:
+    office = running()
+    effects = office.step_all([Reported(inside(node, 4, done=0)) for node in (A, B)], 1.0)
+    effects = office.step(Recorded(record_of(effects).number), 1.0)
+    assert {order.kind for order in orders(effects).values()} == {OrderKind.CLOSED}
+    effects += office.step(Reported(inside(A, 5, done=0, has_heard=True)), 1.0)
+    assert not [effect for effect in effects if isinstance(effect, PutAway)]
+    assert office.is_awaited
+    effects = office.step(Reported(inside(B, 5, done=0, leaving="its work is done")), 1.0)
+    (away,) = [effect for effect in effects if isinstance(effect, PutAway)]
+    assert decode_minutes(away.minutes).state.closure is not None
+    assert away.round == 0
+    assert not office.is_awaited
+    assert not [effect for effect in office.step(Gone(B, "it left"), 1.0) if isinstance(effect, PutAway)]
 
 
 def test_progress_is_told_at_most_once_a_second() -> None:
