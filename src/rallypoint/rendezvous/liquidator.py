@@ -4,18 +4,49 @@ Minutes that no node can read, because somebody else wrote that key or they are 
 a coordinator for good. Its nodes would wait for each other without end; so each is told instead. The minutes stay as
 they are.
 
+``Faults`` remembers when it has come to that.
+
 What this file does not know: what was wrong, the store, the clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
+from rallypoint.errors import RendezvousStateError
 from rallypoint.rendezvous.office_moves import Event, Reported, Send, TookOffice
 from rallypoint.rendezvous.reports import Order, OrderKind, Report
 from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX
 
-__all__ = ["Liquidator"]
+__all__ = ["UNDECIDED_MAX", "Faults", "Liquidator"]
+
+UNDECIDED_MAX: Final = 6
+"""Who has taken office so often, and could decide nothing on the same minutes, tells everybody that the run is over.
+
+Between two of these the office was free for whoever reads them."""
+
+
+class Faults:
+    """How often a candidate could decide nothing on the same minutes."""
+
+    def __init__(self) -> None:
+        self._revision = -1
+        self._count = 0
+        self._fault = ""
+
+    def note(self, revision: int, error: Exception) -> None:
+        """Note that nothing could be decided on the minutes with this revision."""
+        if revision != self._revision:
+            self._revision, self._count = revision, 0
+        self._count += 1
+        self._fault = str(error) if isinstance(error, RendezvousStateError) else repr(error)
+
+    def verdict(self, revision: int) -> str:
+        """Say why it is of no use to try again on these minutes; empty if it may be."""
+        if revision != self._revision or self._count < UNDECIDED_MAX:
+            return ""
+        return f"nobody can coordinate it any more: {self._fault}"
 
 
 class Liquidator:

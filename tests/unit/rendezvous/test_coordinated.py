@@ -15,10 +15,10 @@ from rallypoint.errors import (
     SessionLostError,
 )
 from rallypoint.rendezvous.coordinated import SESSION_S, CoordinatedRendezvousHandler
-from rallypoint.rendezvous.coordinator import ENDED_S
 from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters, RoundStatus
 from rallypoint.rendezvous.settings import CoordinatedSettings
+from rallypoint.rendezvous.term import ENDED_S
 
 JOIN_S = 20
 CURRENT, OVER, CLOSED = RoundStatus.CURRENT, RoundStatus.OVER, RoundStatus.CLOSED

@@ -8,7 +8,7 @@ from tests.support.agents import observed
 from tests.support.stores import making_stores
 
 from rallypoint.errors import LocalProtocolError, RendezvousStateError
-from rallypoint.rendezvous import coordinator as module
+from rallypoint.rendezvous import liquidator, term
 from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.coordinator import Coordinator
 from rallypoint.rendezvous.office_moves import (
@@ -25,6 +25,7 @@ from rallypoint.rendezvous.office_moves import (
 )
 from rallypoint.rendezvous.reports import Notice, Order, OrderKind, Report, decode_order, encode_report, read_notice
 from rallypoint.rendezvous.state import Card
+from rallypoint.rendezvous.term import ENDED_S
 
 A, B = "a" * 32, "b" * 32
 NEVER_S = 3600.0
@@ -261,7 +262,7 @@ def test_a_report_that_cannot_be_read_is_told_and_left_out(stage):
 
 
 def test_after_missed_changes_everything_is_read_again(stage, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_MAX", 1)
+    monkeypatch.setattr(term, "BATCH_MAX", 1)
     _, office = stage.candidate()
     office.await_event(TookOffice)
     stage.post(A)
@@ -314,7 +315,7 @@ def test_minutes_that_nobody_can_decide_on_end_the_run_with_a_reason(stage, monk
             super().step_all(events, now)
             raise RendezvousStateError("the minutes cannot be read: garbage")
 
-    monkeypatch.setattr(module, "UNDECIDED_MAX", 2)
+    monkeypatch.setattr(liquidator, "UNDECIDED_MAX", 2)
     stage.board.record(b"garbage", 0)
     stage.post(A)
     watches = [stage.stack.enter_context(stage.board.watch_order(node)) for node in (A, B)]
@@ -339,7 +340,7 @@ def test_who_cannot_decide_leaves_the_office_to_who_can_and_says_why(stage, monk
             super().step_all(events, now)
             raise RendezvousStateError("here there is no placement 'near'")
 
-    monkeypatch.setattr(module, "UNDECIDED_MAX", 1_000_000)  # however late the other comes on this machine
+    monkeypatch.setattr(liquidator, "UNDECIDED_MAX", 1_000_000)  # however late the other comes on this machine
     stage.board.record(b"minutes", 0)
     with observed() as events:
         first, stumped = stage.candidate(A, office=Stumped())
@@ -361,7 +362,7 @@ def test_the_lease_is_renewed_between_a_long_thought_and_what_comes_of_it(stage,
             return told
 
     stage.done = []
-    monkeypatch.setattr(module, "RENEWALS_IN_TTL", 10**9)  # a renewal is due at once
+    monkeypatch.setattr(term, "RENEWALS_IN_TTL", 10**9)  # a renewal is due at once
     renew, record = Board.renew, Board.record
     monkeypatch.setattr(Board, "renew", lambda *args: (stage.done.append("renewed"), renew(*args)))
     monkeypatch.setattr(Board, "record", lambda *args: (stage.done.append("recorded"), record(*args))[1])
@@ -381,7 +382,7 @@ def test_minutes_that_the_store_does_not_take_end_the_run_with_a_reason(stage, m
             super().step_all(events, now)
             return [Record(1, b"much")]
 
-    monkeypatch.setattr(module, "UNDECIDED_MAX", 2)
+    monkeypatch.setattr(liquidator, "UNDECIDED_MAX", 2)
     monkeypatch.setattr(Board, "record", refuse)
     stage.post(A)
     watch = stage.stack.enter_context(stage.board.watch_order(A))
@@ -402,7 +403,7 @@ def test_a_run_that_is_put_away_is_remembered_and_its_workers_keys_are_not(stage
     assert stage.board.minutes().data == b"the end"
     assert stage.store.list_prefix("rallypoint.rendezvous.run/rounds/") == []
     kept = [one["ttl_s"] for one in stage.store.status("leases")["leases"] if one["ttl_s"] not in (None, NEVER_S)]
-    assert kept == [module.ENDED_S]
+    assert kept == [ENDED_S]
 
 
 def test_who_has_not_stood_yet_can_be_told_to_go_and_does_not_stand_later(stage):
