@@ -139,6 +139,16 @@ def test_a_frozen_agent_is_left_behind_kills_its_workers_when_it_thaws_and_comes
     job.finish(other, frozen)
 
 
+def test_a_coordinator_that_freezes_while_nodes_gather_is_replaced(job: Job) -> None:
+    quick = FAST.replace("attempt=10", "attempt=4")
+    frozen = job.node("a", "2", conf=quick)
+    until("it coordinates", lambda: coordinates(frozen))
+    frozen.process.send_signal(signal.SIGSTOP)
+    b, c = (job.node(name, "2", "--max-restarts=1", conf=quick) for name in "bc")
+    together(b, c)
+    job.finish(b, c)
+
+
 def test_the_restart_of_a_durable_server_disturbs_nobody(stack: ExitStack, tmp_path: Path) -> None:
     server = stack.enter_context(running_server(tmp_path / "data"))
     job = Job(stack, tmp_path, server.endpoint)

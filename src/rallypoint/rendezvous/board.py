@@ -88,7 +88,7 @@ class Place(NamedTuple):
 
     Attributes:
         is_marked: its mark is there.
-        is_led: that of a coordinator is.
+        is_led: somebody is in office, and its mark is there.
         progress: what the coordinator says of how far it is; empty if it says nothing.
     """
 
@@ -181,10 +181,12 @@ class Board:
         """
         with self._bounded() as store, store.pipeline() as batch:
             batch.lease_renew(lease)
-            mark, led, progress = map(batch.read, (NODES + node + HERE, COORDINATOR + HERE, PROGRESS))
+            keys = (NODES + node + HERE, PROGRESS, COORDINATOR, COORDINATOR + HERE)
+            mark, progress, holder, here = map(batch.read, keys)
         if mark.value is None:
             self._marks = 0  # its lease has ended
-        return Place(mark.value is not None, led.value is not None, progress.value or b"")
+        is_led = _incumbent_in(holder.value, here.value)[1]
+        return Place(mark.value is not None, is_led, progress.value or b"")
 
     def renew(self, lease: int) -> None:
         """Let a lease live on. Cost: 1 call.
@@ -267,10 +269,7 @@ class Board:
         """Give who coordinates, ``None`` for nobody, and whether its mark is there. Cost: 1 call."""
         with self._bounded() as store:
             found = {entry.key: entry.value for entry in store.read_prefix(COORDINATOR)}
-        if COORDINATOR not in found:
-            return None, False
-        holder = _holder_in(found[COORDINATOR])
-        return holder, found.get(COORDINATOR + HERE) == str(holder.lease).encode()
+        return _incumbent_in(found.get(COORDINATOR), found.get(COORDINATOR + HERE))
 
     def take_office(self, holder: Holder, lease: int) -> int:
         """Take the office if it is free.
@@ -379,6 +378,13 @@ class Board:
         """
         with self._bounded() as store:
             store.swap(PROGRESS, ANY_REVISION, data, lease=lease)
+
+
+def _incumbent_in(value: bytes | None, mark: bytes | None) -> tuple[Holder | None, bool]:
+    if value is None:
+        return None, False
+    holder = _holder_in(value)
+    return holder, mark == str(holder.lease).encode()
 
 
 def _holder_in(value: bytes) -> Holder:

@@ -176,6 +176,8 @@ def test_a_place_is_a_lease_a_mark_and_a_report_and_the_first_to_have_one_is_tol
     other.take_office(Holder(B, "b"), office)
     other.tell_progress(b"far", office)
     assert board.renew_place(A, lease) == (True, True, b"far")
+    other.revoke(office)  # as when who is in office is frozen: its mark stays as long as its connection
+    assert board.renew_place(A, lease) == (True, False, b"")
     store.lease_revoke(board._marks)
     with pytest.raises(LeaseLostError):
         board.take_place(A, None, lease)
