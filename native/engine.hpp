@@ -190,6 +190,7 @@ class Engine : StatusVerb {
         char host[HOST_SIZE] = "";
         driver_.is_local(peer, host);
         if (host[0] == '\0') return true;
+        widen(host);
         const Name name(key_, {host, strlen(host)});
         Table<uint64_t>::Entry *entry = hosts_.find(name);
         if (entry == nullptr) entry = hosts_.insert(name);
@@ -200,6 +201,17 @@ class Engine : StatusVerb {
         ++entry->item;
         peer.host = entry;
         return true;
+    }
+
+    // What a peer counts under: of an IPv6 address the network of 64 bits around it, which is one place.
+    static void widen(char (&host)[HOST_SIZE]) {
+        if (strchr(host, ':') == nullptr) return;
+        uint8_t address[16];
+        host[strcspn(host, "%")] = '\0';
+        if (inet_pton(AF_INET6, host, address) != 1) return;
+        memset(address + 8, 0, 8);
+        inet_ntop(AF_INET6, address, host, HOST_SIZE - 4);
+        strcat(host, "/64");
     }
 
     // Give a peer the time for a handshake; if too many have it, the oldest makes room.

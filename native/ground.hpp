@@ -5,6 +5,7 @@
 // releases are told, peers of the c10d dialect with one byte, requests of a session by `woken`.
 #pragma once
 
+#include <arpa/inet.h>
 #include <math.h>
 
 #include "keyspace.hpp"

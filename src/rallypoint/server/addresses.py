@@ -5,22 +5,40 @@ Rules:
 - A peer counts from the first byte that it sends on, so that one who says nothing keeps nobody of its address out, and
   one who is refused can be told in its own dialect.
 - An address that has no peer leaves nothing behind.
+- An IPv6 address counts as the network of 64 bits around it: who has one of those has all.
 
 Theory of operation. A table of counts; a peer without an address, on a Unix domain socket, is in none of them::
 
-    10.0.0.7  ->  8 peers
-    10.0.0.9  ->  1 peer
+    10.0.0.7            ->  8 peers
+    2001:db8:1:2::/64   ->  1 peer
 
-What this file does not know: networks. Every address of a subnet is one of its own.
+What this file does not know: networks of IPv4. Every address of a subnet is one of its own.
 """
 
 from __future__ import annotations
 
-__all__ = ["Addresses"]
+from ipaddress import IPv6Address
+
+__all__ = ["Addresses", "place_of"]
+
+
+def place_of(host: str) -> str:
+    """Give what a peer counts under: its address, or the network of 64 bits around an IPv6 address, which is one place.
+
+    Args:
+        host: an address as the system writes it; what is none stands for itself.
+    """
+    if ":" not in host:
+        return host
+    try:
+        address = IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 class Addresses:
-    """The addresses that peers have come from.
+    """The places that peers have come from, as ``place_of`` gives them.
 
     Args:
         limit: peers of one address.

@@ -42,7 +42,7 @@ from rallypoint.protocol.session.server import FrameReader
 from rallypoint.protocol.session.spec import OPENING
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.access import Gate
-from rallypoint.server.addresses import Addresses
+from rallypoint.server.addresses import Addresses, place_of
 from rallypoint.server.c10d_dialect import C10dDialect
 from rallypoint.server.changes import Change, State
 from rallypoint.server.ground import Ground
@@ -316,11 +316,12 @@ class Engine:
         else:
             state.reader = RequestReader(self._limits.input_size_max)
             state.serve = self._c10d.serve
-        if (why := self.addresses.refusal(state.origin.host)) is not None:
+        place = place_of(state.origin.host)
+        if (why := self.addresses.refusal(place)) is not None:
             self.close(peer, CloseReason.TOO_MANY_FROM_ADDRESS, why)
             return
-        self.addresses.add(state.origin.host)
-        state.host = state.origin.host
+        self.addresses.add(place)
+        state.host = place
         state.serve(peer, state, data, now)
 
     def _serve_session(self, peer: int, state: Peer, data: bytes, now: float) -> None:

@@ -79,7 +79,7 @@ class Limits:
         connections_max: peers at one time. If all of them are there, the one whose handshake has been under way for the
             longest makes room for a newcomer.
         connections_per_address_max: peers from one address that have said something; many ranks may share one behind
-            a NAT. Unix domain sockets have none.
+            a NAT. A network of 64 bits of IPv6 counts as one. Unix domain sockets have none.
         handshakes_max: peers whose handshake is under way; over it the oldest of these is closed, so that a flood of
             silent connections keeps nobody out. Half of the server's descriptors at most.
         input_size_max: bytes of one request.

@@ -1,6 +1,24 @@
 from __future__ import annotations
 
-from rallypoint.server.addresses import Addresses
+import pytest
+
+from rallypoint.server.addresses import Addresses, place_of
+
+
+@pytest.mark.parametrize(
+    ("host", "place"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("", ""),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no:address", "no:address"),
+    ],
+)
+def test_ipv6_addresses_of_one_network_are_one_place(host: str, place: str) -> None:
+    assert place_of(host) == place
 
 
 def test_one_peer_too_many_of_an_address_is_refused_with_the_numbers() -> None:

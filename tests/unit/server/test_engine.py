@@ -208,6 +208,17 @@ def test_too_many_peers_of_one_address_are_refused_and_other_addresses_are_not()
     assert reason_of(connect_from(wire, "10.0.0.1")) is CloseReason.TOO_MANY_FROM_ADDRESS
 
 
+def test_who_has_a_network_of_ipv6_addresses_is_one_place() -> None:
+    wire = Wire(Limits(connections_per_address_max=2))
+    for host in ("2001:db8:1:2::1", "2001:db8:1:2:ffff:4:5:6"):
+        assert connect_from(wire, host).closed is None
+    refused = connect_from(wire, "2001:db8:1:2::3")
+    assert refused.closed is not None
+    assert refused.closed.detail == "2 peers from 2001:db8:1:2::/64 are connected, the limit for one address is 2"
+    assert connect_from(wire, "2001:db8:1:3::1").closed is None
+    assert connect_from(wire, "fe80::1%eth0").closed is None
+
+
 def test_a_session_of_an_address_with_too_many_is_told_why() -> None:
     wire = Wire(Limits(connections_per_address_max=1))
     connect_from(wire, "10.0.0.1")
