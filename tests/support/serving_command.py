@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from rallypoint.gateway.front import FrontOptions
+
 __all__ = ["record_serving"]
 
 
@@ -18,7 +20,9 @@ def record_serving(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[
     calls: dict[str, Any] = {}
 
     def record(*arguments: Any, **keywords: Any) -> int:
-        listeners = arguments[-1]
+        listeners = next(argument for argument in arguments if isinstance(argument, list))
+        options = next((argument for argument in arguments if isinstance(argument, FrontOptions)), None)
+        calls.update(vars(options) if options else {})
         calls["addresses"] = [listener.getsockname() for listener in listeners]
         calls.update(keywords)
         keywords["on_ready"]()

@@ -5,24 +5,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 
 import pytest
-from tests.support.launcher import until
 from tests.support.raw_server import PATIENCE_S, RawClient
-from tests.support.relayed import started
+from tests.support.relayed import outlive_kills, started
 
 from rallypoint.protocol.codec import U64, encode_request
 from rallypoint.protocol.spec import MAGIC, Verb
 from rallypoint.store.file import FileStore
-from rallypoint.store.tcp import TCPStore
 
 KILLS = 3
-
-
-def plain(port, timeout_s=60.0):
-    """Give a client that speaks what torch's speaks."""
-    return TCPStore("127.0.0.1", port, timeout=timeout_s, wait_for_workers=False, dialect="c10d")
 
 
 @pytest.fixture
@@ -33,48 +25,10 @@ def port(tmp_path):
 
 
 def test_clients_do_not_notice_that_a_durable_server_behind_the_gateway_is_killed(tmp_path):
-    folder = str(tmp_path / "data")
-    stop = threading.Event()
-    counts = dict.fromkeys((f"n{number}" for number in range(4)), 0)
-    ended = []
+    def front(upstream):
+        return ("gateway", "--store", f"tcp://{upstream}", "--key-space", "job")
 
-    def count(name, port):
-        with plain(port) as store:
-            while not stop.is_set():
-                assert store.add(name, 1) == counts[name] + 1
-                counts[name] += 1
-        ended.append(name)
-
-    def wait_for_progress():
-        before = dict(counts)
-        until("every client counts on", lambda: all(done > before[name] for name, done in counts.items()))
-
-    with contextlib.ExitStack() as processes:
-        server, server_port = processes.enter_context(started("serve", "--data-dir", folder))
-        url = f"tcp://127.0.0.1:{server_port}"
-        gateway, port = processes.enter_context(started("gateway", "--store", url, "--key-space", "job"))
-        threads = [threading.Thread(target=count, args=(name, port)) for name in counts]
-        for thread in threads:
-            thread.start()
-        with plain(port) as store, plain(port) as other:
-            waiting = threading.Thread(target=store.wait, args=(["released"],))
-            waiting.start()
-            for _ in range(KILLS):
-                wait_for_progress()
-                server.kill()
-                server.wait()
-                server, _ = processes.enter_context(started("serve", "--data-dir", folder, port=server_port))
-            wait_for_progress()
-            stop.set()
-            for thread in threads:
-                thread.join(PATIENCE_S)
-            other.set("released", "1")
-            waiting.join(PATIENCE_S)
-            assert not waiting.is_alive()
-            assert sorted(ended) == sorted(counts)
-            for name, done in counts.items():
-                assert other.add(name, 0) == done
-        assert gateway.poll() is None
+    outlive_kills(str(tmp_path / "data"), KILLS, front)
 
 
 def test_a_store_that_is_gone_for_too_long_closes_who_asks_and_nobody_who_waits():

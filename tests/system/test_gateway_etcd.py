@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from tests.support.etcd import running_etcd
 from tests.support.raw_server import PATIENCE_S
-from tests.support.relayed import started
+from tests.support.relayed import plain, started
 
 from rallypoint.gateway.local import LocalGateway, delete_key_space
 from rallypoint.gateway.opening import open_store
-from rallypoint.store.tcp import TCPStore
 
 MEMBER = Path(__file__).parent.parent / "support" / "gloo_steps.py"
 STEPS = 30
@@ -26,10 +25,6 @@ STEPS = 30
 def cluster():
     with running_etcd(3) as cluster:
         yield cluster
-
-
-def plain(port):
-    return TCPStore("127.0.0.1", port, timeout=PATIENCE_S, wait_for_workers=False, dialect="c10d")
 
 
 def test_a_gloo_group_trains_on_while_a_member_of_etcd_is_killed(cluster):

@@ -2,75 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
 from pathlib import Path
 
 import pytest
-from tests.support.launcher import until
 from tests.support.raw_server import PATIENCE_S, RawClient
-from tests.support.relayed import started
+from tests.support.relayed import outlive_kills, plain, started
 
 from rallypoint.errors import DistNetworkError
 from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import Verb
-from rallypoint.store.tcp import TCPStore
 
 KILLS = 5
 
 
-def plain(port, timeout_s=60.0):
-    """Give a client that speaks what torch's speaks."""
-    return TCPStore("127.0.0.1", port, timeout=timeout_s, wait_for_workers=False, dialect="c10d")
-
-
 def test_plain_clients_do_not_notice_that_a_durable_server_is_killed(tmp_path):
-    folder = str(tmp_path / "data")
-    stop = threading.Event()
-    counts = dict.fromkeys((f"n{number}" for number in range(4)), 0)
-    ended = []
-
-    def count(name, port):
-        with plain(port) as store:
-            while not stop.is_set():
-                assert store.add(name, 1) == counts[name] + 1
-                counts[name] += 1
-        ended.append(name)
-
-    def wait_for_progress():
-        before = dict(counts)
-        until("every client counts on", lambda: all(done > before[name] for name, done in counts.items()))
-
-    with contextlib.ExitStack() as processes:
-        server, server_port = processes.enter_context(started("serve", "--data-dir", folder))
-        relay, port = processes.enter_context(started("relay", f"127.0.0.1:{server_port}"))
-        waiter = RawClient(("127.0.0.1", port))
-        threads = [threading.Thread(target=count, args=(name, port)) for name in counts]
-        for thread in threads:
-            thread.start()
-        with plain(port) as store:
-            waiting = threading.Thread(target=store.wait, args=(["released"],))
-            waiting.start()
-            for _ in range(KILLS):
-                wait_for_progress()
-                server.kill()
-                server.wait()
-                server, _ = processes.enter_context(started("serve", "--data-dir", folder, port=server_port))
-            wait_for_progress()
-            stop.set()
-            for thread in threads:
-                thread.join(PATIENCE_S)
-            with plain(port) as other:
-                other.set("released", "1")
-                waiting.join(PATIENCE_S)
-                assert not waiting.is_alive()
-                assert sorted(ended) == sorted(counts)
-                for name, done in counts.items():
-                    assert done > KILLS
-                    assert other.add(name, 0) == done
-        waiter.close()
-        assert relay.poll() is None
+    outlive_kills(str(tmp_path / "data"), KILLS, lambda upstream: ("relay", upstream))
 
 
 def test_a_relay_with_the_token_lets_plain_clients_use_a_server_that_wants_it(monkeypatch):

@@ -16,6 +16,7 @@ from rallypoint.cli.listening import bind_option, listen_on, port_option
 from rallypoint.cli.ready import announce, check_ready_json, ready_json_option, ready_line
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.errors import DistError
+from rallypoint.gateway.front import FrontOptions
 from rallypoint.gateway.gateway import serve as serve_forever
 from rallypoint.gateway.opening import first_place, open_store
 from rallypoint.gateway.spaces import KeySpace
@@ -86,5 +87,5 @@ def gateway(
     here = " and ".join(map(format_endpoint, local))
     text = f"rallypoint serves {without_secrets(url)} on {here} (pid {os.getpid()}); Ctrl-C ends it"
     on_ready = partial(announce, ready_line(local) if ready_json else text, listeners)
-    relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
-    ctx.exit(serve_forever(store, listeners, limits=limits, relay_limits=relay_limits, space=space, on_ready=on_ready))
+    options = FrontOptions(limits, replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s), space)
+    ctx.exit(serve_forever(store, listeners, options, on_ready=on_ready))

@@ -14,6 +14,7 @@ from rallypoint.cli.listening import bind_option, listen_on, port_option
 from rallypoint.cli.ready import announce, check_ready_json, ready_json_option, ready_line
 from rallypoint.cli.seconds import SecondsRange
 from rallypoint.errors import AuthenticationError, DistNetworkError
+from rallypoint.gateway.front import FrontOptions
 from rallypoint.gateway.relay import serve as serve_forever
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS
@@ -91,15 +92,8 @@ def relay(
     limits = replace(DEFAULT_LIMITS, connections_max=connections_max)
     relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
     try:
-        code = serve_forever(
-            reach,
-            listeners,
-            limits=limits,
-            relay_limits=relay_limits,
-            space=space,
-            spin_us=spin_us,
-            on_ready=on_ready,
-        )
+        options = FrontOptions(limits, relay_limits, space, spin_us=spin_us)
+        code = serve_forever(reach, listeners, options, on_ready=on_ready)
     except AuthenticationError as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)

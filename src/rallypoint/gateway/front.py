@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.gateway.spaces import KeySpace
@@ -29,7 +30,31 @@ from rallypoint.server.loop import ServerLoop
 from rallypoint.server.refusals import log_line
 from rallypoint.server.vocabulary import Effect, Event, Stopping
 
-__all__ = ["Front", "OtherSide"]
+__all__ = ["DEFAULT_OPTIONS", "Front", "FrontOptions", "OtherSide"]
+
+
+@dataclass(frozen=True)
+class FrontOptions:
+    """How a relay or a gateway serves, whatever its other side.
+
+    Attributes:
+        limits: what local peers are granted.
+        relay_limits: what it grants itself.
+        space: the key space of the local peers; ``None`` for keys as they name them.
+        clock: the time that decides.
+        log: takes one line, without its end, for each local peer that is closed, and when the other side comes or goes.
+        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
+    """
+
+    limits: Limits = DEFAULT_LIMITS
+    relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS
+    space: KeySpace | None = None
+    clock: Clock = SYSTEM_CLOCK
+    log: Callable[[str], None] = log_line
+    spin_us: int = 0
+
+
+DEFAULT_OPTIONS: Final = FrontOptions()
 
 
 class OtherSide(Protocol):
@@ -53,12 +78,7 @@ class Front:
 
     Args:
         listeners: bound and listening sockets; they belong to it from now on.
-        limits: what local peers are granted.
-        relay_limits: what it grants itself.
-        space: the key space of the local peers; ``None`` for keys as they name them.
-        clock: the time that decides.
-        log: takes one line, without its end, for each local peer that is closed, and when the other side comes or goes.
-        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
+        options: how it serves.
 
     Attributes:
         loop: what drives it.
@@ -69,20 +89,10 @@ class Front:
 
     _side: OtherSide  # a subclass makes it
 
-    def __init__(
-        self,
-        listeners: Sequence[socket.socket],
-        *,
-        limits: Limits = DEFAULT_LIMITS,
-        relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
-        space: KeySpace | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        log: Callable[[str], None] = log_line,
-        spin_us: int = 0,
-    ) -> None:
-        self._clock = clock
-        self._translator = Translator(limits, relay_limits, space)
-        self.loop = ServerLoop(self, listeners, clock, log=log, spin_us=spin_us)
+    def __init__(self, listeners: Sequence[socket.socket], options: FrontOptions = DEFAULT_OPTIONS) -> None:
+        self._clock = options.clock
+        self._translator = Translator(options.limits, options.relay_limits, options.space)
+        self.loop = ServerLoop(self, listeners, options.clock, log=options.log, spin_us=options.spin_us)
 
     def run(self) -> None:
         """Serve until ``stop``; all sockets are closed at the end, however it comes."""

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.gateway.backing import Backing
-from rallypoint.gateway.front import Front
+from rallypoint.gateway.front import DEFAULT_OPTIONS, Front, FrontOptions
 from rallypoint.gateway.spaces import KeySpace
-from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS, RelayLimits
 from rallypoint.server.child import log_to_stderr
 from rallypoint.server.foreground import run_until_signalled
-from rallypoint.server.limits import DEFAULT_LIMITS, Limits
-from rallypoint.server.refusals import log_line
 from rallypoint.store.base import Store
 
 __all__ = ["Gateway", "serve"]
@@ -30,11 +27,7 @@ class Gateway(Front):
     Args:
         store: the store.
         listeners: bound and listening sockets; the gateway owns them from now on.
-        limits: what local peers are granted.
-        relay_limits: what the gateway grants itself.
-        space: the key space of the local peers; ``None`` for the whole store.
-        clock: the time that decides.
-        log: takes one line, without its end, for each local peer that is closed, and when the store comes or goes.
+        options: how it serves.
         close_store: close the store at the end, too.
     """
 
@@ -42,25 +35,21 @@ class Gateway(Front):
         self,
         store: Store,
         listeners: Sequence[socket.socket],
+        options: FrontOptions = DEFAULT_OPTIONS,
         *,
-        limits: Limits = DEFAULT_LIMITS,
-        relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
-        space: KeySpace | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        log: Callable[[str], None] = log_line,
         close_store: bool = False,
     ) -> None:
-        space = space or _WHOLE
-        super().__init__(listeners, limits=limits, relay_limits=relay_limits, space=space, clock=clock, log=log)
+        space = options.space or _WHOLE
+        super().__init__(listeners, replace(options, space=space))
         self._side = Backing(
             store,
             space.prefix,
             self.tell,
             self.loop.door.post,
-            log=log,
-            clock=clock,
-            limits=limits,
-            relay_limits=relay_limits,
+            log=options.log,
+            clock=options.clock,
+            limits=options.limits,
+            relay_limits=options.relay_limits,
             close_store=close_store,
         )
 
@@ -68,10 +57,8 @@ class Gateway(Front):
 def serve(
     store: Store,
     listeners: Sequence[socket.socket],
+    options: FrontOptions = DEFAULT_OPTIONS,
     *,
-    limits: Limits = DEFAULT_LIMITS,
-    relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
-    space: KeySpace | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve in this process until SIGTERM or SIGINT; call it from the main thread.
@@ -79,21 +66,11 @@ def serve(
     Args:
         store: where the keys are; it is closed at the end.
         listeners: at least one; they belong to the gateway from now on.
-        limits: what local peers are granted.
-        relay_limits: what the gateway grants itself.
-        space: the key space of the local peers; ``None`` for the whole store.
+        options: how it serves; its lines go to standard error.
         on_ready: called once the gateway accepts connections.
 
     Returns:
         The exit code: 0, or 128 + the number of the second signal.
     """
-    gateway = Gateway(
-        store,
-        listeners,
-        limits=limits,
-        relay_limits=relay_limits,
-        space=space,
-        log=log_to_stderr,
-        close_store=True,
-    )
+    gateway = Gateway(store, listeners, replace(options, log=log_to_stderr), close_store=True)
     return run_until_signalled(gateway, on_ready=on_ready)

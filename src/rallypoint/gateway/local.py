@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 
 from rallypoint.errors import AuthenticationError
+from rallypoint.gateway.front import FrontOptions
 from rallypoint.gateway.gateway import Gateway
 from rallypoint.gateway.opening import open_store
 from rallypoint.gateway.relay import Relay
@@ -74,13 +75,14 @@ class LocalGateway:
         log: Callable[[str], None] = log_line,
     ) -> None:
         space = KeySpace(key_space) if key_space else None
+        options = FrontOptions(limits, relay_limits, space, log=log)
         make = _maker(upstream, relay_limits)
         listeners = listen_exactly([bind], port)
         self.endpoint: Endpoint = local_endpoint(listeners[0])
         self.port = 0 if self.endpoint.host.startswith(UNIX_PREFIX) else self.endpoint.port
         self.failure: AuthenticationError | None = None
         try:
-            self._front = make(listeners, limits=limits, relay_limits=relay_limits, space=space, log=log)
+            self._front = make(listeners, options)
         except BaseException:
             for listener in listeners:
                 listener.close()

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from rallypoint.clock import SYSTEM_CLOCK, Clock
 from rallypoint.errors import AuthenticationError
-from rallypoint.gateway.front import Front
-from rallypoint.gateway.spaces import KeySpace
+from rallypoint.gateway.front import DEFAULT_OPTIONS, Front, FrontOptions
 from rallypoint.gateway.upstream import Reach, Upstream
-from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS, RelayLimits
 from rallypoint.net.retry import DEFAULT_BACKOFF, Backoff
 from rallypoint.server.child import log_to_stderr
 from rallypoint.server.foreground import run_until_signalled
-from rallypoint.server.limits import DEFAULT_LIMITS, Limits
-from rallypoint.server.refusals import log_line
 
 __all__ = ["Relay", "serve"]
 
@@ -29,39 +25,21 @@ class Relay(Front):
     Args:
         reach: connects to the server.
         listeners: bound and listening sockets; the relay owns them from now on.
-        limits: what local peers are granted.
-        relay_limits: what the relay grants itself.
-        space: the key space of the local peers; ``None`` for the server's keys as they are.
-        clock: the time that decides.
-        log: takes one line, without its end, for each local peer that is closed, and when the server comes or goes.
+        options: how it serves.
         backoff: the pauses between attempts to reach the server.
-        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
     """
 
     def __init__(
         self,
         reach: Reach,
         listeners: Sequence[socket.socket],
+        options: FrontOptions = DEFAULT_OPTIONS,
         *,
-        limits: Limits = DEFAULT_LIMITS,
-        relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
-        space: KeySpace | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        log: Callable[[str], None] = log_line,
         backoff: Backoff = DEFAULT_BACKOFF,
-        spin_us: int = 0,
     ) -> None:
-        super().__init__(
-            listeners,
-            limits=limits,
-            relay_limits=relay_limits,
-            space=space,
-            clock=clock,
-            log=log,
-            spin_us=spin_us,
-        )
+        super().__init__(listeners, options)
         self._refusal: AuthenticationError | None = None
-        self._side = Upstream(self.loop, reach, self.tell, log, backoff, give_up=self._give_up)
+        self._side = Upstream(self.loop, reach, self.tell, options.log, backoff, give_up=self._give_up)
 
     def run(self) -> None:
         """Relay until ``stop``; all sockets are closed at the end, however it comes.
@@ -81,11 +59,8 @@ class Relay(Front):
 def serve(
     reach: Reach,
     listeners: Sequence[socket.socket],
+    options: FrontOptions = DEFAULT_OPTIONS,
     *,
-    limits: Limits = DEFAULT_LIMITS,
-    relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
-    space: KeySpace | None = None,
-    spin_us: int = 0,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Relay in this process until SIGTERM or SIGINT; call it from the main thread.
@@ -93,10 +68,7 @@ def serve(
     Args:
         reach: connects to the server.
         listeners: at least one; they belong to the relay from now on.
-        limits: what local peers are granted.
-        relay_limits: what the relay grants itself.
-        space: the key space of the local peers; ``None`` for the server's keys as they are.
-        spin_us: after each event, look for the next one for so long before sleeping, in microseconds.
+        options: how it serves; its lines go to standard error.
         on_ready: called once the relay accepts connections; the server may be reached later.
 
     Returns:
@@ -105,13 +77,4 @@ def serve(
     Raises:
         AuthenticationError: the server refuses who we are; trying again would not help.
     """
-    relay = Relay(
-        reach,
-        listeners,
-        limits=limits,
-        relay_limits=relay_limits,
-        space=space,
-        log=log_to_stderr,
-        spin_us=spin_us,
-    )
-    return run_until_signalled(relay, on_ready=on_ready)
+    return run_until_signalled(Relay(reach, listeners, replace(options, log=log_to_stderr)), on_ready=on_ready)

@@ -7,7 +7,7 @@ import pytest
 from tests.support.raw_server import PATIENCE_S, RawClient
 
 from rallypoint.errors import DistStoreError
-from rallypoint.gateway.front import Front
+from rallypoint.gateway.front import Front, FrontOptions
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import Answered
 from rallypoint.net.address import listen
@@ -43,7 +43,7 @@ class Written:
 def running_front(**options):
     listeners = listen("127.0.0.1", 0)
     address = listeners[0].getsockname()[:2]
-    front = Front(listeners, **options)
+    front = Front(listeners, FrontOptions(**options))
     front._side = Written(front)
     thread = threading.Thread(target=front.run)
     thread.start()

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import threading
+from functools import partial
 
 import pytest
+from tests.support.fronts import running_front
 from tests.support.losing_store import LosingStore
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import PATIENCE_S
 
 from rallypoint.gateway import gateway as module
+from rallypoint.gateway.front import FrontOptions
 from rallypoint.gateway.gateway import Gateway
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import RelayLimits
@@ -18,44 +20,12 @@ from rallypoint.server.limits import Limits
 from rallypoint.store.hash import HashStore
 
 
-class RunningGateway:
-    def __init__(self, store, **options):
-        self.store = store
-        self.lines = []
-        self.line_came = threading.Condition()
-        self.clients = []
-        listeners = listen("127.0.0.1", 0)
-        self.address = listeners[0].getsockname()[:2]
-        self.gateway = Gateway(store, listeners, log=self.log, **options)
-        self.thread = threading.Thread(target=self.gateway.run)
-        self.thread.start()
-
-    def log(self, line):
-        with self.line_came:
-            self.lines.append(line)
-            self.line_came.notify_all()
-
-    def wait_for_line(self, part):
-        with self.line_came:
-            assert self.line_came.wait_for(lambda: any(part in line for line in self.lines), PATIENCE_S), self.lines
-
-    def client(self):
-        client = RawClient(self.address)
-        self.clients.append(client)
-        return client
-
-
 @contextlib.contextmanager
 def running_gateway(store=None, **options):
-    running = RunningGateway(store or HashStore(), **options)
-    try:
+    store = HashStore() if store is None else store
+    with running_front(partial(Gateway, store), **options) as running:
+        running.store = store
         yield running
-    finally:
-        running.gateway.stop(0.0)
-        running.thread.join(PATIENCE_S)
-        assert not running.thread.is_alive()
-        for client in running.clients:
-            client.close()
 
 
 @pytest.fixture
@@ -145,7 +115,7 @@ def test_a_peer_that_goes_leaves_no_wait_behind(gateway):
     client.ask(Verb.WAIT, [b"/k"])
     assert client.ping()
     client.close()
-    while gateway.gateway.statistics(PATIENCE_S).unanswered:
+    while gateway.front.statistics(PATIENCE_S).unanswered:
         assert other.ping()
 
 
@@ -162,7 +132,7 @@ def test_one_in_the_foreground_closes_its_store(monkeypatch):
     ran = []
     monkeypatch.setattr(module, "run_until_signalled", lambda gateway, on_ready: ran.append(gateway) or 7)
     listeners = listen("127.0.0.1", 0)
-    assert module.serve(HashStore(), listeners, space=KeySpace("s")) == 7
+    assert module.serve(HashStore(), listeners, FrontOptions(space=KeySpace("s"))) == 7
     assert ran[0]._side._closes_store
     ran[0].loop.abandon()
     for listener in listeners:

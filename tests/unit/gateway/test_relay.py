@@ -3,13 +3,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
+from functools import partial
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient, running_loop
+from tests.support.fronts import running_front
+from tests.support.raw_server import PATIENCE_S, running_loop
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError
+from rallypoint.gateway.front import FrontOptions
 from rallypoint.gateway.relay import Relay
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import RelayLimits
@@ -24,58 +26,28 @@ from rallypoint.types import Endpoint
 QUICK = Backoff(0.001, 1.0, 0.001, 0.0)
 
 
-class RunningRelay:
-    """A relay in a thread of the test, to servers that come and go."""
+class Servers:
+    """Servers that come and go, as a relay reaches them."""
 
-    def __init__(self, space=None, **relay_limits):
+    def __init__(self):
         self.server = None
         self.links = []
-        self.lines = []
-        self.line_came = threading.Condition()
-        self.clients = []
-        listeners = listen("127.0.0.1", 0)
-        self.address = listeners[0].getsockname()[:2]
-        limits = RelayLimits(**relay_limits)
-        self.relay = Relay(self.reach, listeners, relay_limits=limits, space=space, log=self.log, backoff=QUICK)
-        self.thread = threading.Thread(target=self.relay.run, daemon=True)
-        self.thread.start()
 
-    def reach(self, session_id, deadline):
+    def __call__(self, session_id, deadline):
         if self.server is None:
             raise DistNetworkError("nobody is there")
         link = Reacher([Endpoint(*self.server.address)])(session_id, Deadline(PATIENCE_S))
         self.links.append(link)
         return link
 
-    def log(self, line):
-        with self.line_came:
-            self.lines.append(line)
-            self.line_came.notify_all()
-
-    def wait_for_line(self, part):
-        with self.line_came:
-            assert self.line_came.wait_for(lambda: any(part in line for line in self.lines), PATIENCE_S), self.lines
-
-    def client(self):
-        client = RawClient(self.address)
-        self.clients.append(client)
-        return client
-
-    def stop(self):
-        self.relay.stop(0.0)
-        self.thread.join(PATIENCE_S)
-        assert not self.thread.is_alive()
-        for client in self.clients:
-            client.close()
-
 
 @contextlib.contextmanager
-def running_relay(**options):
-    running = RunningRelay(**options)
-    try:
+def running_relay(server=None, **options):
+    servers = Servers()
+    servers.server = server
+    with running_front(partial(Relay, servers, backoff=QUICK), **options) as running:
+        running.servers = servers
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture
@@ -86,8 +58,7 @@ def server():
 
 @pytest.fixture
 def relay(server):
-    with running_relay() as running:
-        running.server = server
+    with running_relay(server) as running:
         yield running
 
 
@@ -100,8 +71,10 @@ def test_local_peers_use_the_servers_keys(server, relay):
 
 
 def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
-    with running_relay(space=KeySpace("rounds/7")) as seven, running_relay(space=KeySpace("rounds/70")) as seventy:
-        seven.server = seventy.server = server
+    with (
+        running_relay(server, space=KeySpace("rounds/7")) as seven,
+        running_relay(server, space=KeySpace("rounds/70")) as seventy,
+    ):
         first, second, direct = seven.client(), seventy.client(), server.client()
         first.ask(Verb.SET, b"/k", b"value")
         first.ask(Verb.QUEUE_PUSH, b"/q", b"item")
@@ -119,8 +92,7 @@ def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
 
 
 def test_a_key_that_is_too_long_with_its_prefix_closes_the_peer_that_asked(server):
-    with running_relay(space=KeySpace("rounds/7")) as relay:
-        relay.server = server
+    with running_relay(server, space=KeySpace("rounds/7")) as relay:
         client, other = relay.client(), relay.client()
         client.ask(Verb.SET, b"/" + b"k" * (KEY_SIZE_MAX - 1), b"value")
         assert client.read_end() == b""
@@ -141,7 +113,7 @@ def test_a_server_that_comes_late_is_found():
         client = relay.client()
         client.ask(Verb.ADD, b"/n", 1)
         relay.wait_for_line("cannot be reached, trying on: nobody is there")
-        relay.server = server
+        relay.servers.server = server
         assert client.read(8) == struct.pack("<q", 1)
         relay.wait_for_line("is there")
 
@@ -152,12 +124,12 @@ def test_peers_do_not_notice_that_the_connection_was_made_again(server, relay):
     assert client.ping()
     assert waiter.ping()
     for number in range(1, 20):
-        relay.links[-1].stream._sock.shutdown(socket.SHUT_RDWR)
+        relay.servers.links[-1].stream._sock.shutdown(socket.SHUT_RDWR)
         client.ask(Verb.ADD, b"/n", 1)
         assert client.read(8) == struct.pack("<q", number)
     client.ask(Verb.SET, b"/late", b"")
     assert waiter.read(1) == b"\0"
-    assert len(relay.links) > 1
+    assert len(relay.servers.links) > 1
     relay.wait_for_line("is there again")
 
 
@@ -167,7 +139,7 @@ def test_another_server_with_other_data_closes_the_peers_and_serves_new_ones(ser
     with running_loop() as other:
         engine = Engine(seed=b"another life of another server..")
         other.loop._engine, other.loop._step = engine, engine.step
-        relay.server = other
+        relay.servers.server = other
         server.stop(0.0)
         assert client.read_end() == b""
         relay.wait_for_line("other data than before")
@@ -176,7 +148,7 @@ def test_another_server_with_other_data_closes_the_peers_and_serves_new_ones(ser
 
 
 def test_peers_are_closed_when_the_server_is_gone_for_too_long():
-    with running_relay(patience_s=0.05) as relay:
+    with running_relay(relay_limits=RelayLimits(patience_s=0.05)) as relay:
         client = relay.client()
         assert client.read_end() == b""
         relay.wait_for_line("the server upstream has been unreachable for")
@@ -206,13 +178,13 @@ def test_the_relay_counts(relay):
     client = relay.client()
     client.ask(Verb.WAIT, [b"/never"])
     assert client.ping()
-    numbers = relay.relay.statistics(PATIENCE_S)
+    numbers = relay.front.statistics(PATIENCE_S)
     assert (numbers.connections, numbers.waiting, numbers.unanswered) == (1, 1, 1)
 
 
 def test_the_session_ends_with_the_relay(server):
     with running_relay() as relay:
-        relay.server = server
+        relay.servers.server = server
         assert relay.client().ping()
         assert server.loop.door.visit(server.statistics, PATIENCE_S).sessions == 1
     while server.loop.door.visit(server.statistics, PATIENCE_S).sessions:
@@ -220,24 +192,16 @@ def test_the_session_ends_with_the_relay(server):
 
 
 def test_local_peers_are_bounded(server):
-    listeners = listen("127.0.0.1", 0)
-    address = listeners[0].getsockname()[:2]
-    relay = Relay(Reacher([Endpoint(*server.address)]), listeners, limits=Limits(connections_max=1))
-    thread = threading.Thread(target=relay.run)
-    thread.start()
-    first, second = RawClient(address), RawClient(address)
-    assert first.ping()
-    assert second.read_end() == b""
-    relay.stop(0.0)
-    thread.join(PATIENCE_S)
-    first.close()
-    second.close()
+    with running_relay(server, limits=Limits(connections_max=1)) as relay:
+        first, second = relay.client(), relay.client()
+        assert first.ping()
+        assert second.read_end() == b""
 
 
 def test_a_relay_that_the_server_never_lets_in_ends_and_says_why():
     def refuse(session_id, deadline):
         raise AuthenticationError("the server wants to see a token")
 
-    relay = Relay(refuse, listen("127.0.0.1", 0), log=lambda _: None, backoff=QUICK)
+    relay = Relay(refuse, listen("127.0.0.1", 0), FrontOptions(log=lambda _: None), backoff=QUICK)
     with pytest.raises(AuthenticationError, match=r"^the server wants to see a token$"):
         relay.run()
