@@ -142,6 +142,11 @@ class SimAgent:
                 after_s = self.world.simulation.dice.uniform(0.0, within_s)
                 self.host.after(after_s, lambda local_rank=local_rank: workers.end(local_rank, 0))
 
+    def die(self, *, has_guard: bool) -> None:
+        """Lose the process, or its whole machine; the guard beside it ends the workers."""
+        if self._workers is not None:
+            self._workers.lose_agent(has_guard=has_guard)
+
     def signal(self, number: int) -> None:
         """Ask it to end."""
         self.put(SignalReceived(number))

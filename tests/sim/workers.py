@@ -2,11 +2,11 @@
 
 ::
 
-    begin ---> act ---> end by themselves ----------------------+
-                |                                                +--> gone: only then the stop is finished
-                +-- a signal: end soon, late, or not at all --+  |
-                                       the grace is over, hurry -+  (a process that was killed acts no more,
-                                                                     and is gone a little later)
+    begin ---> act ---> end by themselves --------------------+
+                |                                             +--> gone: only then the stop is finished
+                +-- a signal --> end, soon or late -----------+
+                       |                                      |
+                       +-- the grace is over, or hurry: kill -+  (who was killed acts no more, and is gone later)
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ __all__ = ["SimWorkers"]
 
 GONE_S = 0.05
 """A process that was killed is gone after so many seconds at most; one in ten takes ten times as long."""
+
+GUARD_S = 0.04
+"""When an agent is killed, its guard kills its workers after so many seconds."""
 
 
 class SimWorkers:
@@ -52,7 +55,7 @@ class SimWorkers:
         self.well = 0
         self._dice = world.simulation.dice
         self._host = host
-        self._life = host.life
+        self._simulation = world.simulation
         self._ended = ended
         self._exits: list[WorkerExited] = []
         self._stopped: Callable[[list[WorkerExited]], None] | None = None
@@ -62,7 +65,7 @@ class SimWorkers:
     @property
     def is_acting(self) -> bool:
         """Whether any of them runs."""
-        return bool(self.acting) and self._host.is_up and self._host.life == self._life
+        return bool(self.acting)
 
     @property
     def has_exits(self) -> bool:
@@ -114,6 +117,13 @@ class SimWorkers:
         if self.acting:
             self.acting.clear()
             self._finish()
+
+    def lose_agent(self, *, has_guard: bool) -> None:
+        """Their agent is gone: the guard beside it ends them, if their machine has not gone with it."""
+        if has_guard:
+            self._simulation.after(GUARD_S, self.acting.clear)
+        else:
+            self.acting.clear()
 
     def _finish(self) -> None:
         if self._timer is not None:

@@ -164,6 +164,7 @@ class World:
         self.tell(f"{agent.name} {'loses its power' if silently else 'is killed'}")
         self.referee.note_lost(agent.node_id)
         self.network.crash(agent.host, silently=silently)
+        agent.die(has_guard=not silently)
         if self.simulation.dice.random() < 0.6:
             self.simulation.after(self.simulation.dice.uniform(0.05, 4.0), lambda: self._restart(agent))
 
