@@ -49,6 +49,7 @@ class World:
 
     Attributes:
         seed: repeats it all.
+        graces_s: so long workers may have between being asked to end and being killed, in seconds.
         rules: of the rounds.
         group_rules: what the machines of the worker groups are told.
         referee: sees whether all holds that must.
@@ -57,6 +58,7 @@ class World:
     """
 
     seed: int
+    graces_s: tuple[float, ...] = GRACES_S
     simulation: Simulation = field(init=False)
     network: SimNetwork = field(init=False)
     agents: list[SimAgent] = field(default_factory=list)
@@ -100,7 +102,7 @@ class World:
         return GroupRules(
             local_world_size=dice.randint(1, 2),
             max_restarts=dice.randint(0, 3) if is_shared or is_own else 1000,
-            grace_s=dice.choice(GRACES_S),
+            grace_s=dice.choice(self.graces_s),
             store_patience_s=dice.choice((1.5, *(30.0,) * 9)),
             farewell_s=dice.choice((1.0, 5.0)),
             is_budget_shared=is_shared,
@@ -286,13 +288,13 @@ _TROUBLES: tuple[Callable[..., None], ...] = (
 )
 
 
-def play(seed: int) -> World:
+def play(seed: int, graces_s: tuple[float, ...] = GRACES_S) -> World:
     """Let a world come, go wrong, and calm down.
 
     Raises:
         Broken: something did not hold; the seed plays it again.
     """
-    world = World(seed)
+    world = World(seed, graces_s)
     try:
         _play(world)
     except Broken as broken:
