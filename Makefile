@@ -47,8 +47,8 @@ native: $(NATIVE)  ## build the native twin anew if its sources changed
 demo: $(VENV)/.demo $(NATIVE)  ## train on two nodes of two workers, kill a worker in the middle, recover
 	$(BIN)/python examples/demo.py
 
-# Most tests wait for processes, so several at a time cost little; TESTS_AT_ONCE=0 runs one after the other.
-TESTS_AT_ONCE ?= 2
+# Most tests wait for processes, so three at a time keep two cores busy; TESTS_AT_ONCE=0 runs one after the other.
+TESTS_AT_ONCE ?= 3
 
 .PHONY: test
 test: $(VENV)/.test $(NATIVE)  ## all tests, the peers of the compatibility tests included
@@ -74,7 +74,7 @@ WATCHED_COMPAT := $(wildcard tests/compat/test_store_*.py) tests/compat/test_eng
 sanitize: sanitize-address fuzz sanitize-thread  ## the native twin under ASan and UBSan, a minute of fuzzing, TSan
 
 .PHONY: sanitize-address
-sanitize-address: $(VENV)/.test  ## unit and compatibility tests of the native twin under ASan and UBSan
+sanitize-address: $(VENV)/.test  ## the tests of the native twin, torch among its peers, under ASan and UBSan
 	$(WATCHED) address,undefined $(WATCHED_TESTS) $(WATCHED_UNITS) $(WATCHED_COMPAT)
 
 .PHONY: sanitize-thread
