@@ -60,13 +60,12 @@ SEEDS ?= 2000
 sim: $(VENV)/.test $(NATIVE)  ## many nodes in one thread, whatever goes wrong, for SEEDS courses of events (2000)
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
-# A sanitized run shares no cache with one beside it.
+# A sanitized run shares no cache with one beside it; nothing of the stores on etcd is native.
 WATCHED := $(BIN)/python tools/sanitized.py
-WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600
+WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600 --ignore-glob='tests/unit/store/test_etcd*'
 # What drives the native engine, reactor, client, lane and codec. The other tests run no other part of them: what these add
 # is Python's, or torch's, where sanitizers find nothing of ours.
-WATCHED_UNITS := tests/unit/protocol tests/unit/server tests/unit/store tests/unit/gateway tests/unit/test_twin.py \
-	--ignore-glob='tests/unit/store/test_etcd*'
+WATCHED_UNITS := tests/unit/protocol tests/unit/server tests/unit/store tests/unit/gateway tests/unit/test_twin.py
 WATCHED_COMPAT := $(wildcard tests/compat/test_store_*.py) tests/compat/test_engine_beside_torch.py \
 	tests/compat/test_primitives_torch.py tests/compat/test_relay_torch.py tests/compat/test_status_torch.py
 
