@@ -16,6 +16,7 @@ from rallypoint.errors import ConnectTimeoutError, DistError, RefusedError
 from rallypoint.net.address import parse_endpoint
 from rallypoint.observe.status import SECTIONS, read
 from rallypoint.protocol.spec import CloseReason
+from rallypoint.store.bootstrap import open_endpoint
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
 
@@ -102,7 +103,7 @@ def _connect(endpoint: Endpoint, timeout_s: float, *, may_wait: bool) -> TCPStor
 
 
 def _open(endpoint: Endpoint, timeout_s: float) -> TCPStore:
-    return TCPStore(endpoint.host, endpoint.port, timeout=timeout_s, wait_for_workers=False, dialect="auto")
+    return open_endpoint(endpoint, timeout=timeout_s, dialect="auto")
 
 
 def _look(store: TCPStore, what: str, watch_s: float | None, *, is_json: bool) -> None:

@@ -45,16 +45,11 @@ def open_store(url: str, timeout: Timeout) -> Store:
     parts = split_url(url)
     if parts.scheme in {"tcp", "tls"}:
         refuse_user(url)
-        from rallypoint.store.tcp import TCPStore
+        from rallypoint.store.bootstrap import open_endpoint
 
         first = parse_endpoint(parts.netloc.split(",")[0])
-        return TCPStore(
-            parts.netloc if "," in parts.netloc else first.host,
-            first.port,
-            timeout=timeout,
-            wait_for_workers=False,
-            tls=True if parts.scheme == "tls" else None,
-        )
+        endpoint = Endpoint(parts.netloc, first.port) if "," in parts.netloc else first
+        return open_endpoint(endpoint, timeout=timeout, tls=True if parts.scheme == "tls" else None)
     if parts.scheme == "file":
         if not parts.path:
             raise ValueError(f"{shown!r} has no path: write file:///path")

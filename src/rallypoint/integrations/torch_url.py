@@ -161,19 +161,10 @@ def _open(place: Place, timeout_s: float) -> Store:
         store.set_timeout(timeout_s)
         return store
     if place.serves and place.rank == 0:
-        from rallypoint.store.tcp import TCPStore
+        from rallypoint.store.bootstrap import open_endpoint
 
-        here = parse_endpoint(place.address)
         tls = True if place.kind == "tls" else None
-        return TCPStore(
-            here.host,
-            here.port,
-            is_master=True,
-            timeout=timeout_s,
-            wait_for_workers=False,
-            multi_tenant=True,
-            tls=tls,
-        )
+        return open_endpoint(parse_endpoint(place.address), True, timeout=timeout_s, tls=tls)
     return open_store(f"{place.kind}://{place.address}", timeout_s)
 
 

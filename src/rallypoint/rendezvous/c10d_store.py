@@ -15,6 +15,7 @@ from rallypoint.events import emit
 from rallypoint.rendezvous.endpoint import matches_machine_hostname, parse_rendezvous_endpoint
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.rendezvous.patience import told_if_slow
+from rallypoint.store.bootstrap import open_endpoint
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint, Timeout
 
@@ -56,9 +57,10 @@ def open_tcp_store(
             f"the rendezvous endpoint '{params.endpoint}' has port 0, which {params.max_nodes} nodes cannot find: "
             f"name a port, as in {Endpoint(endpoint.host, DEFAULT_PORT)}"
         )
+    open_store = partial(open_endpoint, timeout=timeout_s, session_timeout=session_timeout, dialect=dialect)
     try:
         with told_if_slow(endpoint, timeout_s, params.run_id):
-            store, is_host = _reach(endpoint, is_host, partial(_open, timeout_s, session_timeout, dialect))
+            store, is_host = _reach(endpoint, is_host, open_store)
     except (OSError, RuntimeError, ValueError) as error:
         raise RendezvousConnectionError(UNREACHABLE) from error
     place = Endpoint(store.host, store.port)
@@ -88,21 +90,6 @@ def _host_or_connect(endpoint: Endpoint, open_store: _Open) -> tuple[TCPStore, b
         if error.errno != errno.EADDRINUSE:
             raise
     return open_store(endpoint, False), False
-
-
-def _open(
-    timeout_s: float, session_timeout: Timeout | None, dialect: str | None, endpoint: Endpoint, is_host: bool
-) -> TCPStore:
-    return TCPStore(
-        endpoint.host,
-        endpoint.port,
-        is_master=is_host,
-        timeout=timeout_s,
-        wait_for_workers=False,
-        multi_tenant=True,
-        session_timeout=session_timeout,
-        dialect=dialect,
-    )
 
 
 def _read_timeout_s(params: RendezvousParameters) -> float:

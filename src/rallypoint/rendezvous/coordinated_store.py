@@ -23,6 +23,7 @@ from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.rendezvous.other_backend import look_for_c10d, tell_of_other_backend
 from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.rendezvous.settings import COORDINATED_OPTIONS, CoordinatedSettings
+from rallypoint.store.bootstrap import open_endpoint
 from rallypoint.store.etcd_options import parse_url
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
@@ -119,12 +120,9 @@ def _connect(params: RendezvousParameters) -> TCPStore:
     first = parse_endpoint(places.partition(",")[0], DEFAULT_PORT)
     try:
         with told_if_slow(first, timeout_s, params.run_id):
-            return TCPStore(
-                endpoint.host,
-                endpoint.port,
-                is_master=False,
+            return open_endpoint(
+                endpoint,
                 timeout=timeout_s,
-                wait_for_workers=False,
                 session_timeout=SESSION_S,
                 dialect="auto",
                 tls=True if parts is not None and parts.scheme == "tls" else None,

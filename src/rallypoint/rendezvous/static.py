@@ -28,6 +28,7 @@ from rallypoint.rendezvous.handler import (
 from rallypoint.rendezvous.patience import told_if_slow
 from rallypoint.rendezvous.rounds import FixedRounds
 from rallypoint.store.base import Store
+from rallypoint.store.bootstrap import open_endpoint
 from rallypoint.store.tcp import TCPStore
 from rallypoint.types import Endpoint
 
@@ -255,13 +256,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         return store
 
     def _connect(self, deadline: Deadline, *, is_host: bool) -> TCPStore:
-        store = TCPStore(
-            *self._master,
-            is_master=is_host,
-            timeout=deadline.remaining_s(),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
+        store = open_endpoint(self._master, is_host, timeout=deadline.remaining_s())
         store.set_timeout(self._timeout_s)
         return store
 

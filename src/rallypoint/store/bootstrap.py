@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING
 from rallypoint.errors import StoreTimeoutError, WorkersMissingError
 from rallypoint.store.base import LAST_MEMBER, MEMBER_COUNT, Store, as_timeout_s, timeout_override
 from rallypoint.store.prefix import PrefixStore, as_foreign_timeout
-from rallypoint.types import Timeout
+from rallypoint.types import Endpoint, Timeout
 
 if TYPE_CHECKING:
+    from rallypoint.net.tls import Tls
     from rallypoint.store.tcp import TCPStore
 
 __all__ = [
     "create_c10d_store",
     "get_free_port",
     "get_socket_with_port",
+    "open_endpoint",
     "store_timeout",
     "wants_libuv",
 ]
@@ -99,6 +101,43 @@ def create_c10d_store(  # noqa: PLR0917 - torch's signature
             store.close()
             raise
     return store
+
+
+def open_endpoint(
+    endpoint: Endpoint,
+    is_host: bool = False,
+    *,
+    timeout: Timeout,
+    session_timeout: Timeout | None = None,
+    dialect: str | None = None,
+    tls: Tls | bool | None = None,
+) -> TCPStore:
+    """Reach, or serve, the store at an endpoint, as no member of a group: nobody is waited for.
+
+    Args:
+        endpoint: the place; its host may name several, with commas, of a store that is reached.
+        is_host: whether to serve it here, for others of this process, too.
+        timeout: for connecting, and the store's.
+        session_timeout: as of ``TCPStore``.
+        dialect: as of ``TCPStore``.
+        tls: as of ``TCPStore``.
+
+    Raises:
+        DistError, ValueError: as ``TCPStore``.
+    """
+    from rallypoint.store.tcp import TCPStore
+
+    return TCPStore(
+        endpoint.host,
+        endpoint.port,
+        is_master=is_host,
+        timeout=timeout,
+        wait_for_workers=False,
+        multi_tenant=True,
+        session_timeout=session_timeout,
+        dialect=dialect,
+        tls=tls,
+    )
 
 
 def _meet(store: Store, world_size: int) -> None:

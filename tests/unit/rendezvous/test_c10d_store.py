@@ -7,7 +7,6 @@ import pytest
 from tests.support.agents import observed
 
 from rallypoint.errors import RendezvousConnectionError
-from rallypoint.rendezvous import c10d_store as module
 from rallypoint.rendezvous.c10d_store import UNREACHABLE, open_tcp_store
 from rallypoint.rendezvous.handler import RendezvousParameters
 from rallypoint.store.hash import HashStore
@@ -20,13 +19,13 @@ def parameters(endpoint: str, max_nodes: int = 1, **options: Any) -> RendezvousP
 
 def test_whoever_does_not_say_what_it_is_hosts_or_else_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[bool] = []
-    real = module.TCPStore
+    real = TCPStore
 
     def opened(*arguments: Any, **options: Any) -> TCPStore:
         tried.append(options["is_master"])
         return real(*arguments, **{**options, "multi_tenant": False})  # as if each were a process of its own
 
-    monkeypatch.setattr(module, "TCPStore", opened)
+    monkeypatch.setattr("rallypoint.store.tcp.TCPStore", opened)
     with real("127.0.0.1", 0, is_master=True, wait_for_workers=False) as held:
         endpoint = f"localhost:{held.port}"
         for _ in range(2):
@@ -48,7 +47,7 @@ def test_a_host_name_that_does_not_exist_is_a_connection_error(is_host: bool, mo
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
-    monkeypatch.setattr(module, "TCPStore", refuse)
+    monkeypatch.setattr("rallypoint.store.tcp.TCPStore", refuse)
     with pytest.raises(RendezvousConnectionError, match=UNREACHABLE):
         open_tcp_store(parameters("nobody.invalid:29400", is_host=is_host))
 
@@ -62,7 +61,7 @@ def test_the_port_is_29400_if_none_is_written(monkeypatch: pytest.MonkeyPatch) -
             self.host, self.port = arguments
             opened.append((*arguments, options["is_master"], options["timeout"]))
 
-    monkeypatch.setattr(module, "TCPStore", Opened)
+    monkeypatch.setattr("rallypoint.store.tcp.TCPStore", Opened)
     open_tcp_store(parameters("far-away.example.org", 2, is_host=False))
     open_tcp_store(parameters("[2001:db8::1]", 2, is_host=True, read_timeout=7))
     assert opened == [("far-away.example.org", 29400, False, 60.0), ("2001:db8::1", 29400, True, 7.0)]
@@ -74,7 +73,7 @@ def test_who_hosts_for_several_nodes_because_no_endpoint_was_given_says_so(monke
             super().__init__()
             self.host, self.port = host, port
 
-    monkeypatch.setattr(module, "TCPStore", Opened)
+    monkeypatch.setattr("rallypoint.store.tcp.TCPStore", Opened)
     with observed() as events:
         for endpoint, max_nodes, is_host in (("", 1, True), ("", 2, False), ("localhost", 2, True)):
             open_tcp_store(parameters(endpoint, max_nodes, is_host=is_host))

@@ -14,7 +14,6 @@ from rallypoint.errors import (
     RendezvousConnectionError,
     RendezvousGracefulExitError,
 )
-from rallypoint.rendezvous import static as module
 from rallypoint.rendezvous.handler import RendezvousInfo, RendezvousParameters, RendezvousStoreInfo, RoundStatus
 from rallypoint.rendezvous.static import StaticTCPRendezvous, create_rdzv_handler
 from rallypoint.store.hash import HashStore
@@ -269,7 +268,7 @@ def test_a_node_that_still_connects_shuts_down_at_once_and_keeps_nothing(monkeyp
         def close(self) -> None:
             closed.set()
 
-    monkeypatch.setattr(module, "TCPStore", SlowStore)
+    monkeypatch.setattr("rallypoint.store.tcp.TCPStore", SlowStore)
     handler = StaticTCPRendezvous("127.0.0.1", 29500, 1, 2, "run", PATIENCE_S)
     errors: list[Exception] = []
 

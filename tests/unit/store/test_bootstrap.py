@@ -20,11 +20,13 @@ from rallypoint.store.bootstrap import (
     create_c10d_store,
     get_free_port,
     get_socket_with_port,
+    open_endpoint,
     store_timeout,
 )
 from rallypoint.store.hash import HashStore
 from rallypoint.store.prefix import PrefixStore
 from rallypoint.store.tcp import TCPStore
+from rallypoint.types import Endpoint
 
 LONG_S = 30.0
 
@@ -310,3 +312,12 @@ def test_a_subclass_that_keeps_its_own_time_is_foreign():
 def test_a_negative_timeout_is_refused():
     with pytest.raises(ValueError, match="0 or more"), store_timeout(HashStore(), -1):
         pass
+
+
+def test_an_endpoint_is_served_and_reached():
+    with open_endpoint(Endpoint("127.0.0.1", 0), True, timeout=30) as host:
+        place = Endpoint("127.0.0.1", host.port)
+        with open_endpoint(place, timeout=30, dialect="c10d") as plain, open_endpoint(place, timeout=30) as other:
+            plain.set("k", "v")
+            assert other.get("k") == b"v"
+            assert (plain.has_sessions(), other.timeout.total_seconds()) == (False, 30)
