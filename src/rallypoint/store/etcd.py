@@ -29,7 +29,7 @@ from rallypoint.errors import (
 )
 from rallypoint.server.keyspace import Keyspace
 from rallypoint.store import etcd_wire as wire
-from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s, check_lengths, wait_timed_out
+from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s, check_lengths
 from rallypoint.store.counting import add_to_counter
 from rallypoint.store.etcd_cluster import Cluster
 from rallypoint.store.etcd_hub import Hub
@@ -39,7 +39,6 @@ from rallypoint.store.etcd_names import Names, Span
 from rallypoint.store.etcd_options import Place, parse_url
 from rallypoint.store.etcd_queues import EtcdQueues
 from rallypoint.store.etcd_sessions import EtcdSessions
-from rallypoint.store.etcd_watch import Arrivals
 from rallypoint.store.etcd_writer import OPERATIONS_MAX, Writers
 from rallypoint.types import Keys, Text, Timeout, as_bytes, as_keys
 
@@ -155,25 +154,7 @@ class EtcdStore(EtcdSessions, EtcdMeetings, EtcdQueues):
     def get(self, key: Text, /) -> bytes:
         """Give the value of ``key``, waiting for it until the store's timeout."""
         name = as_bytes(key, "key")
-        deadline = Deadline(self._timeout_s)
-        place = self._names.key(name)
-        while True:
-            answer = self._range(wire.range_of(place), self._grace(deadline))
-            if answer.entries:
-                return answer.entries[0].value
-            if deadline.has_passed():
-                raise wait_timed_out(
-                    [name],
-                    [name],
-                    timeout_s=deadline.timeout_s,
-                    waited_s=deadline.waited_s(),
-                    endpoint=self._cluster.endpoint,
-                )
-            with Arrivals(self._hub) as arrivals:
-                expected = arrivals.expect(answer.revision + 1, Span(place))
-                arrivals.wait(deadline)
-                if expected.entry is not None:
-                    return expected.entry.value
+        return self._first(name, Span(self._names.key(name)), Deadline(self._timeout_s)).value
 
     def add(self, key: Text, amount: int, /) -> int:
         """Add to a counter; the sum wraps at 64 bits.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import LeaseLostError, RemoteProtocolError
+from rallypoint.errors import LeaseLostError, RemoteProtocolError, StoreTimeoutError
 from rallypoint.store import etcd_wire as wire
 from rallypoint.store.base import Store, wait_timed_out
 from rallypoint.store.etcd_cluster import Cluster, Refused
@@ -144,13 +144,7 @@ class EtcdGround(Store):
         missing, revision = self._look(names, self._grace(deadline), with_queues=with_queues)
         while missing:
             if deadline.has_passed():
-                raise wait_timed_out(
-                    names,
-                    missing,
-                    timeout_s=deadline.timeout_s,
-                    waited_s=deadline.waited_s(),
-                    endpoint=self._cluster.endpoint,
-                )
+                raise self._expired(names, missing, deadline)
             with Arrivals(self._hub) as arrivals:
                 for name in missing:
                     arrivals.expect(revision + 1, *self._presence(name, with_queues))
@@ -158,6 +152,40 @@ class EtcdGround(Store):
             if has_come and not arrivals.must_look and len(names) == 1:
                 return
             missing, revision = self._look(names, self._grace(deadline), with_queues=with_queues)
+
+    def _first(self, name: bytes, span: Span, deadline: Deadline) -> wire.KeyValue:
+        """Give the first key in a range, waiting until there is one.
+
+        Args:
+            name: what is waited for, as the caller named it.
+            span: the range.
+            deadline: how long; a passed one looks once.
+
+        Raises:
+            StoreTimeoutError: nothing came.
+
+        Cost: one request if it is there; else a message, too.
+        """
+        while True:
+            answer = self._range(wire.range_of(*span, limit=1), self._grace(deadline))
+            if answer.entries:
+                return answer.entries[0]
+            if deadline.has_passed():
+                raise self._expired([name], [name], deadline)
+            with Arrivals(self._hub) as arrivals:
+                expected = arrivals.expect(answer.revision + 1, span)
+                arrivals.wait(deadline)
+                if expected.entry is not None:
+                    return expected.entry
+
+    def _expired(self, names: Sequence[bytes], missing: Sequence[bytes], deadline: Deadline) -> StoreTimeoutError:
+        return wait_timed_out(
+            names,
+            missing,
+            timeout_s=deadline.timeout_s,
+            waited_s=deadline.waited_s(),
+            endpoint=self._cluster.endpoint,
+        )
 
     def _grace(self, deadline: Deadline) -> Deadline:
         """Give the deadline of one look: that of the wait, but never too short for a round trip."""

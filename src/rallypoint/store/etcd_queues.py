@@ -11,9 +11,8 @@ from __future__ import annotations
 from rallypoint.clock import Deadline
 from rallypoint.errors import QueueEmptyError
 from rallypoint.store import etcd_wire as wire
-from rallypoint.store.base import decode_key, wait_timed_out
+from rallypoint.store.base import decode_key
 from rallypoint.store.etcd_ground import EtcdGround
-from rallypoint.store.etcd_watch import Arrivals
 from rallypoint.types import Text, as_bytes
 
 __all__ = ["EtcdQueues"]
@@ -39,30 +38,19 @@ class EtcdQueues(EtcdGround):
         span = self._names.queue(name)
         deadline = Deadline(self._timeout_s if block else 0.0)
         while True:
-            answer = self._range(wire.range_of(*span, limit=1), self._grace(deadline))
-            if answer.entries:
-                item = answer.entries[0]
-                outcome = self._write(
-                    [wire.op_delete(wire.delete(item.key))],
-                    compare=[wire.has_revision(item.key, item.revision)],
-                    deadline=self._grace(deadline),
-                )
-                if outcome.is_done:
-                    return item.value
-                continue
-            if not block:
+            if block:
+                item = self._first(name, span, deadline)
+            elif entries := self._range(wire.range_of(*span, limit=1), self._grace(deadline)).entries:
+                item = entries[0]
+            else:
                 raise QueueEmptyError(f"queue is empty: {decode_key(name)!r}")
-            if deadline.has_passed():
-                raise wait_timed_out(
-                    [name],
-                    [name],
-                    timeout_s=deadline.timeout_s,
-                    waited_s=deadline.waited_s(),
-                    endpoint=self._cluster.endpoint,
-                )
-            with Arrivals(self._hub) as arrivals:
-                arrivals.expect(answer.revision + 1, span)
-                arrivals.wait(deadline)
+            outcome = self._write(
+                [wire.op_delete(wire.delete(item.key))],
+                compare=[wire.has_revision(item.key, item.revision)],
+                deadline=self._grace(deadline),
+            )
+            if outcome.is_done:
+                return item.value
 
     def queue_len(self, key: Text, /) -> int:
         """Give the number of items in a queue."""
