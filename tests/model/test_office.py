@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.support.office_cluster import OfficeCluster, OfficeNode
 
 from rallypoint.rendezvous.decision import Rules
-from rallypoint.rendezvous.follower import AllSucceeded, Leaving, Ordered, WorkerFailed
+from rallypoint.rendezvous.follower_moves import AllSucceeded, Leaving, Ordered, WorkerFailed
 from rallypoint.rendezvous.minutes import decode_minutes
-from rallypoint.rendezvous.office import Reported, Send
+from rallypoint.rendezvous.office_moves import Reported, Send
 from rallypoint.rendezvous.policy import Policy
 from rallypoint.rendezvous.reports import OrderKind, Report, decode_order, decode_report
 from rallypoint.rendezvous.state import Phase, check_state

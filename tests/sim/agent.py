@@ -28,7 +28,7 @@ from rallypoint.agent.moves import (
     Ticked,
     WorkerExited,
 )
-from rallypoint.rendezvous import follower as node
+from rallypoint.rendezvous import follower_moves as node
 from rallypoint.testing.simulation import Timer
 
 if TYPE_CHECKING:

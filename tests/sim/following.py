@@ -10,7 +10,7 @@ from tests.sim.store import SERVER, SimClient
 
 from rallypoint.errors import RendezvousConnectionError
 from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
-from rallypoint.rendezvous import follower as node
+from rallypoint.rendezvous import follower_moves as node
 from rallypoint.rendezvous.board import HERE, NODES, ORDERS
 from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.follower import Follower

@@ -12,7 +12,7 @@ from tests.sim.following import SimFollowing
 from rallypoint.agent.moves import Dismissed, Event, RendezvousDone, RendezvousFailed, RunClosed
 from rallypoint.agent.round_looks import RoundLooks, event_of
 from rallypoint.errors import RendezvousConnectionError
-from rallypoint.rendezvous import follower as node
+from rallypoint.rendezvous import follower_moves as node
 from rallypoint.rendezvous.decision import StopKind
 from rallypoint.rendezvous.handler import RoundStatus
 from rallypoint.rendezvous.reports import Order

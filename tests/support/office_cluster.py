@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from rallypoint.rendezvous.decision import Rules
-from rallypoint.rendezvous.follower import (
+from rallypoint.rendezvous.follower import Follower
+from rallypoint.rendezvous.follower_moves import (
     Enter,
-    Follower,
     Granted,
     LeaseLost,
     Ordered,
@@ -22,21 +22,11 @@ from rallypoint.rendezvous.follower import (
     Tell,
     Wanted,
 )
-from rallypoint.rendezvous.follower import Event as NodeEvent
-from rallypoint.rendezvous.follower import Ticked as NodeTicked
+from rallypoint.rendezvous.follower_moves import Event as NodeEvent
+from rallypoint.rendezvous.follower_moves import Ticked as NodeTicked
 from rallypoint.rendezvous.lifeline import CUT_OFF_SHARE
-from rallypoint.rendezvous.office import (
-    Effect,
-    Event,
-    Gone,
-    Office,
-    Record,
-    Recorded,
-    Reported,
-    Send,
-    Ticked,
-    TookOffice,
-)
+from rallypoint.rendezvous.office import Office
+from rallypoint.rendezvous.office_moves import Effect, Event, Gone, Record, Recorded, Reported, Send, Ticked, TookOffice
 from rallypoint.rendezvous.policy import Policy
 from rallypoint.rendezvous.reports import (
     Order,

@@ -25,8 +25,8 @@ from msgspec.structs import replace
 from tests.support.office_cluster import OfficeCluster, OfficeNode
 
 from rallypoint.rendezvous.decision import Rules
-from rallypoint.rendezvous.follower import AllSucceeded, Closing, Leaving, WorkerFailed
-from rallypoint.rendezvous.office import Record, Send
+from rallypoint.rendezvous.follower_moves import AllSucceeded, Closing, Leaving, WorkerFailed
+from rallypoint.rendezvous.office_moves import Record, Send
 from rallypoint.rendezvous.policy import Policy
 from rallypoint.rendezvous.reports import Workers, decode_order
 from rallypoint.rendezvous.state import Phase, Standing

@@ -32,7 +32,8 @@ from rallypoint.rendezvous.board import Board, Holder
 from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.coordinator import Coordinator
 from rallypoint.rendezvous.decision import StopKind
-from rallypoint.rendezvous.follower import AllSucceeded, Closing, Event, Follower, Leaving, Stop, Wanted, WorkerFailed
+from rallypoint.rendezvous.follower import Follower
+from rallypoint.rendezvous.follower_moves import AllSucceeded, Closing, Event, Leaving, Stop, Wanted, WorkerFailed
 from rallypoint.rendezvous.following import Following
 from rallypoint.rendezvous.ground import Ground, board_opener, linger, tell_progress
 from rallypoint.rendezvous.handler import (

@@ -59,30 +59,7 @@ from rallypoint.rendezvous.state import MESSAGE_SIZE_MAX, Card
 from rallypoint.rendezvous.verdict import Verdict, VerdictKind
 from rallypoint.types import Endpoint
 
-__all__ = [
-    "AllSucceeded",
-    "Closing",
-    "Doubted",
-    "Effect",
-    "Enter",
-    "Event",
-    "Follower",
-    "Granted",
-    "LeaseLost",
-    "Leaving",
-    "Ordered",
-    "Progressed",
-    "Publish",
-    "Renewed",
-    "Say",
-    "Serve",
-    "Served",
-    "Stop",
-    "Tell",
-    "Ticked",
-    "Wanted",
-    "WorkerFailed",
-]
+__all__ = ["Follower"]
 
 
 class Follower:

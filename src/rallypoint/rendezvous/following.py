@@ -30,12 +30,12 @@ from rallypoint.errors import SessionLostError
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board
 from rallypoint.rendezvous.contact import Contact
-from rallypoint.rendezvous.follower import (
+from rallypoint.rendezvous.follower import Follower
+from rallypoint.rendezvous.follower_moves import (
     Doubted,
     Effect,
     Enter,
     Event,
-    Follower,
     Ordered,
     Publish,
     Say,

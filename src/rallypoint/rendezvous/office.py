@@ -63,21 +63,7 @@ from rallypoint.rendezvous.reports import Notice, Report
 from rallypoint.rendezvous.state import Phase, State, new_state
 from rallypoint.types import Endpoint
 
-__all__ = [
-    "DropKeySpaces",
-    "Effect",
-    "Event",
-    "Gone",
-    "Office",
-    "Progress",
-    "PutAway",
-    "Record",
-    "Recorded",
-    "Reported",
-    "Send",
-    "Ticked",
-    "TookOffice",
-]
+__all__ = ["HOLD_S", "WAIT_S", "Office"]
 
 HOLD_S = 0.1
 """For so long after a loss the next world is held back where a connection's end is taken for a node's, in seconds."""

@@ -4,13 +4,13 @@ import pytest
 from msgspec.structs import replace
 
 from rallypoint.rendezvous.decision import Rules, StopKind
-from rallypoint.rendezvous.follower import (
+from rallypoint.rendezvous.follower import Follower
+from rallypoint.rendezvous.follower_moves import (
     AllSucceeded,
     Closing,
     Doubted,
     Effect,
     Enter,
-    Follower,
     Granted,
     LeaseLost,
     Leaving,

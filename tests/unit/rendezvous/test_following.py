@@ -13,7 +13,8 @@ from rallypoint.errors import DistNetworkError, SessionLostError
 from rallypoint.rendezvous.board import Board
 from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.decision import Rules, StopKind
-from rallypoint.rendezvous.follower import AllSucceeded, Follower, Leaving, Stop, Wanted
+from rallypoint.rendezvous.follower import Follower
+from rallypoint.rendezvous.follower_moves import AllSucceeded, Leaving, Stop, Wanted
 from rallypoint.rendezvous.following import Following
 from rallypoint.rendezvous.reports import Notice, Order, OrderKind, decode_report, encode_notice, encode_order
 from rallypoint.rendezvous.state import Card, News

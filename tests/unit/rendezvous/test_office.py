@@ -8,12 +8,11 @@ from msgspec.structs import replace
 from rallypoint.errors import RendezvousStateError
 from rallypoint.rendezvous.decision import Rules
 from rallypoint.rendezvous.minutes import decode_minutes
-from rallypoint.rendezvous.office import (
-    WAIT_S,
+from rallypoint.rendezvous.office import WAIT_S, Office
+from rallypoint.rendezvous.office_moves import (
     DropKeySpaces,
     Effect,
     Gone,
-    Office,
     Progress,
     PutAway,
     Record,
