@@ -30,7 +30,8 @@ struct Connection : Peer {
     bool is_choked = false;      // not read, because too much output is waiting
     bool is_closing = false;     // no more requests are taken; it closes when its output is sent
     bool is_lingering = false;   // its output is sent and its end announced; what the peer still sends is thrown away
-    uint8_t slow_steps = 2;      // in a row; two make it heavy, and so a newcomer is until its first short step
+    uint8_t slow_steps = 2;      // two make it heavy, and so a newcomer is until its first short step, ...
+    double slow_until = 0;       // ... which does not make up for slow ones before this time
     double linger_until = 0;
     uint64_t unread = 0;         // its share of what all leave unread, when that was counted last
 

@@ -29,7 +29,7 @@
 namespace rallypoint {
 
 // The clock is not asked after each step: so many small ones in a row are not worth it.
-constexpr int UNMEASURED_MAX = 16;
+constexpr int UNMEASURED_MAX = 8;
 constexpr double kGapS = 20e-6;  // without an event, after which a commit begins
 constexpr size_t SMALL_SIZE = 4096;  // a step with less input and output, ...
 constexpr int FEW_OWED = 16;         // ... and that releases fewer, is small
@@ -270,7 +270,7 @@ class Reactor final : Driver {
         const size_t received = read(connection);
         const bool is_small = received < SMALL_SIZE && connection.output.size() < SMALL_SIZE && owed_ < FEW_OWED;
         if (is_small && ++unmeasured_ < UNMEASURED_MAX) {
-            connection.slow_steps = 0;
+            if (measured_at_ >= connection.slow_until) connection.slow_steps = 0;
         } else {
             measure(connection);
         }
@@ -304,8 +304,13 @@ class Reactor final : Driver {
     // Take note of how long a connection's step took.
     void measure(Connection &connection) {
         const double after = clock_now();
-        const bool is_slow = after - measured_at_ > kHeavyS;
-        connection.slow_steps = is_slow ? static_cast<uint8_t>(connection.slow_steps + !connection.is_heavy()) : 0;
+        const double took = after - measured_at_;
+        if (took > kHeavyS) {
+            connection.slow_steps = static_cast<uint8_t>(connection.slow_steps + !connection.is_heavy());
+            connection.slow_until = fmax(connection.slow_until, after + kHeavyTimes * took);
+        } else if (after >= connection.slow_until) {
+            connection.slow_steps = 0;
+        }
         measured_at_ = after;
         unmeasured_ = owed_ = 0;
     }

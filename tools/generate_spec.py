@@ -91,7 +91,7 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (limits, ("GRACE_S", "SESSION_RESTART_GRACE_S", "STALL_S", "OUTPUT_LOOK_S", "STEP_REQUESTS_MAX")),
     (loop, ("DRAIN_S", "LINGER_S", "READ_SIZE", "EVENTS_MAX")),
     (connection, ("OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE")),
-    (turns, ("HEAVY_S", "SLICE_S", "HEAVY_SLICE_S", "STEP_S")),
+    (turns, ("HEAVY_S", "HEAVY_TIMES", "SLICE_S", "HEAVY_SLICE_S", "STEP_S")),
     (acceptor, ("ACCEPTS_MAX", "PAUSE_S")),
     (address, ("BACKLOG",)),
     (stream, ("WAIT_SLICE_S", "FIRST_LOOK_S")),

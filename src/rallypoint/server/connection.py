@@ -49,8 +49,9 @@ class Connection:
         is_closing: no more requests are taken; it closes when its output is sent.
         is_lingering: its output is sent and its end announced; what the peer still sends is thrown away.
         mask: the events that it is watched for.
-        slow_steps: how many steps in a row took the server long. Two make it heavy (``turns``): one may have been the
-            system's doing. A newcomer counts as heavy until its first short step.
+        slow_steps: how many steps took the server long. Two make it heavy (``turns``): one may have been the system's
+            doing. A newcomer counts as heavy until its first short step.
+        slow_until: before this time a short step does not make up for them.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Connection:
         "receive",
         "send",
         "slow_steps",
+        "slow_until",
         "sock",
     )
 
@@ -86,6 +88,7 @@ class Connection:
         self.is_lingering = False
         self.mask = 0
         self.slow_steps = 2
+        self.slow_until = 0.0
 
     def add_behind(self, data: bytes) -> None:
         """Append output while the connection is blocked, and count it."""

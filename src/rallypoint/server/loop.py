@@ -32,7 +32,7 @@ from rallypoint.server.door import Door
 from rallypoint.server.limits import DRAIN_S, LINGER_S
 from rallypoint.server.poller import READ, WRITE, make_poller
 from rallypoint.server.refusals import log_line
-from rallypoint.server.turns import HEAVY_S, SLICE_S
+from rallypoint.server.turns import HEAVY_S, HEAVY_TIMES, SLICE_S
 from rallypoint.server.unread import UnreadOutput
 from rallypoint.server.vocabulary import EndReason, Machine, Received, Resumed, Stopping, Ticked
 
@@ -202,7 +202,11 @@ class ServerLoop(Connections):
     def _account(self, connection: Connection, since: float) -> float:
         """Take note of how long a connection's step took; give the time."""
         after = self._clock.now()
-        connection.slow_steps = connection.slow_steps + 1 if after - since > HEAVY_S else 0
+        if after - since > HEAVY_S:
+            connection.slow_steps += 1
+            connection.slow_until = max(connection.slow_until, after + HEAVY_TIMES * (after - since))
+        elif after >= connection.slow_until:
+            connection.slow_steps = 0
         return after
 
     def _read(self, connection: Connection, now: float) -> None:

@@ -1,8 +1,10 @@
 """Whose turn it is: connections that cost the server much wait in a line, and each wake-up serves a slice of it.
 
-Theory of operation. The loop serves light connections as they become ready. A connection whose last two steps took
+Theory of operation. The loop serves light connections as they become ready. A connection of which two steps took
 longer than ``HEAVY_S`` each is heavy, and so is a newcomer: when it is ready again it goes to the end of the line. A
-wake-up serves the line for ``HEAVY_SLICE_S``, at least one connection, and then looks at the sockets again::
+short step makes it light again, but not until ``HEAVY_TIMES`` the time of the long one has passed: a request of many
+reads has many short steps before its long one. A wake-up serves the line for ``HEAVY_SLICE_S``, at least one
+connection, and then looks at the sockets again::
 
     ready --light--> served at once, for SLICE_S; those that are left first in the next wake-up
       '-----heavy--> [ 9 | 4 | 7 | ... ] --at least one, for HEAVY_SLICE_S--> served
@@ -21,19 +23,21 @@ from collections.abc import Iterator
 from rallypoint.clock import Clock
 from rallypoint.server.connection import Connection
 
-__all__ = ["HEAVY_S", "HEAVY_SLICE_S", "SLICE_S", "STEP_S", "StepTime", "Turns"]
+__all__ = ["HEAVY_S", "HEAVY_SLICE_S", "HEAVY_TIMES", "SLICE_S", "STEP_S", "StepTime", "Turns"]
 
-HEAVY_S = 0.0005
+HEAVY_S = 0.0002
 """Seconds above which a step is slow."""
+
+HEAVY_TIMES = 100
+"""For how many times as long as it took a slow step counts: who takes more than that part of all time stays heavy."""
 
 SLICE_S = 0.005
 """Seconds that one wake-up spends on light connections before the rest has to stand in line, and on those in line."""
 
-HEAVY_SLICE_S = 0.001
+HEAVY_SLICE_S = 0.0002
 """Seconds that one wake-up spends on heavy connections: light ones that have become ready wait for so long."""
 
-
-STEP_S = 0.002
+STEP_S = 0.0004
 """Seconds after which a step begins no other request of those that its connection has sent."""
 
 

@@ -62,7 +62,7 @@ def close_all(sockets):
 
 def test_waiting_connections_are_taken_together(opened):
     acceptor, fd, connect = opened
-    clients = [connect() for _ in range(5)]
+    clients = [connect() for _ in range(ACCEPTS_MAX)]
     accepted = acceptor.accept(fd, 0.0)
     assert [sock.getpeername() for sock in accepted] == [client.getsockname() for client in clients]
     assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in accepted)

@@ -20,10 +20,13 @@ from rallypoint.protocol.session.spec import CLOSING_ID, NONCE_SIZE, OPENING, VE
 from rallypoint.protocol.spec import MAGIC, CloseReason, Verb
 from rallypoint.server import connections, native
 from rallypoint.server import loop as module
+from rallypoint.server.connection import Connection
 from rallypoint.server.engine import Engine, Limits, Received
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.poller import READ, WRITE, PlainPoller
+from rallypoint.server.turns import HEAVY_TIMES
 from rallypoint.server.vocabulary import Hold, Release
+from rallypoint.testing.clock import ManualClock
 
 
 @pytest.fixture(params=LOOP_TWINS)
@@ -331,6 +334,28 @@ def test_peers_whose_requests_take_long_do_not_keep_the_others_waiting():
         while len(served) < 6:
             loop._wake_up(0.0)
         assert Counter(served[:6]) == dict.fromkeys(heavy_peers, 2)
+
+
+def test_short_steps_do_not_make_up_for_a_long_one_until_its_time_has_passed():
+    clock = ManualClock()
+    loop = ServerLoop(Engine(), listen("127.0.0.1", 0), clock)
+    ends = socket.socketpair()
+    connection = Connection(ends[0])
+
+    def step(took_s):
+        since = clock.now()
+        clock.advance(took_s)
+        loop._account(connection, since)
+        return connection.slow_steps
+
+    assert [step(took_s) for took_s in (0.0, 1.0, 0.0, 0.0, 1.0, 0.0)] == [0, 1, 1, 1, 2, 2]
+    clock.advance(HEAVY_TIMES - 0.5)
+    assert step(0.0) == 2
+    clock.advance(1.0)
+    assert step(0.0) == 0
+    loop._close_all()
+    for end in ends:
+        end.close()
 
 
 def test_accepting_pauses_and_resumes(python_server, monkeypatch):
