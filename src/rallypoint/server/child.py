@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rallypoint.server.descriptors import is_standard_stream
+from rallypoint.server.descriptors import is_standard_stream, widen_table
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.native import Loop, make_loop
 
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
             security = _read_security(control) if SECURED in arguments[5:] else None
             listeners = [socket.socket(fileno=int(fd)) for fd in arguments[2].split(",")]
             raise_descriptor_limit()
+            widen_table()
             spin_us = int(arguments[4])
             try:
                 loop = make_loop(limits, listeners, spin_us=spin_us, log=log_to_stderr, security=security)

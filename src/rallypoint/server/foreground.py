@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rallypoint.net.address import close_listener
 from rallypoint.server.child import log_to_stderr, raise_descriptor_limit
 from rallypoint.server.daemon import local_offers
+from rallypoint.server.descriptors import widen_table
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
 from rallypoint.server.native import Loop, make_loop
 
@@ -68,6 +69,7 @@ def serve(
     with contextlib.ExitStack() as resources:
         try:
             raise_descriptor_limit()
+            widen_table()
             journal = None
             if data_dir is not None:
                 from rallypoint.server.durable import open_journal  # loads SQLite

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rallypoint.server.descriptors import above_standard, fitting, is_standard_stream, standard_error
+from rallypoint.server.descriptors import above_standard, fitting, is_standard_stream, standard_error, widen_table
 from rallypoint.server.limits import Limits
 
 
@@ -16,6 +16,28 @@ def test_handshakes_leave_half_of_the_descriptors_to_the_others(monkeypatch):
         monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
         limits = Limits(handshakes_max=wanted, keys_max=3)
         assert fitting(limits) == Limits(handshakes_max=fitted, keys_max=3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the size of the table")
+def test_room_for_descriptors_is_made_at_once_and_none_stays_open():
+    code = (
+        "import os, re\n"
+        "from pathlib import Path\n"
+        "from rallypoint.server.descriptors import widen_table\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "widen_table()\n"
+        "assert os.listdir('/proc/self/fd') == before\n"
+        "print(re.search(r'FDSize:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+    )
+    script = f'ulimit -Sn 4000; exec {sys.executable} -c "$0"'
+    done = subprocess.run(["sh", "-c", script, code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 4000
+
+
+def test_without_descriptors_nothing_is_widened_and_nothing_fails(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 40, 1 << 40))
+    monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError("no descriptor is left")))
+    widen_table()
 
 
 def test_a_descriptor_above_the_standard_streams_is_given_as_it_is():
