@@ -8,13 +8,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rallypoint.gateway.slots import REPLY_AT
 from rallypoint.gateway.translator import Translator
 from rallypoint.gateway.vocabulary import Answered, Ask, UpstreamThere, Withdraw
 from rallypoint.protocol.codec import I64, U64, encode_request
 from rallypoint.protocol.session.auth import Hello
 from rallypoint.protocol.session.client import Request, Session
 from rallypoint.protocol.session.handshake import handshake
-from rallypoint.protocol.session.spec import NONCE_SIZE
+from rallypoint.protocol.session.spec import NONCE_SIZE, Status
 from rallypoint.protocol.spec import MAGIC, Verb
 from rallypoint.server.engine import Close, Connected, Disconnected, Engine, Received, Reply
 
@@ -53,8 +54,9 @@ SCRIPTS = st.lists(st.tuples(st.sampled_from(PEERS), REQUESTS, CUTS), max_size=3
 class Relayed:
     """A translator, a session and an engine, and the connection between the last two."""
 
-    def __init__(self):
-        self.translator = Translator()
+    def __init__(self, *, is_driven=False):
+        self.translator = Translator(shares_reads=is_driven)
+        self.reply_at = REPLY_AT if is_driven else {}
         self.session = Session()
         self.engine = Engine()
         self.requests = {}
@@ -92,7 +94,10 @@ class Relayed:
         return b"".join(effect.data for effect in effects if isinstance(effect, Reply))
 
     def take(self, event):
-        for effect in self.translator.step(event, 0.0):
+        self.do(self.translator.step(event, 0.0))
+
+    def do(self, effects):
+        for effect in effects:
             match effect:
                 case Ask(call, verb, fields):
                     request = self.requests[call] = Request(verb)
@@ -105,10 +110,14 @@ class Relayed:
     def hear(self, data):
         calls = {id(request): call for call, request in self.requests.items()}
         for request in self.session.receive(data) if data else ():
-            self.take(Answered(calls[id(request)], request.status, request.fields()))
+            at = self.reply_at.get(request.verb) if request.status is Status.OK else None
+            status, fields = (request.status, request.fields()) if at is None else (None, (request.rest(at),))
+            self.take(Answered(calls[id(request)], status, fields))
+        self.do(self.translator.end_turn())
 
     def pump(self):
         """Let everything that is under way arrive, until nothing is."""
+        self.do(self.translator.end_turn())
         while self.outgoing:
             outgoing, self.outgoing = self.outgoing, b""
             self.hear(self.serve(outgoing))
@@ -136,11 +145,12 @@ def played_directly(script):
 
 
 @settings(deadline=None, max_examples=200)
-@given(SCRIPTS)
-def test_local_peers_get_the_servers_own_bytes_over_any_number_of_cuts(script):
-    relayed = Relayed()
+@given(SCRIPTS, st.booleans())
+def test_local_peers_get_the_servers_own_bytes_over_any_number_of_cuts(script, is_driven):
+    relayed = Relayed(is_driven=is_driven)
     for peer, request, cut in script:
         relayed.take(Received(peer, encode_request(*request)))
+        relayed.do(relayed.translator.end_turn())
         if cut is not None and request[0] is not Verb.QUEUE_POP:  # the length it tells is read beside the pop
             relayed.cut(*cut)
         relayed.pump()

@@ -79,6 +79,7 @@ class Front:
     Args:
         listeners: bound and listening sockets; they belong to it from now on.
         options: how it serves.
+        shares_reads: equal reads of several peers are one request; of another side that does requests in their order.
 
     Attributes:
         loop: what drives it.
@@ -89,10 +90,18 @@ class Front:
 
     _side: OtherSide  # a subclass makes it
 
-    def __init__(self, listeners: Sequence[socket.socket], options: FrontOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        options: FrontOptions = DEFAULT_OPTIONS,
+        *,
+        shares_reads: bool = False,
+    ) -> None:
         self._clock = options.clock
-        self._translator = Translator(options.limits, options.relay_limits, options.space)
-        self.loop = ServerLoop(self, listeners, options.clock, log=options.log, spin_us=options.spin_us)
+        self._translator = Translator(options.limits, options.relay_limits, options.space, shares_reads=shares_reads)
+        self.loop = ServerLoop(
+            self, listeners, options.clock, log=options.log, spin_us=options.spin_us, commit=self._end_turn
+        )
 
     def run(self) -> None:
         """Serve until ``stop``; all sockets are closed at the end, however it comes."""
@@ -131,6 +140,11 @@ class Front:
     def tell(self, event: RelayEvent) -> None:
         """Take an event of the other side, in the loop's thread."""
         self.loop.apply(self._forward(self._translator.step(event, self._clock.now())))
+
+    def _end_turn(self) -> None:
+        """Ask for what peers wanted to read in this turn of the loop, before anything leaves."""
+        if effects := self._translator.end_turn():
+            self.loop.apply(self._forward(effects))
 
     def _forward(self, effects: list[RelayEffect]) -> list[Effect]:
         """Hand the other side what is for it; give the rest."""

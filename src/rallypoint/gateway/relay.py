@@ -37,9 +37,11 @@ class Relay(Front):
         *,
         backoff: Backoff = DEFAULT_BACKOFF,
     ) -> None:
-        super().__init__(listeners, options)
+        super().__init__(listeners, options, shares_reads=True)
         self._refusal: AuthenticationError | None = None
-        self._side = Upstream(self.loop, reach, self.tell, options.log, backoff, give_up=self._give_up)
+        self._side = self._upstream = Upstream(
+            self.loop, reach, self.tell, options.log, backoff, give_up=self._give_up, is_driven=True
+        )
 
     def run(self) -> None:
         """Relay until ``stop``; all sockets are closed at the end, however it comes.
@@ -50,6 +52,10 @@ class Relay(Front):
         super().run()
         if self._refusal is not None:
             raise self._refusal
+
+    def _end_turn(self) -> None:
+        super()._end_turn()
+        self._upstream.flush()
 
     def _give_up(self, refusal: AuthenticationError) -> None:
         self._refusal = refusal

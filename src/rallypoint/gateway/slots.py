@@ -14,7 +14,8 @@ GETNUMKEYS  LIST_PREFIX, in a key space      as above; they are counted here
 =========== ================================ ====================================================================
 
 A *slot* is one request's place in its peer's line: it knows the calls that it takes, is given their answers, and is
-filled when it knows its reply.
+filled when it knows its reply. Most OKs have the fields of c10d's reply as they are there (``REPLY_AT``): whoever can
+give these bytes as they came gives them, and nobody looks into them.
 
 What this file does not know: peers, the order of replies, when a call is answered.
 """
@@ -25,15 +26,24 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from rallypoint.gateway.readings import Share
 from rallypoint.gateway.spaces import KeySpace
-from rallypoint.protocol.codec import I64, U32, U64, Request
+from rallypoint.protocol.codec import I64, U32, U64, KeyList, Request
 from rallypoint.protocol.session.spec import SessionVerb, Status
 from rallypoint.protocol.spec import CANCELLED, GO_ON, CloseReason, Verb
 
-__all__ = ["Call", "Slot", "make_slot", "reason_of"]
+__all__ = ["REPLY_AT", "Call", "Slot", "make_slot", "reason_of"]
 
 _Fields: TypeAlias = tuple[Any, ...]
-_Pieces: TypeAlias = tuple[bytes, ...]
+_Pieces: TypeAlias = tuple[bytes | memoryview, ...]
+
+REPLY_AT: Final[Mapping[SessionVerb, int]] = MappingProxyType(
+    {
+        SessionVerb.READ: 8,  # behind the revision
+        **dict.fromkeys((SessionVerb.COMPARE_SET, SessionVerb.ADD, SessionVerb.CHECK, SessionVerb.MULTI_GET), 0),
+    }
+)
+"""Where in an OK's fields c10d's reply begins, which goes to their end; of verbs whose OK holds one."""
 
 # A value up to this size is copied behind its length, as the server does it.
 _COPIED_SIZE_MAX = 1024
@@ -64,13 +74,17 @@ class Slot:
         is_stalling: requests behind it are not sent upstream before it is filled: its reply may be of any size.
         pieces: the reply, ``None`` until it is known; empty for a request without one.
         refusal: why the peer is to be closed here instead.
+        share: what equal reads have in common, of which one may serve all; ``None`` for a request of its own.
     """
+
+    __slots__ = ("_request", "is_stalling", "pieces", "refusal", "share", "size")
 
     is_deferred = False
     replaces_wait = False
 
     def __init__(self, request: Request) -> None:
         self.size = _size_of(request)
+        self.share: Share | None = None
         self.pieces: _Pieces | None = None
         self.refusal: tuple[CloseReason, str] | None = None
         self.is_stalling = request[0] in _STALLING
@@ -80,18 +94,18 @@ class Slot:
         """Give the first calls."""
         return (Call(_SAME[self._request[0]][0], self._request[1:]),)
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - the others' interface
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - the others' interface
         """Take the answer to a call, OK or EXPIRED.
 
         Args:
             number: which of this slot's calls, from 0 on.
-            status: how it was answered.
-            fields: the status's.
+            status: how it was answered; ``None`` for an OK that is given as ``REPLY_AT`` says.
+            fields: the status's, or only the reply.
 
         Returns:
             Further calls.
         """
-        self.pieces = _SAME[self._request[0]][1](fields)
+        self.pieces = fields if status is None else _SAME[self._request[0]][1](fields)
         return ()
 
     def refuse(self, reason: CloseReason, detail: str) -> None:
@@ -104,26 +118,38 @@ class Slot:
 class _Waiting(Slot):
     """WAIT and BARRIER; one that was cancelled is filled with nothing."""
 
+    __slots__ = ()
     is_deferred = True
     replaces_wait = True
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
         self.pieces = (GO_ON,) if status is Status.OK else ()
         return ()
 
 
 class _Cancelling(Slot):
+    __slots__ = ()
     replaces_wait = True
 
     def begin(self) -> Sequence[Call]:
         return (Call(SessionVerb.PING, (0,)),)
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
         self.pieces = (CANCELLED,)
         return ()
 
 
+class _Getting(Slot):
+    __slots__ = ()
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.share = request
+
+
 class _Popping(Slot):
+    __slots__ = ("_length", "_popped")
+
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._length: int | None = None
@@ -133,7 +159,7 @@ class _Popping(Slot):
         name = self._request[1]
         return (Call(SessionVerb.QUEUE_LEN, (name,)), Call(SessionVerb.QUEUE_POP, (name,), is_withdrawn=True))
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:
         if number == 0:
             self._length = max(1, fields[0])  # others may have pushed since
         else:
@@ -146,18 +172,25 @@ class _Popping(Slot):
 class _Gathering(Slot):
     """MULTI_GET: all values at once; if some are missing, those that are there one by one."""
 
+    __slots__ = ("_found", "_keys", "_wanted")
+
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._keys: list[bytes] = request[1]
+        if type(self._keys) is KeyList:
+            self.share = (request[0], self._keys.wire)
         self._wanted: list[bytes] = []
         self._found: dict[bytes, bytes] = {}
 
     def begin(self) -> Sequence[Call]:
         return (Call(SessionVerb.MULTI_GET, (self._keys,), is_withdrawn=True),)
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:
         if number > 0:
-            self._found[self._wanted[number - 1]] = fields[1]
+            self._found[self._wanted[number - 1]] = bytes(fields[0][U64.size :]) if status is None else fields[1]
+        elif status is None:
+            self.pieces = fields
+            return ()
         elif status is Status.OK:
             self.pieces = _each(fields[0])
             return ()
@@ -172,6 +205,8 @@ class _Gathering(Slot):
 class _Listing(Slot):
     """LIST_KEYS of a key space."""
 
+    __slots__ = ("_space",)
+
     def __init__(self, request: Request, space: KeySpace) -> None:
         super().__init__(request)
         self._space = space
@@ -181,7 +216,7 @@ class _Listing(Slot):
             return (Call(SessionVerb.LIST_PREFIX, (self._space.prefix,)),)
         return super().begin()
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
         self.pieces = _listed(([self._space.inward(key) for key in fields[0]],))
         return ()
 
@@ -189,7 +224,9 @@ class _Listing(Slot):
 class _Counting(_Listing):
     """GETNUMKEYS of a key space."""
 
-    def take(self, number: int, status: Status, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
+    __slots__ = ()
+
+    def take(self, number: int, status: Status | None, fields: _Fields) -> Sequence[Call]:  # noqa: ARG002 - as above
         self.pieces = _number((len(fields[0]) if self._space.name else fields[0],))
         return ()
 
@@ -202,6 +239,7 @@ _SPECIAL: Final[Mapping[int, type[Slot]]] = {
     Verb.CANCEL_WAIT: _Cancelling,
     Verb.QUEUE_POP: _Popping,
     Verb.MULTI_GET: _Gathering,
+    Verb.GET: _Getting,
 }
 
 
@@ -227,6 +265,8 @@ def _size_of(request: Request) -> int:
     for field in request[1:]:
         if isinstance(field, bytes):
             size += len(field)
+        elif type(field) is KeyList:
+            size += len(field.wire) + _OVERHEAD_SIZE * len(field)
         elif isinstance(field, list):
             size += sum(len(item) if isinstance(item, bytes) else len(item[0]) + len(item[1]) for item in field)
             size += _OVERHEAD_SIZE * len(field)

@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from rallypoint.protocol.codec import Request
-from rallypoint.protocol.spec import VERBS, Kind
+from rallypoint.protocol.codec import KeyList, Request, encode_keys
+from rallypoint.protocol.spec import KEY_SIZE_MAX, VERBS, Kind
 
 __all__ = ["NAME_SIZE_MAX", "KeySpace"]
 
@@ -57,6 +57,7 @@ class KeySpace:
         if self.name == "/" or _FOREIGN in encoded:
             raise ValueError(f"{name!r} is no name of a key space: it must be text without NUL, and not just a slash")
         self.prefix = b"/" + encoded
+        self._last: tuple[KeyList, list[bytes]] | None = None  # the list translated last, and what became of it
 
     def __repr__(self) -> str:
         return f"KeySpace({self.name!r})"
@@ -81,8 +82,19 @@ class KeySpace:
         if kind is Kind.KEY:
             return (request[0], self.outward(named), *request[2:])
         if kind is Kind.KEYS:
-            return request[0], [self.outward(key) for key in named]
+            return request[0], self._outward_each(named)
         return request[0], [(self.outward(key), value) for key, value in named]
+
+    def _outward_each(self, keys: list[bytes]) -> list[bytes]:
+        if self._last is not None and self._last[0] is keys:
+            return self._last[1]
+        outward = [self.outward(key) for key in keys]
+        if type(keys) is not KeyList:
+            return outward
+        if max(map(len, outward), default=0) <= KEY_SIZE_MAX:  # else it is refused, with a word on which it is
+            outward = KeyList(outward, encode_keys(outward))
+        self._last = (keys, outward)
+        return outward
 
 
 # A request names its keys in its first field, or has none.

@@ -8,7 +8,7 @@ Rules:
 - A peer of the session dialect is closed without a word, upon which our clients come again in c10d.
 - Requests of one peer go upstream in their order. A refused one closes its peer, after the replies to earlier requests.
 - Each wait of each peer is a wait upstream. Equal ones are not merged: a queue's item releases one waiter, and what is
-  a queue the relay does not know.
+  a queue the relay does not know. Equal reads are, if so asked (``readings``), and the reply's bytes are the same.
 - What is on its way upstream is bounded, for each peer and in total. A peer over the bound is held, not closed.
 - What a peer is owed is bounded, too: by ``output_size_max`` and one reply. How long a value is shows only when it is
   there; so of one peer's requests whose reply may be of any size one is on its way, and none while the peer is paused.
@@ -31,11 +31,14 @@ What this file does not know: sockets, threads, sessions, how a lost connection 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from rallypoint.gateway.lists import ListMemory
+from rallypoint.gateway.peers import Peer
+from rallypoint.gateway.readings import Reading, Readings
 from rallypoint.gateway.slots import Call, Slot, make_slot, reason_of
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import (
@@ -60,25 +63,10 @@ from rallypoint.server.vocabulary import Close, Connected, Disconnected, Hold, P
 
 __all__ = ["Translator"]
 
+_Asked: TypeAlias = tuple[Peer, Slot, int]  # who, for which request, and the call's number among that one's
+
+_VALIDATE: Final = int(Verb.VALIDATE)
 _SESSION_WANTED: Final = "it speaks the session dialect; here c10d is spoken, in which it may come again"
-
-
-class _Peer:
-    def __init__(self, number: int, reader: RequestReader) -> None:
-        self.number = number
-        self.reader = reader
-        self.slots: deque[Slot] = deque()
-        self.size = 0  # bytes of the requests in slots
-        self.held = 0  # bytes in the reader
-        self.caused = 0  # bytes of replies since it was last resumed
-        self.wait: int | None = None  # the call of its WAIT or BARRIER
-        self.postponed: tuple[int, Slot] | None = None  # the call that was withdrawn, and what takes its place
-        self.is_held = False
-        self.is_paused = False
-        self.is_stalled = False  # the last slot is to be filled, or begun, before the next request
-        self.is_refused = False  # nothing more of it is taken
-        self.is_session = False  # it opens with the other dialect
-        self.is_gone = False
 
 
 class Translator:
@@ -88,6 +76,7 @@ class Translator:
         limits: what local peers are granted, as far as it concerns them: connections, handshakes, input, output.
         relay_limits: bounds of its own.
         space: where upstream the local peers' keys are; ``None`` for just as they name them.
+        shares_reads: what peers want to read is asked for by ``end_turn``, once for all.
 
     Threads: none but the caller's.
     """
@@ -97,14 +86,18 @@ class Translator:
         limits: Limits = DEFAULT_LIMITS,
         relay_limits: RelayLimits = DEFAULT_RELAY_LIMITS,
         space: KeySpace | None = None,
+        *,
+        shares_reads: bool = False,
     ) -> None:
         self._space = space
+        self._readings: Readings[_Asked] | None = Readings() if shares_reads else None
+        self._lists = ListMemory()
         self._limits = limits
         self._relay_limits = relay_limits
-        self._peers: dict[int, _Peer] = {}
-        self._blocked: dict[_Peer, None] = {}  # peers that have sent more than is taken now
+        self._peers: dict[int, Peer] = {}
+        self._blocked: dict[Peer, None] = {}  # peers that have sent more than is taken now
         self._handshakes: OrderedDict[int, float] = OrderedDict()
-        self._calls: dict[int, tuple[_Peer, Slot, int]] = {}
+        self._calls: dict[int, _Asked | Reading[_Asked]] = {}
         self._numbers = count(1)
         self._size = 0
         self._input_held = 0
@@ -129,11 +122,20 @@ class Translator:
         """
         effects: list[RelayEffect] = []
         self._effects = effects
+        if type(event) is Received:
+            self._receive(self._peers.get(event.peer), event.data)
+        elif type(event) is Answered:
+            self._answered(event.call, event.status, event.fields)
+        else:
+            self._happened(event, now)
+        if self._blocked:
+            for peer in [peer for peer in self._blocked if not self._is_blocked(peer)]:
+                self._serve(peer)
+        return effects
+
+    def _happened(self, event: RelayEvent, now: float) -> None:
+        """Take one of the rarer events."""
         match event:
-            case Received(number, data):
-                self._receive(self._peers.get(number), data)
-            case Answered(call, status, fields):
-                self._answered(call, status, fields)
             case Connected(number, _):
                 self._connect(number, now)
             case Disconnected(number):
@@ -149,9 +151,16 @@ class Translator:
                 self._gone_why = detail
             case _:
                 self._tick(now)
-        if self._blocked:
-            for peer in [peer for peer in self._blocked if not self._is_blocked(peer)]:
-                self._serve(peer)
+
+    def end_turn(self) -> list[RelayEffect]:
+        """Give what peers have wanted to read since it was called last, of what is not on its way already."""
+        if self._readings is None or not (due := self._readings.due()):
+            return []
+        effects: list[RelayEffect] = []
+        self._effects = effects
+        for reading in due:
+            peer, slot, _ = reading.readers[0]
+            self._calls[self._ask(peer, slot, 0, slot.begin())] = reading
         return effects
 
     def next_deadline(self) -> float | None:
@@ -184,22 +193,24 @@ class Translator:
             detail = f"{len(self._peers)} peers are connected, the limit is {self._limits.connections_max}"
             self._close(number, CloseReason.TOO_MANY_CONNECTIONS, detail)
         else:
-            self._peers[number] = _Peer(number, RequestReader(self._limits.input_size_max))
+            self._peers[number] = Peer(number, RequestReader(self._limits.input_size_max, self._lists.decoders))
             self._handshakes[number] = now + self._limits.handshake_timeout_s
 
-    def _receive(self, peer: _Peer | None, data: bytes) -> None:
+    def _receive(self, peer: Peer | None, data: bytes) -> None:
         if peer is not None and not peer.is_refused:
-            peer.is_session = not peer.reader.is_validated and data[0] == OPENING[0]
-            peer.reader.feed(data)
+            reader = peer.reader
+            if not reader.is_validated:
+                peer.is_session = data[0] == OPENING[0]
+            reader.feed(data)
             self._serve(peer)
 
-    def _resume(self, peer: _Peer | None) -> None:
+    def _resume(self, peer: Peer | None) -> None:
         if peer is not None:
             peer.is_paused = False
             peer.caused = 0
             self._serve(peer)
 
-    def _leave(self, peer: _Peer | None) -> None:
+    def _leave(self, peer: Peer | None) -> None:
         """Forget a peer; requests of it that are blocked are still served, so that none it has sent is lost."""
         if peer is None:
             return
@@ -221,7 +232,7 @@ class Translator:
             self._blocked.pop(peer, None)
             self._leave(peer)
 
-    def _is_blocked(self, peer: _Peer) -> bool:
+    def _is_blocked(self, peer: Peer) -> bool:
         limits = self._relay_limits
         return (
             peer.is_stalled
@@ -231,21 +242,26 @@ class Translator:
             or self._size >= limits.unanswered_total_max
         )
 
-    def _serve(self, peer: _Peer) -> None:
+    def _serve(self, peer: Peer) -> None:
         """Send the peer's whole requests upstream, until there are no more or too many are on their way."""
+        reader = peer.reader
         try:
             while not peer.is_refused and not (is_blocked := self._is_blocked(peer)):
-                request = peer.reader.next()
+                request = reader.next()
                 if request is None:
                     break
                 self._requests += 1
-                if request[0] == Verb.VALIDATE:
+                if request[0] == _VALIDATE:
                     self._handshakes.pop(peer.number, None)
                 else:
                     self._forward(peer, make_slot(request, self._space))
+                if not reader.has_more:
+                    break
         except RequestError as refusal:
             slot = Slot((Verb.PING,))
-            self._place(peer, slot)
+            peer.slots.append(slot)
+            peer.size += slot.size
+            self._size += slot.size
             self._refuse(peer, slot, refusal.reason, _SESSION_WANTED if peer.is_session else str(refusal))
             return
         if peer.is_refused:
@@ -254,25 +270,26 @@ class Translator:
             self._block(peer)
         else:
             self._unblock(peer)
-        if not peer.is_gone and (peer.reader.held or peer.reader.unread or peer.held):
+        if (peer.held or reader.has_more) and not peer.is_gone and (peer.held or reader.held or reader.unread):
             self._account(peer)
 
-    def _block(self, peer: _Peer) -> None:
+    def _block(self, peer: Peer) -> None:
         """Take nothing more of a peer for now; what it goes on to send stays in the system."""
         self._blocked[peer] = None
         if peer.reader.unread and not peer.is_held and not peer.is_gone:
             peer.is_held = True
             self._effects.append(Hold(peer.number))
 
-    def _unblock(self, peer: _Peer) -> None:
-        self._blocked.pop(peer, None)
+    def _unblock(self, peer: Peer) -> None:
+        if self._blocked:
+            self._blocked.pop(peer, None)
         if peer.is_gone:
             peer.reader.close()
         elif peer.is_held:
             peer.is_held = False
             self._effects.append(Release(peer.number))
 
-    def _account(self, peer: _Peer) -> None:
+    def _account(self, peer: Peer) -> None:
         """Account for what the peer's reader keeps; over the total, close those that keep the most."""
         held = peer.reader.held + peer.reader.unread
         self._input_held += held - peer.held
@@ -285,27 +302,28 @@ class Translator:
 
     # --- to the server -----------------------------------------------------------------------------------
 
-    def _forward(self, peer: _Peer, slot: Slot) -> None:
-        self._place(peer, slot)
-        if slot.replaces_wait and peer.wait is not None:
+    def _forward(self, peer: Peer, slot: Slot) -> None:
+        peer.slots.append(slot)
+        peer.size += slot.size
+        self._size += slot.size
+        if peer.wait is not None and slot.replaces_wait:
             peer.postponed = (peer.wait, slot)
             peer.is_stalled = True
             self._withdraw(peer)
         else:
             self._begin(peer, slot)
 
-    def _begin(self, peer: _Peer, slot: Slot) -> None:
+    def _begin(self, peer: Peer, slot: Slot) -> None:
+        if self._readings is not None and slot.share is not None:
+            self._readings.add(slot.share, (peer, slot, 0))
+            peer.is_stalled = True
+            return
         last = self._ask(peer, slot, 0, slot.begin())
         if slot.is_deferred:
             peer.wait = last
         peer.is_stalled = slot.is_stalling
 
-    def _place(self, peer: _Peer, slot: Slot) -> None:
-        peer.slots.append(slot)
-        peer.size += slot.size
-        self._size += slot.size
-
-    def _ask(self, peer: _Peer, slot: Slot, first: int, calls: Sequence[Call]) -> int:
+    def _ask(self, peer: Peer, slot: Slot, first: int, calls: Sequence[Call]) -> int:
         """Make calls, numbered within their slot from ``first`` on; give the last one's number."""
         number = 0
         for index, call in enumerate(calls, first):
@@ -316,23 +334,35 @@ class Translator:
                 self._effects.append(Withdraw(number))
         return number
 
-    def _withdraw(self, peer: _Peer) -> None:
+    def _withdraw(self, peer: Peer) -> None:
         if peer.wait is not None:
             self._effects.append(Withdraw(peer.wait))
             peer.wait = None
 
     # --- from the server ---------------------------------------------------------------------------------
 
-    def _answered(self, number: int, status: Status, fields: tuple[Any, ...]) -> None:
-        if (entry := self._calls.pop(number, None)) is None:
-            return
-        peer, slot, index = entry
+    def _answered(self, number: int, status: Status | None, fields: tuple[Any, ...]) -> None:
+        for asked in self._ended(number):
+            self._take(number, asked, status, fields)
+
+    def _ended(self, number: int) -> Sequence[_Asked]:
+        """Take note that a call is over; give whose it was."""
+        entry = self._calls.pop(number, None)
+        if not isinstance(entry, Reading):
+            return () if entry is None else (entry,)
+        assert self._readings is not None
+        self._readings.ended(entry.share)
+        return entry.readers
+
+    def _take(self, number: int, asked: _Asked, status: Status | None, fields: tuple[Any, ...]) -> None:
+        peer, slot, index = asked
         if peer.wait == number:
             peer.wait = None
         if status is Status.REFUSED:
             self._refuse(peer, slot, reason_of(fields[0]), fields[1].decode(errors="replace"))
         elif slot.refusal is None:
-            self._ask(peer, slot, index + 1, slot.take(index, status, fields))
+            if calls := slot.take(index, status, fields):
+                self._ask(peer, slot, index + 1, calls)
             if slot.pieces is not None:
                 self._advance(peer)
             if peer.postponed is not None and peer.postponed[0] == number:
@@ -340,10 +370,10 @@ class Translator:
                 self._begin(peer, following)
 
     def _failed(self, number: int, detail: str) -> None:
-        if (entry := self._calls.pop(number, None)) is not None:
-            self._refuse(entry[0], entry[1], CloseReason.ENDED, detail)
+        for peer, slot, _ in self._ended(number):
+            self._refuse(peer, slot, CloseReason.ENDED, detail)
 
-    def _refuse(self, peer: _Peer, slot: Slot, reason: CloseReason, detail: str) -> None:
+    def _refuse(self, peer: Peer, slot: Slot, reason: CloseReason, detail: str) -> None:
         """Take nothing more of a peer, and close it when it has been sent what it is owed before this request."""
         slot.refuse(reason, detail)
         peer.is_refused = True
@@ -351,28 +381,18 @@ class Translator:
         peer.reader.close()
         self._advance(peer)
 
-    def _advance(self, peer: _Peer) -> None:
+    def _advance(self, peer: Peer) -> None:
         """Send the replies that are known and whose turn it is."""
-        slots = peer.slots
-        passed: list[Slot] = []
-        while slots and (slots[0].pieces is not None or slots[0].is_deferred):
-            slot = slots.popleft()
-            if slot.pieces is None:
-                passed.append(slot)
-                continue
-            peer.size -= slot.size
+        for slot in peer.leaving():
             self._size -= slot.size
-            if slot.is_stalling:
-                peer.is_stalled = False
             if peer.is_gone:
                 continue
             if slot.refusal is not None:
                 self._close(peer.number, *slot.refusal)
                 continue
-            for piece in slot.pieces:
+            for piece in slot.pieces or ():
                 peer.caused += len(piece)
                 self._effects.append(Reply(peer.number, piece))
-        slots.extendleft(reversed(passed))
         if peer.caused > self._limits.output_size_max and not peer.is_paused and not peer.is_gone:
             peer.is_paused = True
             self._effects.append(Pause(peer.number))

@@ -8,6 +8,9 @@ and again, and puts the connection through the loop's door::
                  |                                                                             v
     ask, answers of the session <------------------------------------------------ resume: send again
 
+What is asked in one turn of the loop leaves together at its end, if the loop's owner says when that is (``flush``): one
+system call, and for the server one wake-up.
+
 A server whose machine has vanished closes nothing: so each ``PROBE_S`` a PING asks whether it is there, and if it has
 said nothing at all by the next one, the connection is given up.
 
@@ -27,6 +30,7 @@ from typing import Any
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError, DistStoreError, LocalProtocolError
+from rallypoint.gateway.slots import REPLY_AT
 from rallypoint.gateway.vocabulary import Answered, Failed, RelayEvent, UpstreamGone, UpstreamThere
 from rallypoint.net.retry import ATTEMPT_S_MAX, DEFAULT_BACKOFF, Backoff
 from rallypoint.net.stream import Stream
@@ -49,6 +53,7 @@ _READS_MAX = 16  # reads at one wake-up, so that the local peers get their turn
 _WHOLE_SIZE = 4096  # a read that gives less has emptied the socket
 _LABEL = "rallypoint-relay"
 _NOBODYS = 0  # the call of a probe
+_JOINED_SIZE_MAX = 256 * 1024  # larger frames are not copied to leave together
 
 
 class _Request(Request):
@@ -69,6 +74,8 @@ class Upstream:
         log: takes one line when the server is lost, cannot be reached, or is there again.
         backoff: the pauses between attempts.
         give_up: takes the error, in the loop's thread, if the server refuses who we are before it was ever there.
+        is_driven: frames leave with ``flush``, which somebody calls before the loop sleeps, and OKs are told as
+            ``REPLY_AT`` has them; else frames leave at once, and all fields are told.
 
     Threads: everything belongs to the loop's thread, but ``begin``, which comes before it, and ``end``, after it.
     """
@@ -82,6 +89,7 @@ class Upstream:
         backoff: Backoff = DEFAULT_BACKOFF,
         *,
         give_up: Callable[[AuthenticationError], None] = lambda _: None,
+        is_driven: bool = False,
     ) -> None:
         self._loop = loop
         self._give_up = give_up
@@ -93,6 +101,9 @@ class Upstream:
         self._requests: dict[int, _Request] = {}
         self._link: Link | None = None
         self._arriving: Link | None = None  # in the door, by the connector
+        self._is_driven = is_driven
+        self._reply_at = REPLY_AT if is_driven else {}
+        self._gathered: list[bytes] = []  # frames of this turn
         self._outbox: deque[memoryview] = deque()
         self._data_id: bytes | None = None
         self._last_trouble = ""
@@ -225,6 +236,7 @@ class Upstream:
         self._loop.unwatch(link.stream.fileno())
         link.stream.close()
         self._outbox.clear()
+        self._gathered.clear()
         closing = self._session.closing
         self._session.lose()
         if closing is not None and closing.reason in FATAL_REASONS:
@@ -236,9 +248,31 @@ class Upstream:
     # --- bytes -------------------------------------------------------------------------------------------
 
     def _send(self, frame: bytes) -> None:
+        if self._link is None:
+            return  # the session keeps it until there is a connection
+        if self._is_driven:
+            self._gathered.append(frame)
+        else:
+            self._send_now(frame)
+
+    def flush(self) -> None:
+        """Send what was asked in this turn of the loop; in the loop's thread."""
+        frames = self._gathered
+        if not frames:
+            return
+        if len(frames) == 1 or sum(map(len, frames)) <= _JOINED_SIZE_MAX:
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            frames.clear()
+            self._send_now(data)
+            return
+        self._gathered = []
+        for frame in frames:
+            self._send_now(frame)
+
+    def _send_now(self, frame: bytes) -> None:
         link = self._link
         if link is None:
-            return  # the session keeps it until there is a connection
+            return
         if self._outbox:
             self._outbox.append(memoryview(frame))
             return
@@ -283,10 +317,15 @@ class Upstream:
         session = self._session
         for request in session.receive(data):
             assert isinstance(request, _Request)
-            assert request.status is not None
+            status = request.status
+            assert status is not None
             if request.call == _NOBODYS:
                 continue
             del self._requests[request.call]
-            self._tell(Answered(request.call, request.status, request.fields()))
+            at = self._reply_at.get(request.verb) if status is Status.OK else None
+            if at is None:
+                self._tell(Answered(request.call, status, request.fields()))
+            else:
+                self._tell(Answered(request.call, None, (request.rest(at),)))
         if session.closing is not None and session is self._session:
             self._lose(session.closing.sentence)

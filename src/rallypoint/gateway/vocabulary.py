@@ -25,10 +25,10 @@ __all__ = [
 
 
 class Answered(NamedTuple):
-    """A call was answered; ``fields`` are those of its status."""
+    """A call was answered; ``fields`` are those of its status. Without one it is an OK, and c10d's reply as it came."""
 
     call: int
-    status: Status
+    status: Status | None
     fields: tuple[Any, ...]
 
 

@@ -32,11 +32,13 @@ __all__ = [
     "U32",
     "U64",
     "Decoder",
+    "KeyList",
     "Request",
     "RequestError",
     "checked_count",
     "checked_key",
     "checked_value",
+    "encode_keys",
     "encode_request",
     "too_large",
 ]
@@ -59,6 +61,21 @@ _u64 = U64.pack
 _HEAD: Final = Struct("<BQ")  # a verb and the first length behind it
 
 _SHOWN_MAX = 40
+
+
+class KeyList(list[bytes]):
+    """Keys that nobody changes, with the bytes that they came as: who sends them on encodes them no more.
+
+    Args:
+        keys: within their limits.
+        wire: the same as KEYS.
+    """
+
+    __slots__ = ("wire",)
+
+    def __init__(self, keys: Sequence[bytes], wire: bytes) -> None:
+        super().__init__(keys)
+        self.wire: Final = wire
 
 
 class RequestError(RemoteProtocolError):
@@ -279,6 +296,14 @@ def _encode_keys(verb: Verb, keys: Sequence[bytes]) -> bytes:
         parts.append(_u64(len(checked_key(key))))
         parts.append(key)
     return _joined(verb, parts)
+
+
+def encode_keys(keys: Sequence[bytes]) -> bytes:
+    """Give KEYS, whose limits are the caller's to check."""
+    parts = [_u64(len(keys))]
+    for key in keys:
+        parts += (_u64(len(key)), key)
+    return b"".join(parts)
 
 
 def _encode_pairs(verb: Verb, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -80,6 +80,7 @@ class RequestReader:
 
     Args:
         request_size_max: bytes that one request may have.
+        decoders: of the requests behind VALIDATE, for each verb byte.
 
     Attributes:
         has_more: ``False`` if ``next`` has just given the last request of what was fed: it would say ``None`` now.
@@ -93,6 +94,7 @@ class RequestReader:
         "_body",
         "_data",
         "_decoders",
+        "_later",
         "_need",
         "_pos",
         "_request_size_max",
@@ -102,11 +104,12 @@ class RequestReader:
         "is_validated",
     )
 
-    def __init__(self, request_size_max: int = REQUEST_SIZE_MAX) -> None:
+    def __init__(self, request_size_max: int = REQUEST_SIZE_MAX, decoders: tuple[Decoder, ...] = DECODERS) -> None:
         self._request_size_max = request_size_max
         self._data = b""
         self._pos = 0
         self._decoders = _FIRST
+        self._later = _LATER if decoders is DECODERS else (_refuse_again, *decoders[1:])
         self._walk: Generator[int, bytes, Request] | None = None
         self._need = 0
         self._body = bytearray()
@@ -185,7 +188,7 @@ class RequestReader:
 
     def _open(self) -> None:
         self.is_validated = True
-        self._decoders = _LATER
+        self._decoders = self._later
 
     def _go_on(self, walk: Generator[int, bytes, Request]) -> Request | None:
         """Feed the walk with all that is there: to its end, or until a field is cut."""

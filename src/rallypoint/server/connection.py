@@ -90,7 +90,7 @@ class Connection:
         self.slow_steps = 2
         self.slow_until = 0.0
 
-    def add_behind(self, data: bytes) -> None:
+    def add_behind(self, data: bytes | memoryview) -> None:
         """Append output while the connection is blocked, and count it."""
         self.output.append(data)
         self.output_size += len(data)

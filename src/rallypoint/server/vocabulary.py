@@ -108,7 +108,7 @@ class Reply(NamedTuple):
     """Send these bytes, after all earlier ones to this peer."""
 
     peer: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Pause(NamedTuple):

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from rallypoint.gateway.slots import Call, make_slot, reason_of
+from rallypoint.gateway.slots import REPLY_AT, Call, make_slot, reason_of
 from rallypoint.gateway.spaces import KeySpace
-from rallypoint.protocol.codec import I64, U64
+from rallypoint.protocol.codec import I64, U64, KeyList, encode_keys
+from rallypoint.protocol.session.codec import REPLY_HEAD_SIZE, encode_reply
 from rallypoint.protocol.session.spec import SESSION_VERBS, SessionVerb, Status
 from rallypoint.protocol.spec import VERBS, CloseReason, Verb
 
@@ -135,3 +136,29 @@ def test_the_other_calls_of_a_key_space_have_its_keys():
     assert slot.take(0, Status.EXPIRED, ([b"/s/b"],)) == [Call(SessionVerb.READ, (b"/s/a",))]
     slot.take(1, Status.OK, (1, b"v"))
     assert slot.pieces == (U64.pack(1) + b"v", U64.pack(0))
+
+
+@pytest.mark.parametrize("verb", REPLY_AT)
+def test_an_ok_as_it_came_is_the_reply(verb):
+    request = Verb.GET if verb is SessionVerb.READ else Verb(verb)
+    fields = {SessionVerb.READ: (4, b"v"), SessionVerb.MULTI_GET: ([b"v", b""],), SessionVerb.COMPARE_SET: (b"v",)}
+    told = fields.get(verb, (1,))
+    frame = encode_reply(Status.OK, verb, 7, *told)
+    slots = [slot_of(request), slot_of(request)]
+    slots[0].take(0, Status.OK, told)
+    slots[1].take(0, None, (frame[REPLY_HEAD_SIZE + REPLY_AT[verb] :],))
+    assert b"".join(slots[0].pieces) == b"".join(slots[1].pieces)
+
+
+def test_values_that_are_read_singly_may_come_as_they_are():
+    slot = make_slot((Verb.MULTI_GET, [b"a", b"gone"]))
+    slot.take(0, Status.EXPIRED, ([b"gone"],))
+    slot.take(1, None, (memoryview(U64.pack(1) + b"A"),))
+    assert b"".join(slot.pieces) == U64.pack(1) + b"A" + U64.pack(0)
+
+
+def test_reads_of_one_thing_are_equal_whoever_asks():
+    keys = KeyList([b"a"], encode_keys([b"a"]))
+    assert make_slot((Verb.GET, b"a")).share == make_slot((Verb.GET, b"a")).share != make_slot((Verb.GET, b"b")).share
+    assert make_slot((Verb.MULTI_GET, keys)).share == make_slot((Verb.MULTI_GET, KeyList(keys, keys.wire))).share
+    assert {make_slot((verb, keys)).share for verb in (Verb.WAIT, Verb.CHECK)} == {None}

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rallypoint.gateway.spaces import NAME_SIZE_MAX, KeySpace
-from rallypoint.protocol.spec import VERBS, Kind, Verb
+from rallypoint.protocol.codec import KeyList, encode_keys
+from rallypoint.protocol.spec import KEY_SIZE_MAX, VERBS, Kind, Verb
 
 KEYS = st.one_of(st.binary(max_size=6), st.sampled_from([b"", b"/", b"//", b"/\0", b"\0", b"\0/", b"init/", b"/k"]))
 NAMES = st.sampled_from(["", "a", "a/", "a/b", "rounds/7/", "ü"])
@@ -63,3 +64,18 @@ def test_no_verb_names_keys_behind_its_first_field():
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(ValueError, match=r"key space"):
         KeySpace(name)
+
+
+def test_a_list_that_knows_its_bytes_is_translated_once_and_knows_its_new_ones():
+    space, keys = KeySpace("s"), [b"/a", b"init/"]
+    known = KeyList(keys, encode_keys(keys))
+    (_, first), (_, again) = (space.translate((verb, known)) for verb in (Verb.WAIT, Verb.MULTI_GET))
+    assert first is again
+    assert first.wire == encode_keys([b"/s/a", b"/s/\0init/"])
+    assert first == [b"/s/a", b"/s/\0init/"]
+
+
+def test_a_list_with_a_key_that_becomes_too_long_knows_no_bytes_that_nobody_has_checked():
+    keys = [b"/" + b"k" * (KEY_SIZE_MAX - 1)]
+    (_, outward) = KeySpace("s").translate((Verb.WAIT, KeyList(keys, encode_keys(keys))))
+    assert type(outward) is list

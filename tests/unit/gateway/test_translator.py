@@ -127,8 +127,8 @@ class DumbServer:
 class Lab:
     """A translator, its upstream, and what its local peers have got."""
 
-    def __init__(self, limits=None, relay_limits=None, peers=1):
-        self.machine = Translator(limits or Limits(), relay_limits or RelayLimits())
+    def __init__(self, limits=None, relay_limits=None, peers=1, *, shares_reads=False):
+        self.machine = Translator(limits or Limits(), relay_limits or RelayLimits(), shares_reads=shares_reads)
         self.server = DumbServer()
         self.got = {}
         self.closed = {}
@@ -142,7 +142,12 @@ class Lab:
         self.step(Received(peer, VALIDATE), now)
 
     def step(self, event, now=0.0):
-        effects = self.machine.step(event, now)
+        return self.do(self.machine.step(event, now))
+
+    def end_turn(self):
+        return self.do(self.machine.end_turn())
+
+    def do(self, effects):
         self.effects += effects
         for effect in effects:
             match effect:
@@ -285,6 +290,97 @@ def test_equal_waits_are_asked_singly_because_an_item_of_a_queue_releases_one():
     lab = Lab(peers=2)
     lab.say(1, Verb.WAIT, [b"q"])
     assert [type(effect) for effect in lab.say(2, Verb.WAIT, [b"q"])] == [Ask]
+
+
+# --- reads of several ----------------------------------------------------------------------------------------
+
+
+def asked(effects):
+    return [effect[1:3] for effect in effects if isinstance(effect, Ask)]
+
+
+def test_equal_reads_of_one_turn_are_one_behind_all_that_was_asked_before():
+    lab = Lab(peers=3, shares_reads=True)
+    for peer in (1, 2):
+        assert lab.say(peer, Verb.MULTI_GET, [b"k", b"k2"]) == []
+    lab.say(3, Verb.SET, b"k", b"v")
+    lab.step(Received(3, encode_request(Verb.SET, b"k2", b"v2") + encode_request(Verb.MULTI_GET, [b"k", b"k2"])))
+    lab.say(3, Verb.PING, 3)
+    assert asked(lab.end_turn()) == [(SessionVerb.MULTI_GET, ([b"k", b"k2"],))]
+    lab.answer()
+    reply = stored(b"v") + stored(b"v2")
+    assert lab.got == {1: reply, 2: reply, 3: reply + b"\3\0\0\0"}
+
+
+def test_a_read_that_comes_while_an_equal_one_is_on_its_way_is_asked_for_after_that():
+    lab = Lab(peers=3, shares_reads=True)
+    lab.say(1, Verb.GET, b"k")
+    assert len(asked(lab.end_turn())) == 1
+    for peer in (2, 3):
+        lab.say(peer, Verb.SET, b"k", b"%d" % peer)
+        lab.say(peer, Verb.GET, b"k")
+    assert lab.end_turn() == []
+    lab.answer()
+    assert asked(lab.end_turn()) == [(SessionVerb.READ, (b"k",))]
+    lab.answer()
+    assert lab.got == {1: stored(b""), 2: stored(b"3"), 3: stored(b"3")}
+    assert lab.machine.statistics().unanswered == 0
+
+
+def test_values_that_are_missing_are_read_for_each_reader():
+    lab = Lab(peers=2, shares_reads=True)
+    lab.ask(1, Verb.SET, b"k", b"v")
+    for peer in (1, 2):
+        lab.say(peer, Verb.MULTI_GET, [b"gone", b"k"])
+    lab.end_turn()
+    lab.answer()
+    assert lab.got[1] == lab.got[2] == stored(b"") + stored(b"v")
+
+
+def test_the_end_of_a_shared_read_closes_all_its_readers_and_a_new_one_is_asked():
+    lab = Lab(peers=3, shares_reads=True)
+    for peer in (1, 2):
+        lab.say(peer, Verb.GET, b"k")
+    (ask,) = lab.machine.end_turn()
+    lab.say(3, Verb.GET, b"k")
+    lab.step(Failed(ask.call, "other data"))
+    assert lab.closed == dict.fromkeys((1, 2), (CloseReason.ENDED, "other data"))
+    assert len(asked(lab.end_turn())) == 1
+
+
+def test_requests_behind_a_read_are_served_although_their_peer_is_gone():
+    lab = Lab(peers=2, shares_reads=True)
+    lab.step(Received(1, encode_request(Verb.GET, b"k") + encode_request(Verb.SET, b"k2", b"v")))
+    lab.step(Disconnected(1))
+    lab.end_turn()
+    lab.answer()
+    assert lab.ask(2, Verb.CHECK, [b"k2"]) == b"\0"
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["set", "get", "multi", "turn", "answer"])), max_size=60))
+def test_a_shared_read_is_never_older_than_its_request(script):
+    lab = Lab(peers=3, shares_reads=True)
+    latest, expected = 0, {1: [], 2: [], 3: []}
+    for peer, what in script:
+        if what == "turn":
+            lab.end_turn()
+        elif what == "answer" and lab.server.answers:
+            lab.step(lab.server.answers.popleft())
+        elif what == "set":
+            latest += 1
+            lab.server.keys.set(b"k", b"%04d" % latest)  # by somebody elsewhere
+        elif what in ("get", "multi"):
+            expected[peer].append(latest)
+            lab.say(peer, *((Verb.GET, b"k") if what == "get" else (Verb.MULTI_GET, [b"k"])))
+    lab.server.keys.set(b"k", b"%04d" % (latest + 1))
+    while asked(lab.end_turn()) or lab.server.answers:
+        lab.answer()
+    for peer, oldest in expected.items():
+        got = lab.got[peer].replace(stored(b""), stored(b"0000"))
+        assert len(got) == 12 * len(oldest)
+        for number, least in enumerate(oldest):
+            assert int(got[12 * number + 8 : 12 * number + 12]) >= least
 
 
 # --- refusals --------------------------------------------------------------------------------------------

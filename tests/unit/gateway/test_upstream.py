@@ -25,12 +25,12 @@ QUICK = Backoff(0.001, 1.0, 0.001, 0.0)
 class Local:
     """A loop without peers of its own, whose session the test drives."""
 
-    def __init__(self, reach):
+    def __init__(self, reach, *, is_driven=False):
         self.told = []
         self.came = threading.Condition()
         self.lines = []
         self.loop = ServerLoop(Engine(), listen("127.0.0.1", 0))
-        self.upstream = Upstream(self.loop, reach, self.tell, self.lines.append, QUICK)
+        self.upstream = Upstream(self.loop, reach, self.tell, self.lines.append, QUICK, is_driven=is_driven)
         self.thread = threading.Thread(target=self.loop.run)
         self.thread.start()
         self.upstream.begin()
@@ -171,3 +171,42 @@ def test_a_connection_that_the_loop_does_not_take_any_more_is_closed(server):
     upstream.end()
     assert [link.stream.fileno() for link in links] == [-1]
     assert told == []
+
+
+def test_what_is_asked_in_one_turn_leaves_at_its_end_and_oks_come_as_they_are(server):
+    local = Local(Reacher([Endpoint(*server.address)]), is_driven=True)
+    received = []
+    receive = server.loop._step
+    server.loop._step = lambda event, now: received.append(event) or receive(event, now)
+
+    def turn():
+        received.clear()
+        local.upstream.ask(1, SessionVerb.SET, (b"/k", b"v" * 20))
+        local.upstream.ask(2, SessionVerb.READ, (b"/k",))
+        local.upstream.ask(3, SessionVerb.ADD, (b"/n", 2))
+        local.upstream.flush()
+        local.upstream.flush()
+
+    local.wait_for(lambda event: isinstance(event, UpstreamThere))
+    local.do(turn)
+    assert local.answer(1)[1:] == (Status.OK, (1,))
+    status, (reply,) = local.answer(2)[1:]
+    assert (status, bytes(reply)) == (None, (20).to_bytes(8, "little") + b"v" * 20)
+    assert local.answer(3)[1:] == (None, (b"\2" + bytes(7),))
+    assert sum(isinstance(event, Received) for event in received) == 1
+    local.end()
+
+
+def test_what_is_too_large_to_be_copied_leaves_frame_by_frame(server):
+    local = Local(Reacher([Endpoint(*server.address)]), is_driven=True)
+    local.wait_for(lambda event: isinstance(event, UpstreamThere))
+
+    def turn():
+        for call in range(1, 9):
+            local.upstream.ask(call, SessionVerb.APPEND, (b"/k", b"v" * 1_000_000))
+        local.upstream.ask(9, SessionVerb.READ, (b"/k",))
+        local.upstream.flush()
+
+    local.do(turn)
+    assert len(local.answer(9).fields[0]) == 8 + 8_000_000
+    local.end()

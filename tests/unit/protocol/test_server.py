@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rallypoint.protocol.codec import Request, RequestError, encode_request
+from rallypoint.protocol.codec import DECODERS, Request, RequestError, encode_request
 from rallypoint.protocol.server import RequestReader
 from rallypoint.protocol.spec import KEY_COUNT_MAX, MAGIC, VALUE_SIZE_MAX, CloseReason, Verb
 
@@ -261,3 +261,19 @@ def test_a_closed_reader_holds_nothing() -> None:
     for _ in range(2):
         reader.close()
         assert (reader.held, reader.unread) == (0, 0)
+
+
+def test_requests_behind_validate_may_have_decoders_of_their_own():
+    decoders = list(DECODERS)
+    decoders[Verb.GET] = lambda verb, data, at, end: (end, (verb, b"mine"))
+    reader = RequestReader(1 << 20, tuple(decoders))
+    reader.feed(VALIDATE + encode_request(Verb.ADD, b"/n", 1) + encode_request(Verb.GET, b"/k"))
+    assert [reader.next() for _ in range(4)] == [
+        (Verb.VALIDATE, MAGIC),
+        (Verb.ADD, b"/n", 1),
+        (Verb.GET, b"mine"),
+        None,
+    ]
+    reader.feed(VALIDATE)
+    with pytest.raises(RequestError, match="VALIDATE came again"):
+        reader.next()

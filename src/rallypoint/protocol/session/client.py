@@ -49,6 +49,7 @@ _HEAD: Final = Struct("<IBQ")
 _NUMBER: Final = Struct("<q")
 _STORED_HEAD: Final = Struct("<Q")
 _SIZE_SIZE: Final = 4
+_COPIED_SIZE_MAX: Final = 16 * 1024  # below it a copy costs less than to keep what it is a part of
 _STATUSES: Final = tuple(Status)
 _IS_ANSWER: Final = Status.LOST  # and what is below
 _IS_WRITE: Final = tuple(verb in SESSION_VERBS and SESSION_VERBS[SessionVerb(verb)].is_write for verb in range(256))
@@ -104,6 +105,13 @@ class Request:
         """
         assert self.status is not None
         return decode_reply(self.status, self.verb, self._data, self._at, self._end)
+
+    def rest(self, at: int) -> bytes | memoryview:
+        """Give the answer's fields as they came, from this byte of theirs on, without a look at them."""
+        start = self._at + at
+        if self._end - start < _COPIED_SIZE_MAX:
+            return self._data[start : self._end]
+        return memoryview(self._data)[start : self._end]
 
     def stored(self) -> bytes:
         """Give the only field of an OK, a STORED."""

@@ -11,7 +11,7 @@ end: a byte too few or too many is BAD_FRAME.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from rallypoint.protocol.codec import (
     I64,
     U32,
     U64,
+    KeyList,
     Request,
     RequestError,
     checked_key,
@@ -103,17 +104,26 @@ def encode_request(verb: SessionVerb, request_id: int, done: int, *fields: Any) 
     quick = _QUICK_ENCODERS[verb]
     if quick is not None:
         return quick(verb, request_id, done, *fields)
+    return _encode_any(verb, request_id, done, *fields)
+
+
+def _encode_any(verb: SessionVerb, request_id: int, done: int, *fields: Any) -> bytes:
     parts = [b""]
     for field, value in zip(_REQUEST_LAYOUTS[verb], fields, strict=True):
         check_field(verb, field, value)
         parts += encode_field(field, value)
-    size = sum(map(len, parts)) + REQUEST_HEAD_SIZE - _SIZE
+    parts[0] = _REQUEST_HEAD.pack(_checked_size(verb, sum(map(len, parts))), verb, request_id, done)
+    return b"".join(parts)
+
+
+def _checked_size(verb: SessionVerb, fields_size: int) -> int:
+    """Give a frame's size field."""
+    size = fields_size + REQUEST_HEAD_SIZE - _SIZE
     if size > REQUEST_SIZE_MAX:
         raise LocalProtocolError(
             f"{verb.name} would be {size} bytes long, the limit for one request is {REQUEST_SIZE_MAX}"
         )
-    parts[0] = _REQUEST_HEAD.pack(size, verb, request_id, done)
-    return b"".join(parts)
+    return size
 
 
 def _encode_key(verb: SessionVerb, request_id: int, done: int, key: bytes) -> bytes:
@@ -133,6 +143,12 @@ def _encode_key_i64(verb: SessionVerb, request_id: int, done: int, key: bytes, n
     return _KEY_REQUEST.pack(size + _KEY_OVERHEAD + 8, verb, request_id, done, size) + key + I64.pack(number)
 
 
+def _encode_keys(verb: SessionVerb, request_id: int, done: int, keys: Sequence[bytes]) -> bytes:
+    if type(keys) is not KeyList:
+        return _encode_any(verb, request_id, done, keys)
+    return _REQUEST_HEAD.pack(_checked_size(verb, len(keys.wire)), verb, request_id, done) + keys.wire
+
+
 _KEY_REQUEST: Final = Struct("<IBQQQ")  # a request's head and the size of the key behind it
 _KEY_OVERHEAD: Final = _KEY_REQUEST.size - _SIZE
 
@@ -140,6 +156,7 @@ _QUICK: Final[Mapping[tuple[Field, ...], Callable[..., bytes]]] = {
     (Field.KEY,): _encode_key,
     (Field.KEY, Field.VALUE): _encode_key_value,
     (Field.KEY, Field.I64): _encode_key_i64,
+    (Field.KEYS,): _encode_keys,
 }
 _QUICK_ENCODERS: Final = tuple(
     _QUICK.get(SESSION_VERBS[SessionVerb(byte)].request) if byte in SESSION_VERBS else None for byte in range(256)

@@ -198,3 +198,12 @@ def test_an_event_of_an_unknown_kind_breaks_the_protocol():
     frame[13] = 9
     with pytest.raises(RemoteProtocolError, match="an event of kind 9"):
         session.receive(bytes(frame))
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_an_answers_fields_may_be_had_as_they_came(size):
+    session = Session()
+    request, _ = begin(session, V.READ, b"/k")
+    session.receive(answer(request, 5, b"v" * size))
+    assert bytes(request.rest(0)) == (5).to_bytes(8, "little") + bytes(request.rest(8))
+    assert bytes(request.rest(8)) == size.to_bytes(8, "little") + b"v" * size
