@@ -1,7 +1,7 @@
 """Measure everything, hold it against the bars, write RESULTS.md.
 
-python -m benchmarks                       # all of it, about 12 minutes
-python -m benchmarks --quick               # about 2 minutes, wide spreads
+python -m benchmarks                       # all of it, about 25 minutes
+python -m benchmarks --quick               # about 6 minutes, wide spreads
 python -m benchmarks --only calls --rounds 3 --out /tmp/calls.md --json /tmp/calls.json
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import busy, calls, collectives, durable, growth, memory, rendezvous, results, servers
+from benchmarks import attacks, busy, calls, collectives, durable, growth, memory, rendezvous, results, servers
 from benchmarks.bars import bars_of
 from benchmarks.build import build
 from benchmarks.machine import describe
@@ -25,7 +25,7 @@ from benchmarks.progress import FULL, QUICK, Effort, note
 from benchmarks.report import Figures, judge
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-OWN_REPORTS = {"rendezvous": RESULTS.with_name("RENDEZVOUS.md")}
+OWN_REPORTS = {"rendezvous": RESULTS.with_name("RENDEZVOUS.md"), "attacks": RESULTS.with_name("ATTACKS.md")}
 """Where a report goes that has one question, unless told otherwise."""
 
 QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
@@ -37,6 +37,7 @@ QUESTIONS: dict[str, Callable[[Figures, Effort, random.Random], None]] = {
     "durable": durable.run,
     "growth": growth.run,
     "rendezvous": rendezvous.run,
+    "attacks": attacks.run,
 }
 
 
@@ -49,7 +50,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=QUESTIONS, help="one question; may be repeated")
     parser.add_argument("--rounds", type=int, help="how often everything is measured")
     parser.add_argument("--judge", choices=(NATIVE, PURE), help="the twin that the bars are for (default: the native)")
-    parser.add_argument("--out", type=Path, help="where the report goes (default: RESULTS.md, RENDEZVOUS.md)")
+    parser.add_argument("--out", type=Path, help="where the report goes (default: RESULTS.md or the question's)")
     parser.add_argument("--json", type=Path, help="write every single figure to this file")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the order of the measurements")
     parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import busy, calls, collectives, durable, memory, rendezvous, servers
+from benchmarks import attacks, busy, calls, collectives, durable, memory, rendezvous, servers
 from benchmarks.calls import ACROSS, SAME_CORE, SPIN_US, Pair
-from benchmarks.peers import FLOOR_PEER, TORCH
+from benchmarks.peers import FLOOR_PEER, NATIVE, PURE, TORCH
 from benchmarks.report import Bar
 
 __all__ = ["bars_of"]
 
 IDLE_CONNECTION_B = 4096
 DELAY_US = 1000
+ATTACKED_TIMES = 3
+ATTACKED_MIB = 256
 
 
 def bars_of(ours: str) -> list[Bar]:
     """Give all bars for one of our twins."""
-    return [*_server_bars(ours), *_caller_bars(ours), *_other_bars(ours), *_session_bars(ours), *_rendezvous_bars(ours)]
+    of_ours = (_server_bars, _caller_bars, _other_bars, _session_bars, _rendezvous_bars)
+    return [*(bar for bars in of_ours for bar in bars(ours)), *_attack_bars()]
 
 
 def _server_bars(ours: str) -> Iterator[Bar]:
@@ -89,3 +92,16 @@ def _rendezvous_bars(ours: str) -> Iterator[Bar]:
     for nodes, limit_ms in ((2, 1000), (8, 1500)):
         workload = rendezvous.again_of(nodes)
         yield Bar(f"{workload}: within {limit_ms} ms", rendezvous.RECOVERY, workload, ours, limit_ms)
+
+
+def _attack_bars() -> Iterator[Bar]:
+    """Both twins have to keep these."""
+    question = attacks.QUESTION
+    for row, peer, dialect in attacks.attacked():
+        name, base = attacks.who(peer, dialect), attacks.undisturbed(peer, dialect)
+        text = f"{name}, {row.attack}: p99 of honest clients at most {ATTACKED_TIMES}x undisturbed"
+        yield Bar(text, question, attacks.p99_of(row.attack), name, ATTACKED_TIMES, base)
+    for peer in (NATIVE, PURE):
+        text = f"{peer}, any attack: memory grows by at most {ATTACKED_MIB} MiB"
+        yield Bar(text, question, attacks.MEMORY, peer, ATTACKED_MIB)
+    yield Bar("nothing gets in", question, attacks.INSIDE, attacks.EVERYBODY, 0)

@@ -28,9 +28,19 @@ inline Wire parse_wire(const std::string &name) {
     return name == "resp" ? Wire::resp : Wire::c10d;
 }
 
+// Several ports, with commas between them, are as many servers, and each has its share of the connections.
+inline std::vector<Address> parse_targets(const std::string &text) {
+    std::vector<Address> targets;
+    for (size_t begin = 0, end; begin <= text.size(); begin = end + 1) {
+        end = std::min(text.find(',', begin), text.size());
+        targets.push_back(parse_target(text.substr(begin, end - begin)));
+    }
+    return targets;
+}
+
 struct Options {
     explicit Options(const Arguments &arguments)
-        : target(parse_target(arguments.text("target"))),
+        : targets(parse_targets(arguments.text("target"))),
           wire(parse_wire(arguments.text("wire", "c10d"))),
           op(arguments.text("op", "get")),
           connections(static_cast<size_t>(arguments.number("connections", 1))),
@@ -46,7 +56,7 @@ struct Options {
           is_rotated(arguments.number("rotate", 0) != 0),
           by_verb(arguments.number("verb", 0) != 0) {}
 
-    Address target;
+    std::vector<Address> targets;
     Wire wire;
     std::string op;
     size_t connections, depth, per, keys;
@@ -138,7 +148,7 @@ inline void print_list(const char *name, const std::vector<double> &figures) {
 // --- connections ---------------------------------------------------------------------------------------------
 
 inline int open_socket(const Options &options, size_t number) {
-    const Address &target = options.target;
+    const Address &target = options.targets[number * options.targets.size() / options.connections];
     int fd = socket(target.family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) die("socket: %s", strerror(errno));
     if (target.family == AF_INET && options.connections > PER_SOURCE) {

@@ -6,6 +6,7 @@
 //   load --workload flight   --target PORT --op get --connections 64 --depth 32
 //   load --workload exchange --target PORT --connections 512 --value 1024
 //   load --workload barrier  --target PORT --connections 4096 [--verb 1]
+//   load --workload exchange --target PORT,PORT,... --connections 512      the first of them to the first port, and so on
 //   load --workload storm    --target PORT --connections 4000
 //   load --workload fill     --target PORT --keys 1000000                 writes the keys and leaves them
 //   load --workload hold     --target PORT --connections 4000             holds them until the standard input ends

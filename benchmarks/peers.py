@@ -46,6 +46,7 @@ __all__ = [
     "has_native",
     "measure",
     "present",
+    "ready",
     "run_load",
     "spawn",
     "start_server",
@@ -192,7 +193,7 @@ def spawn(command: list[str], peer: str) -> subprocess.Popen[str]:
     )
 
 
-def _ready(process: subprocess.Popen[str]) -> dict[str, Any]:
+def ready(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Read the line of JSON with which a server says that it serves."""
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -206,14 +207,14 @@ def start_server(peer: str, folder: Path, *, spin_us: int = 0, more: Iterable[st
     """Start a server of any make but the floor's; ``more`` are words for ours."""
     if peer in (TORCH, LEGACY):
         process = spawn([sys.executable, "-c", TORCH_SERVER, "uv" if peer == TORCH else "legacy"], peer)
-        return Server(peer, process, _ready(process)["port"])
+        return Server(peer, process, ready(process)["port"])
     path = str(folder / f"{peer.replace(' ', '-')}-{spin_us}.sock")
     if peer == REDIS:
         return _start_redis(path)
     spin = ["--spin-us", str(spin_us)] if spin_us else []
     where = ["--bind", HOST, "--bind", f"unix:{path}", "--port", "0"]
     process = spawn([sys.executable, "-m", "rallypoint", "serve", *where, "--ready-json", *spin, *more], peer)
-    return Server(peer, process, _ready(process)["port"], path)
+    return Server(peer, process, ready(process)["port"], path)
 
 
 def free_port() -> int:
@@ -249,7 +250,7 @@ def floor_server(
         command = [str(FLOOR), "--steps", steps, "--members", str(members), "--core", str(core)]
         command += ["--spin-us", str(spin_us), "--blocking", str(int(blocking))]
         process = spawn([*command, "--unix", path] if via == "unix" else command, FLOOR_PEER)
-        server = Server(FLOOR_PEER, process, _ready(process)["port"], path)
+        server = Server(FLOOR_PEER, process, ready(process)["port"], path)
         try:
             yield server
         finally:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import busy, calls, collectives, durable, growth, memory, rendezvous, servers
+from benchmarks import attacks, busy, calls, collectives, durable, growth, memory, rendezvous, servers
 from benchmarks.calls import Pair
 from benchmarks.machine import describe
 from benchmarks.peers import FLOOR_PEER, TORCH
@@ -49,6 +49,8 @@ def write(path: Path, figures: Figures, verdicts: Sequence[Verdict], ours: str, 
         lines += ["", "## Growth", "", *_growth(figures, path.parent)]
     if figures.workloads(rendezvous.QUESTION):
         lines += ["", "## How long it takes to meet", "", *rendezvous.section(figures, path.parent)]
+    if figures.workloads(attacks.QUESTION):
+        lines += ["", "## Honest clients beside attackers", "", *attacks.section(figures)]
     path.write_text("\n".join(lines) + "\n")
 
 
