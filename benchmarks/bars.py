@@ -66,6 +66,7 @@ def _session_bars(ours: str) -> Iterator[Bar]:
     for workload, times in ((collectives.exchange_of(512), 4.0), (collectives.barrier_of(4096), 1.3)):
         yield faster(workload, collectives.session(ours), times)
         yield faster(workload, collectives.relayed(ours), max(3.0, times))
+    yield faster(collectives.exchange_of(512), collectives.relays(ours), 3.0)
     for op in ("get", "set"):
         workload, who = f"one client, same core, {op}", collectives.session(ours)
         text = f"{who}, {workload}: at most 1.1x our own c10d dialect"
