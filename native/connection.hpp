@@ -80,19 +80,30 @@ struct Connection : Peer {
         return false;
     }
 
-    // Send as much as the system takes; gives false if the connection is lost. Sets `is_blocked` and `is_choked`.
+    // Send as much as the system takes, kFlushSizeMax at most; gives false if the connection is lost. Sets `is_blocked`
+    // and `is_choked`.
     bool flush() {
         bool is_short = false;
-        for (int calls = 0; calls < CALLS_MAX && !output.empty() && !is_short; ++calls) {
+        size_t room = kFlushSizeMax;
+        for (int calls = 0; calls < CALLS_MAX && room > 0 && !output.empty() && !is_short; ++calls) {
             iovec parts[PARTS_MAX];
             msghdr message = {};
             message.msg_iov = parts;
-            message.msg_iovlen = static_cast<size_t>(output.front(parts, PARTS_MAX));
+            const size_t count = static_cast<size_t>(output.front(parts, PARTS_MAX));
+            size_t given = 0;
+            while (message.msg_iovlen < count && given < room) {
+                size_t &size = parts[message.msg_iovlen++].iov_len;
+                if (size > room - given) size = room - given;
+                given += size;
+            }
             const ssize_t sent = message.msg_iovlen == 1 ? send(fd, parts->iov_base, parts->iov_len, MSG_NOSIGNAL)
                                                          : sendmsg(fd, &message, MSG_NOSIGNAL);
             if (sent < 0 && errno != EAGAIN) return false;
-            if (sent > 0) output.consume(static_cast<size_t>(sent));
-            is_short = sent < 0 || message.msg_iovlen < PARTS_MAX;  // if that was all, nothing is left
+            is_short = sent < 0 || static_cast<size_t>(sent) < given;
+            if (sent > 0) {
+                output.consume(static_cast<size_t>(sent));
+                room -= static_cast<size_t>(sent);
+            }
         }
         is_blocked = !output.empty();
         settle();

@@ -90,7 +90,7 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (groups, ("_HEADS_SIZE", "_LOST_GROUPS_MAX")),
     (limits, ("GRACE_S", "SESSION_RESTART_GRACE_S", "STALL_S", "OUTPUT_LOOK_S", "STEP_REQUESTS_MAX")),
     (loop, ("DRAIN_S", "LINGER_S", "READ_SIZE", "EVENTS_MAX")),
-    (connection, ("OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE")),
+    (connection, ("OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE", "FLUSH_SIZE_MAX")),
     (turns, ("HEAVY_S", "HEAVY_TIMES", "SLICE_S", "HEAVY_SLICE_S", "STEP_S")),
     (acceptor, ("ACCEPTS_MAX", "PAUSE_S")),
     (address, ("BACKLOG",)),

@@ -17,7 +17,10 @@ from rallypoint.net.unix import is_guarded
 from rallypoint.server.poller import READ, WRITE
 from rallypoint.server.vocabulary import Origin
 
-__all__ = ["OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE", "Connection"]
+__all__ = ["FLUSH_SIZE_MAX", "OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE", "Connection"]
+
+FLUSH_SIZE_MAX = 512 * 1024
+"""Bytes that one flush hands to the system, so that one peer's long reply does not keep the others waiting."""
 
 OUTPUT_HIGH_SIZE = 1024 * 1024
 """Bytes of output above which a blocked connection is not read."""
@@ -101,7 +104,8 @@ class Connection:
         """Send as much as the system takes.
 
         Returns:
-            Whether all is sent. If not, the connection is blocked from now on, and its output counted.
+            Whether all is sent. If not, the connection is blocked from now on, and its output counted, also where it is
+            only more than ``FLUSH_SIZE_MAX``: that it can be written is told at once then.
 
         Raises:
             OSError: the connection is lost.
@@ -111,7 +115,7 @@ class Connection:
         if (
             0 < count <= _JOINED_MAX
             and not self.is_blocked
-            and (count == 1 or sum(map(len, output)) <= _JOINED_SIZE_MAX)
+            and (len(output[0]) <= FLUSH_SIZE_MAX if count == 1 else sum(map(len, output)) <= _JOINED_SIZE_MAX)
         ):
             data = output[0] if count == 1 else b"".join(output)
             output.clear()
@@ -123,26 +127,40 @@ class Connection:
                 return True
             output.append(memoryview(data)[sent:])
         else:
+            room = FLUSH_SIZE_MAX
             with contextlib.suppress(BlockingIOError):
                 for _ in range(_CALLS_MAX):
-                    if not output or not self._send_segments():
+                    if not output or not room:
+                        break
+                    given, sent = self._send_segments(room)
+                    room -= sent
+                    if sent < given:
                         break
         return self._settle()
 
-    def _send_segments(self) -> bool:
-        """Make one system call; tell whether it took all that it was given."""
+    def _send_segments(self, room: int) -> tuple[int, int]:
+        """Make one system call with so many bytes at most; give how many it was given, and how many it took."""
         output = self.output
-        segments = list(islice(output, _SEGMENTS_MAX))
-        sent = self.sock.sendmsg(segments)
+        segments: list[bytes | memoryview] = []
+        given = 0
+        for segment in islice(output, _SEGMENTS_MAX):
+            given += len(segment)
+            if given >= room:
+                segments.append(segment if given == room else memoryview(segment)[: room - given])
+                given = room
+                break
+            segments.append(segment)
+        sent = left = self.sock.sendmsg(segments)
         if self.is_blocked:
             self.output_size -= sent
-        for segment in segments:
-            if len(segment) > sent:
-                output[0] = memoryview(segment)[sent:]
-                return False
-            sent -= len(segment)
+        while left:
+            segment = output[0]
+            if len(segment) > left:
+                output[0] = memoryview(segment)[left:]
+                break
+            left -= len(segment)
             output.popleft()
-        return True
+        return given, sent
 
     def _settle(self) -> bool:
         """Bring the state in line with what is left of the output."""
