@@ -230,7 +230,7 @@ class SimAgent:
         self._is_starting = True
         self.membership.watch(lambda event: self.put(event, token))
         longest_s = 1.0 if dice.random() < LONG_PREPARATION_SHARE else 0.02
-        self.host.after(dice.uniform(0.0, longest_s), self._spawn)
+        self.host.after(self.world.pace * dice.uniform(0.0, longest_s), self._spawn)
 
     def _spawn(self) -> None:
         ended = self.membership.end_of_round()
@@ -243,7 +243,7 @@ class SimAgent:
         count = self.world.group_rules.local_world_size
         self._workers = SimWorkers(self.world, self.host, order, count, self._wake)
         self.world.referee.note_start(self)
-        self.host.after(self.world.simulation.dice.uniform(0.0, SPAWN_S), self._know_workers)
+        self.host.after(self.world.pace * self.world.simulation.dice.uniform(0.0, SPAWN_S), self._know_workers)
 
     def _know_workers(self) -> None:
         workers = self._workers

@@ -27,6 +27,7 @@ from rallypoint.rendezvous.admission import Admission
 from rallypoint.rendezvous.follower import Follower
 from rallypoint.rendezvous.office import Office
 from rallypoint.rendezvous.orders import Clerk
+from rallypoint.rendezvous.outsiders import Outsiders
 from rallypoint.rendezvous.reports import OrderKind
 from rallypoint.rendezvous.state import State
 
@@ -101,6 +102,11 @@ def spares_are_forgotten(patch: pytest.MonkeyPatch) -> None:
         return choice._replace(node_ids=ready) if len(ready) >= state.min_nodes else None
 
     patch.setattr(admission, "choose_world", choose_without_spares)
+
+
+def who_is_left_out_may_run_on(patch: pytest.MonkeyPatch) -> None:
+    """A world without a node that has yet to stop its workers does not wait for it."""
+    patch.setattr(Outsiders, "held_until", lambda self: float("-inf"))
 
 
 def everybody_has_rank_0(patch: pytest.MonkeyPatch) -> None:
@@ -210,6 +216,7 @@ BROKEN_RULES: tuple[Break, ...] = (
     the_dead_are_kept,
     the_closing_is_not_told,
     spares_are_forgotten,
+    who_is_left_out_may_run_on,
     everybody_has_rank_0,
     fenced_workers_run_on,
     fenced_workers_are_asked,

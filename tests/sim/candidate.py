@@ -10,9 +10,10 @@ from tests.sim.course import Ask, Box, Course, Pause, SessionGoneError, Take, ma
 from tests.sim.store import SERVER, SimClient
 
 from rallypoint.protocol.session.spec import EventKind, SessionVerb, Status
+from rallypoint.rendezvous import office as machine
 from rallypoint.rendezvous import office_moves as chair
 from rallypoint.rendezvous.board import COORDINATOR, HERE, NODES, ORDERS, STATE, Holder, is_mark, node_of
-from rallypoint.rendezvous.office import HOLD_S, Office
+from rallypoint.rendezvous.office import Office
 from rallypoint.rendezvous.reports import decode_report, encode_order
 from rallypoint.store.session_calls import ABSENT, ANY_REVISION
 
@@ -160,7 +161,7 @@ class SimCandidate:
         client.watch(NODES.encode(), True, events.put, lambda *_: None)
         _, (revision, minutes) = yield Ask(client, SessionVerb.READ, (STATE.encode(),))
         reports = yield from self._read_all(client, nodes)
-        office = self.office = Office(self.world.rules, self.world.policy, HOLD_S)
+        office = self.office = Office(self.world.rules, self.world.policy, machine.HOLD_S)
         self.world.tell(f"{self.name} coordinates in term {term}")
         self._minutes_at = revision
         first = tuple(event.report for event in reports if isinstance(event, chair.Reported))

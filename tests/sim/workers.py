@@ -54,6 +54,7 @@ class SimWorkers:
         self.acting = set(range(count))
         self.well = 0
         self._dice = world.simulation.dice
+        self._pace = world.pace
         self._host = host
         self._simulation = world.simulation
         self._ended = ended
@@ -129,7 +130,7 @@ class SimWorkers:
         if self._timer is not None:
             self._timer.cancel()
         self._is_killed = True
-        gone_s = GONE_S * (10 if self._dice.random() < 0.1 else 1)
+        gone_s = self._pace * GONE_S * (10 if self._dice.random() < 0.1 else 1)
         self._host.after(self._dice.uniform(0.0, gone_s), self._tell_stopped)
 
     def _tell_stopped(self) -> None:

@@ -35,9 +35,11 @@ CLOSING_SHARE = 0.2
 OWN_BUDGET_SHARE = 0.1
 """In so many worlds each node has a budget of its own."""
 
-GRACES_S = (0.0, 1.0, 2.0)
-"""So long workers have between being asked to end and being killed. Shorter than the last call: a round that has begun
-without a node whose workers are still being stopped does not wait until it has heard that they must not."""
+GRACES_S = (0.0, 1.0, 2.0, 8.0)
+"""So long workers have between being asked to end and being killed; the last is longer than the last call."""
+
+PACES = (1.0, 0.02)
+"""So much of its usual time it takes to begin and to end a worker: in some worlds hardly any."""
 
 ENDING_S = 10.0
 """So long before the end the workers of some worlds begin to end well."""
@@ -91,6 +93,7 @@ class World:
         flap_limit = dice.choice((0, 3))
         self.policy = Policy(restarts=restarts, flap_limit=flap_limit, cool_down_s=5.0, cool_down_max_s=10.0)
         self.group_rules = self._group_rules()
+        self.pace = dice.choice(PACES)
         self.referee = Referee(self)
         SimServer(self.network, self.simulation.host(SERVER))
         self._names = 0
@@ -266,7 +269,8 @@ class World:
         running = [agent for agent in self.live() if agent.running is not None]
         for agent in running:
             agent.succeed(2.0)
-        self._is_ending = bool(running)
+        # Where a round is just being left, the next one's workers go on.
+        self._is_ending = bool(running) and all(agent.joined is not None for agent in running)
 
 
 _TROUBLES: tuple[Callable[..., None], ...] = (

@@ -290,13 +290,11 @@ class Follower:
             # The round was over before this node had said that it had read of its admission.
             why = f"round {entered} is over, round {order.round} has begun: {order.why}"
             self._judge(Verdict(VerdictKind.OVER, why, None, order.news))
-        elif order.round != entered:
-            return
-        elif order.kind is OrderKind.OVER:
+        elif order.kind is OrderKind.FENCED and order.round >= entered:
+            self._judge(Verdict(VerdictKind.FENCED, order.why, None, order.news))
+        elif order.kind is OrderKind.OVER and order.round == entered:
             self._next = order if order.proposal else None
             self._judge(Verdict(VerdictKind.OVER, order.why, None, order.news))
-        elif order.kind is OrderKind.FENCED:
-            self._judge(Verdict(VerdictKind.FENCED, order.why, None, order.news))
 
     def _obey_wanting(self, order: Order, now: float) -> None:
         kind = order.kind

@@ -12,7 +12,8 @@ Rules
 4. A node that is not in the state but says that it is in a round is fenced. A successor takes up the minutes and the
    reports: a complete round whose members still report it goes on, nobody restarts because a coordinator died.
 5. No world is complete within ``hold_s`` after a node was lost: one whose connection broke may live, and has until then
-   to stop by its own clock (``lifeline.RESUME_S``).
+   to stop by its own clock (``lifeline.RESUME_S``). Nor is one complete that leaves out a node which may still run
+   workers of an earlier round (``outsiders``).
 6. A run that has ended is remembered for some time after all have heard of it, for those who come late; then its name
    can be used again.
 
@@ -57,6 +58,7 @@ from rallypoint.rendezvous.office_moves import (
     TookOffice,
 )
 from rallypoint.rendezvous.orders import Clerk
+from rallypoint.rendezvous.outsiders import Outsiders
 from rallypoint.rendezvous.placement import Placement, find_placement
 from rallypoint.rendezvous.policy import Books, Ledger, Policy
 from rallypoint.rendezvous.reports import Notice, Report
@@ -139,7 +141,7 @@ class Office:
         """Give when ``Ticked`` is due, on the driver's clock; ``None`` if nothing waits for time to pass."""
         if self._term is None or self._recording is not None:
             return None
-        held_until = self._held_until if self._is_held else None
+        held_until = max(self._held_until, self._outsiders.held_until()) if self._is_held else None
         times = (self._progress_due, self._done_due, self._wait_due, held_until, self._admission.next_deadline())
         return min((at for at in times if at is not None), default=None)
 
@@ -153,6 +155,7 @@ class Office:
         place = _placement_of(minutes)
         worker_store = next((report.worker_store for report in event.reports if report.node in self.state.nodes), "")
         self._admission = Admission(self._affairs, self._clerk, self._rules, place, minutes.heard, worker_store)
+        self._outsiders = Outsiders(self._rules.dead_after_s)
         self._recording = None
         self._records = 0
         self._progress: Notice | None = None
@@ -198,6 +201,7 @@ class Office:
             self._affected[node_id] = None
         self._admission.take_back(self._now)
         self._admission.seat_spares(self._now)
+        self._admission.take_back(self._now)  # a spare that was seated may have ended a round that nobody had read of
         self._admission.gather(self._now)
         if not self._is_recorded() or (self._done_due is not None and self._now >= self._done_due):
             effects.append(self._record())
@@ -217,6 +221,7 @@ class Office:
         node_id = event.node
         self._held_until = self._now + self._hold_s
         self._admission.forget(node_id)
+        self._outsiders.forget(node_id)
         self._clerk.forget(node_id)
         self._affected.pop(node_id, None)
         if self.state.closure is not None:
@@ -266,9 +271,10 @@ class Office:
     def _acknowledge(self) -> None:
         state = self.state
         was_held, self._is_held = self._is_held, False
+        self._outsiders.look(state, self._admission.reports, self._affected, self._now)
         if state.phase is not Phase.PROPOSED or state.closure is not None:
             return
-        if self._now < self._held_until:
+        if self._now < max(self._held_until, self._outsiders.held_until()):
             self._is_held = True
             return
         who = state.members if was_held else self._affected
@@ -318,13 +324,17 @@ class Office:
         """Tell all those for whom something has changed, and everybody how far the round is."""
         effects: list[Effect] = []
         state, wait, reports = self.state, self._admission.tell_wait(self._now), self._admission.reports
+        self._outsiders.look(state, reports, self._affected, self._now)
         holds_waits = self._wait_due is None or self._now < self._wait_due
         concerned = self._affected if holds_waits else self._affected | self._clerk.held
         for node_id in reports if self._affairs.is_new_stage else concerned:
             report = reports.get(node_id)
             if report is None:
                 continue
-            order = self._clerk.order_for(state, report, wait, reports, holds_waits=holds_waits)
+            is_outsider = node_id in self._outsiders
+            order = self._clerk.order_for(
+                state, report, wait, reports, holds_waits=holds_waits, is_outsider=is_outsider
+            )
             if order is not None:
                 effects.append(Send(node_id, order))
         if not self._clerk.held:

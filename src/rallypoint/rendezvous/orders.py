@@ -100,6 +100,7 @@ class Clerk:
         reports: Mapping[str, Report] | None = None,
         *,
         holds_waits: bool = False,
+        is_outsider: bool = False,
     ) -> Order | None:
         """Give a node's order, if there is one that it was not told yet.
 
@@ -109,6 +110,7 @@ class Clerk:
             wait: what a round that gathers waits for.
             reports: those of all members, for their workers' ranks.
             holds_waits: an order to wait is held back.
+            is_outsider: a world is proposed without the node, on which workers of an earlier round may run.
 
         Cost: O(1); O(n) for the first of n nodes that is admitted to a round.
         """
@@ -117,7 +119,7 @@ class Clerk:
             self._told.pop(report.node, None)
             self._number += 1
             return replace(self._draft(OrderKind.REFUSED, why), number=self._number, report=number)
-        order = self._answer(state, report, wait)
+        order = self._fence_outsider(state) if is_outsider else self._answer(state, report, wait)
         self.held.pop(report.node, None)
         if order is None:
             return None
@@ -166,6 +168,10 @@ class Clerk:
         if report.node in self._kept_out:
             return self._draft(*self._kept_out[report.node])
         return self._answer_wish(state, report, wait)
+
+    def _fence_outsider(self, state: State) -> Order:
+        why = f"round {state.round} is proposed without this node, which has not come back from the one before"
+        return self._draft(OrderKind.FENCED, why, round_=state.round, news=_latest(state))
 
     def _answer_wish(self, state: State, report: Report, wait: str) -> Order | None:
         node = state.nodes.get(report.node)
