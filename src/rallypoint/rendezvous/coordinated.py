@@ -26,6 +26,7 @@ from rallypoint.errors import (
     RendezvousError,
     RendezvousGracefulExitError,
     RendezvousTimeoutError,
+    SessionLostError,
 )
 from rallypoint.events import emit
 from rallypoint.rendezvous.board import Board, Holder
@@ -145,7 +146,6 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             prepare_to_serve()
         self._workers: Workers | None = None
         self._hands: _Hands | None = None
-        self._has_left = False
 
     # --- torch's methods -----------------------------------------------------------------------------------
 
@@ -303,7 +303,6 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         """Make what follows, and what stands for the office where that is called for, unless they are there."""
         if self._hands is not None:
             return self._hands
-        self._has_left = False
         settings, rules = self.settings, self.settings.node.rules
         node = secrets.token_hex(16)
         label = f"{self._card.host}#{node[:6]}"
@@ -341,8 +340,12 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         if order.rank == 0:
             # Torch's agents leave them here, and other people's code has learned to look.
             keys = [RendezvousStoreInfo.MASTER_ADDR_KEY, RendezvousStoreInfo.MASTER_PORT_KEY]
+            values = [endpoint.host, str(endpoint.port)]
             try:
-                store.multi_set(keys, [endpoint.host, str(endpoint.port)])
+                try:
+                    store.multi_set(keys, values)
+                except SessionLostError:  # it may have been done, and may be done again
+                    store.multi_set(keys, values)
             except (DistError, OSError) as error:
                 raise RendezvousConnectionError(f"{self._ground.where} failed: {error}") from error
         bootstrap = RendezvousStoreInfo(endpoint.host, endpoint.port)

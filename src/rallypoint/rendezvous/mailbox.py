@@ -74,7 +74,7 @@ class Mailbox:
             emit("rendezvous.trouble", f"an order is left out: {error}", run_id=self._run_id)
             return
         if order.term >= revision:  # it would hide the orders of every coordinator up to that term
-            what = f"it is of term {order.term}, and was written before that began, as change {revision}"
+            what = f"its coordinator began with change {order.term}, and it was written before, as change {revision}"
             emit("rendezvous.trouble", f"an order is left out: {what}", run_id=self._run_id)
             return
         self._obey(order)

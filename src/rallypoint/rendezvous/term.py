@@ -130,7 +130,7 @@ class Term:
         self._renew_if_due()
         emit(
             "coordinator.elected",
-            f"this node coordinates run {self._run_id!r} in term {self._number}, with {len(reports)} "
+            f"this node coordinates run {self._run_id!r}, with {len(reports)} "
             f"report{'' if len(reports) == 1 else 's'} to begin with",
             run_id=self._run_id,
             term=self._number,
@@ -242,7 +242,7 @@ class Term:
 
     def _note_recorded(self, revision: int) -> None:
         if not revision:
-            raise DeposedError(f"another coordinator has recorded since term {self._number} began")
+            raise DeposedError("another node has taken over since this one began to coordinate")
         self._minutes_at = revision
 
     def _renew_if_due(self) -> None:

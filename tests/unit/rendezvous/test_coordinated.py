@@ -19,6 +19,7 @@ from rallypoint.rendezvous.ground import Ground
 from rallypoint.rendezvous.handler import RendezvousParameters, RoundStatus
 from rallypoint.rendezvous.settings import CoordinatedSettings
 from rallypoint.rendezvous.term import ENDED_S
+from rallypoint.store.prefix import PrefixStore
 
 JOIN_S = 20
 CURRENT, OVER, CLOSED = RoundStatus.CURRENT, RoundStatus.OVER, RoundStatus.CLOSED
@@ -270,6 +271,21 @@ def test_a_store_that_is_gone_is_an_error_of_the_connection(stage):
     (error,) = join(node)
     assert isinstance(error, RendezvousConnectionError)
     assert "has ended" in str(error)
+
+
+def test_a_session_that_is_lost_while_rank_0_says_where_the_store_is_costs_nothing(stage, monkeypatch):
+    losses = [SessionLostError("the session has ended")]
+    multi_set = PrefixStore.multi_set
+
+    def lose_once(self, keys, values):
+        if losses:
+            raise losses.pop()
+        multi_set(self, keys, values)
+
+    monkeypatch.setattr(PrefixStore, "multi_set", lose_once)
+    first, _ = sorted(join(stage.node("a"), stage.node("b")), key=lambda info: info.rank)
+    assert not losses
+    assert first.store.get("MASTER_PORT") == b"4242"
 
 
 def test_before_it_joins_a_node_is_in_no_round(stage):

@@ -246,7 +246,9 @@ def test_an_order_that_is_older_than_its_term_hides_no_other(stage):
         stage.order(OrderKind.OVER, why="a worker failed")
         stage.following.await_verdict(JOIN_S)
     assert stage.following.verdict()[0].kind is VerdictKind.OVER
-    assert all("left out: it is of term" in event.message for event in events if event.name == "rendezvous.trouble")
+    assert all(
+        "left out: its coordinator began" in event.message for event in events if event.name == "rendezvous.trouble"
+    )
 
 
 def test_a_node_whose_session_may_have_ended_is_cut_off_although_its_lease_lasts(stage, monkeypatch):

@@ -73,7 +73,10 @@ def test_after_a_long_silence_what_stands_there_is_read_again():
 
 @pytest.mark.parametrize(
     ("data", "revision", "words"),
-    [(b"{}", 9, "cannot be read"), (order(1), TERM, "it is of term 5, and was written before that began, as change 5")],
+    [
+        (b"{}", 9, "cannot be read"),
+        (order(1), TERM, "its coordinator began with change 5, and it was written before, as change 5"),
+    ],
 )
 def test_what_is_no_order_of_a_coordinator_is_told_and_left_out(data, revision, words):
     with observed() as events:

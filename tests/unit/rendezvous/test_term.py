@@ -71,5 +71,5 @@ def test_who_finds_that_another_has_recorded_is_deposed(stage):
     with stage.term.watch():
         stage.term.prepare(lambda _revision: Office(Rules(2, 2)))
         stage.board.record(b"another's", ABSENT)
-        with pytest.raises(DeposedError, match="another coordinator has recorded since term"):
+        with pytest.raises(DeposedError, match="another node has taken over since"):
             stage.term.begin()
