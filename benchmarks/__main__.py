@@ -1,6 +1,6 @@
 """Measure everything, hold it against the bars, write RESULTS.md.
 
-python -m benchmarks                       # all of it, about 25 minutes
+python -m benchmarks                       # all of it, about 30 minutes
 python -m benchmarks --quick               # about 6 minutes, wide spreads
 python -m benchmarks --only calls --rounds 3 --out /tmp/calls.md --json /tmp/calls.json
 """

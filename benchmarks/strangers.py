@@ -195,15 +195,15 @@ class SlowLoris(Attack):
 
 
 class UnreadReplies(Attack):
-    """Asks for 4 MiB, 256 KiB at a time, and reads nothing, on one connection after the other.
+    """Asks for 16 MiB, 128 KiB at a time, and reads nothing, on one connection after the other.
 
     Values of 4,000 bytes are no part of what several share: each reply has its own memory.
     """
 
     rate = 40.0
-    KEYS = tuple(b"/unread/%d" % number for number in range(64))
+    KEYS = tuple(b"/unread/%d" % number for number in range(32))
     VALUE = bytes(4000)
-    TIMES = 16
+    TIMES = 128
 
     def __init__(self, port: int, folder: Path) -> None:
         super().__init__(port, folder)
