@@ -80,10 +80,12 @@ class Attack:
     def end(self) -> None:
         """Take back what a valid peer has put into the store."""
 
-    def connect(self) -> socket.socket:
-        """Connect, from one address after the other: one alone would run out of ports."""
+    def connect(self, buffer_size: int = 0) -> socket.socket:
+        """Connect, from one address after the other: one alone would run out of ports; with so much room to receive."""
         self._opened += 1
         sock = socket.socket()
+        if buffer_size:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.bind((f"127.0.1.{1 + self._opened % ADDRESSES}", 0))
         sock.settimeout(PATIENCE_S)
@@ -213,8 +215,7 @@ class UnreadReplies(Attack):
         read_exactly(self._writer, 4)
 
     def strike(self, number: int) -> None:  # noqa: ARG002 - all the same
-        greedy = self.connect()
-        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy = self.connect(4096)
         greedy.sendall(VALIDATE + encode_request(Verb.MULTI_GET, self.KEYS) * self.TIMES)
         self.hold(greedy)
 
