@@ -19,7 +19,7 @@ from rallypoint.server.vocabulary import Origin
 
 __all__ = ["FLUSH_SIZE_MAX", "OUTPUT_HIGH_SIZE", "OUTPUT_LOW_SIZE", "Connection"]
 
-FLUSH_SIZE_MAX = 512 * 1024
+FLUSH_SIZE_MAX = 256 * 1024
 """Bytes that one flush hands to the system, so that one peer's long reply does not keep the others waiting."""
 
 OUTPUT_HIGH_SIZE = 1024 * 1024

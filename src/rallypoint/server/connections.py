@@ -157,7 +157,7 @@ class Connections:
     def _bound_output(self, unread: UnreadOutput, now: float) -> None:
         """Close those that leave the most unread, until it is not too much; look again at a tenth of the time."""
         begun = self._clock.now()
-        while (excess := unread.excess()) is not None:
+        for excess in unread.excesses():
             connection = self._connections[excess.fd]
             unread.discard(connection)
             if not connection.is_closing:

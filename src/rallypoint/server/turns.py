@@ -37,7 +37,7 @@ SLICE_S = 0.005
 HEAVY_SLICE_S = 0.0002
 """Seconds that one wake-up spends on heavy connections: light ones that have become ready wait for so long."""
 
-STEP_S = 0.0002
+STEP_S = 0.0001
 """Seconds after which a step begins no other request of those that its connection has sent."""
 
 

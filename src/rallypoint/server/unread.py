@@ -20,7 +20,7 @@ What this file does not know: sockets, time, what a reply is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
 __all__ = ["SHARED_SIZE_MIN", "Blockable", "Excess", "UnreadOutput"]
@@ -86,35 +86,68 @@ class UnreadOutput:
 
     def size(self) -> int:
         """Give the bytes that are unread. Cost: the pieces of output of all blocked connections."""
-        return self._count()[0]
+        return _count(self._parts())[0]
 
-    def excess(self) -> Excess | None:
-        """Tell who holds the most, if it is too much in all. Cost: as of ``size``, if that may be above the limit."""
+    def excesses(self) -> Iterator[Excess]:
+        """Give those that hold the most, one after the other, until it is not too much in all.
+
+        Each is expected to hold nothing any more when the next is asked for. What others get meanwhile is for the next
+        time. Cost: as of ``size``, if that may be above the limit; then the connections for each that is given.
+        """
         if sum(connection.output_size for connection in self._blocked.values()) <= self._limit:
-            return None
-        total, owners = self._count()
-        if total <= self._limit:
-            return None
+            return
+        parts = self._parts()
+        while True:
+            total, owners = _count(parts)
+            if total <= self._limit:
+                return
+            shares = {
+                fd: part.size + sum(len(piece) // owners[id(piece)] for piece in part.large)
+                for fd, part in parts.items()
+            }
+            most = max(shares, key=shares.__getitem__)
+            yield Excess(most, shares[most], total)
+            del parts[most]
+            parts = {fd: part for fd, part in parts.items() if fd in self._blocked}
 
-        def held(connection: Blockable) -> int:
-            return sum(len(piece) // owners.get(id(piece), 1) for piece in map(_whole, connection.output))
+    def _parts(self) -> dict[int, _Part]:
+        return {fd: _part(connection) for fd, connection in self._blocked.items()}
 
-        most = max(self._blocked.values(), key=held)
-        return Excess(most.fd, held(most), total)
 
-    def _count(self) -> tuple[int, Counter[int]]:
-        """Give the bytes, and how many times each large piece is owed."""
-        total = 0
-        owners: Counter[int] = Counter()
-        for connection in self._blocked.values():
-            for piece in map(_whole, connection.output):
-                size = len(piece)
-                if size > SHARED_SIZE_MIN:
-                    owners[id(piece)] += 1
-                    if owners[id(piece)] > 1:
-                        continue
-                total += size
-        return total, owners
+class _Part(NamedTuple):
+    """What one connection holds: the bytes that are its own, and the pieces that others may hold too."""
+
+    size: int
+    large: list[bytes | memoryview]
+
+
+def _part(connection: Blockable) -> _Part:
+    size = connection.output_size
+    large = [piece for piece in connection.output if len(piece) > SHARED_SIZE_MIN]
+    size -= sum(map(len, large))
+    large = list(map(_whole, large))
+    head = next(iter(connection.output), b"")
+    if len(head) <= SHARED_SIZE_MIN:  # the rest of it: only the first piece can be sent in part
+        whole = _whole(head)
+        if len(whole) > SHARED_SIZE_MIN:
+            large.append(whole)
+            size -= len(head)
+        else:
+            size += len(whole) - len(head)
+    return _Part(size, large)
+
+
+def _count(parts: Mapping[int, _Part]) -> tuple[int, Counter[int]]:
+    """Give the bytes, and how many times each large piece is owed."""
+    total = 0
+    owners: Counter[int] = Counter()
+    for part in parts.values():
+        total += part.size
+        for piece in part.large:
+            owners[id(piece)] += 1
+            if owners[id(piece)] == 1:
+                total += len(piece)
+    return total, owners
 
 
 def _whole(piece: bytes | memoryview) -> bytes | memoryview:
