@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from rallypoint.net.address import listen, listen_unix
-from rallypoint.server.connection import OUTPUT_HIGH_SIZE, OUTPUT_LOW_SIZE, Connection
+from rallypoint.server.connection import FLUSH_SIZE_MAX, OUTPUT_HIGH_SIZE, OUTPUT_LOW_SIZE, Connection
 from rallypoint.server.vocabulary import Origin
 
 
@@ -59,6 +59,47 @@ def test_a_few_small_pieces_take_one_call(ends):
     connection.output.extend([b"a", b"b", b"c"])
     assert connection.flush()
     assert calls == [b"abc"]
+
+
+class GreedySocket:
+    """A socket that takes all that it is given."""
+
+    family = socket.AF_INET
+
+    def __init__(self):
+        self.taken = bytearray()
+
+    def setblocking(self, is_blocking):
+        pass
+
+    def fileno(self):
+        return 7
+
+    def recv(self, size):
+        raise BlockingIOError
+
+    def send(self, data):
+        self.taken += data
+        return len(data)
+
+    def sendmsg(self, segments):
+        return self.send(b"".join(segments))
+
+
+@pytest.mark.parametrize("piece_size", [FLUSH_SIZE_MAX * 5 // 2, FLUSH_SIZE_MAX, 3000])
+def test_a_long_reply_goes_out_in_portions_however_much_the_system_takes(piece_size):
+    sock = GreedySocket()
+    connection = Connection(sock)
+    pieces = [os.urandom(piece_size) for _ in range(1 + 4 * FLUSH_SIZE_MAX // piece_size)]
+    connection.output.extend(pieces)
+    before = 0
+    while not connection.flush():
+        assert connection.is_blocked
+        assert connection.output_size == sum(map(len, connection.output))
+        assert before < len(sock.taken) <= before + FLUSH_SIZE_MAX
+        before = len(sock.taken)
+    assert bytes(sock.taken) == b"".join(pieces)
+    assert not connection.is_blocked
 
 
 def test_a_blocked_connection_counts_its_output_and_goes_on(ends):
