@@ -45,6 +45,11 @@ class Readings(Generic[ReaderT]):
         self._asked: set[Share] = set()
         self._due: list[Share] = []
 
+    @property
+    def is_due(self) -> bool:
+        """Tell whether ``due`` gives something."""
+        return bool(self._due)
+
     def __len__(self) -> int:
         """Give how many requests wait to be asked."""
         return len(self._waiting)

@@ -5,6 +5,7 @@ The other side is one session to that server (``upstream``); everything else is 
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,8 +55,10 @@ class Relay(Front):
             raise self._refusal
 
     def _end_turn(self) -> None:
-        super()._end_turn()
-        self._upstream.flush()
+        if self._translator.has_due:
+            super()._end_turn()
+        if self._upstream.gathered:
+            self._upstream.flush()
 
     def _give_up(self, refusal: AuthenticationError) -> None:
         self._refusal = refusal
@@ -83,4 +86,7 @@ def serve(
     Raises:
         AuthenticationError: the server refuses who we are; trying again would not help.
     """
-    return run_until_signalled(Relay(reach, listeners, replace(options, log=log_to_stderr)), on_ready=on_ready)
+    relay = Relay(reach, listeners, replace(options, log=log_to_stderr))
+    gc.collect()
+    gc.freeze()  # what is there now stays to the end: no need to look at it again and again
+    return run_until_signalled(relay, on_ready=on_ready)

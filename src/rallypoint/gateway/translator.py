@@ -152,6 +152,11 @@ class Translator:
             case _:
                 self._tick(now)
 
+    @property
+    def has_due(self) -> bool:
+        """Tell whether ``end_turn`` gives something."""
+        return self._readings is not None and self._readings.is_due
+
     def end_turn(self) -> list[RelayEffect]:
         """Give what peers have wanted to read since it was called last, of what is not on its way already."""
         if self._readings is None or not (due := self._readings.due()):

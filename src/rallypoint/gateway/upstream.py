@@ -24,7 +24,7 @@ import contextlib
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,7 @@ Reach = Callable[[bytes, Deadline], Link]
 _READS_MAX = 16  # reads at one wake-up, so that the local peers get their turn
 _WHOLE_SIZE = 4096  # a read that gives less has emptied the socket
 _LABEL = "rallypoint-relay"
+_AWAITED_SIZE_MAX = 1 << 20  # of a large answer, what one wake-up is for
 _NOBODYS = 0  # the call of a probe
 _JOINED_SIZE_MAX = 256 * 1024  # larger frames are not copied to leave together
 
@@ -76,6 +77,9 @@ class Upstream:
         give_up: takes the error, in the loop's thread, if the server refuses who we are before it was ever there.
         is_driven: frames leave with ``flush``, which somebody calls before the loop sleeps, and OKs are told as
             ``REPLY_AT`` has them; else frames leave at once, and all fields are told.
+
+    Attributes:
+        gathered: frames that wait for ``flush``; the others only look whether there are any.
 
     Threads: everything belongs to the loop's thread, but ``begin``, which comes before it, and ``end``, after it.
     """
@@ -103,13 +107,14 @@ class Upstream:
         self._arriving: Link | None = None  # in the door, by the connector
         self._is_driven = is_driven
         self._reply_at = REPLY_AT if is_driven else {}
-        self._gathered: list[bytes] = []  # frames of this turn
+        self.gathered: list[bytes] = []
         self._outbox: deque[memoryview] = deque()
         self._data_id: bytes | None = None
         self._last_trouble = ""
         self._connector: threading.Thread | None = None
         self._has_ended = threading.Event()
         self._is_probed = False
+        self._awaited = 1  # bytes that are to be there before the system tells us
         loop.every(PROBE_S, self.probe)
 
     # --- requests ----------------------------------------------------------------------------------------
@@ -136,6 +141,8 @@ class Upstream:
         """Give a silent server up, or ask it for a sign of life."""
         if self._link is None:
             return
+        if self._awaited > 1:
+            self._ready()  # less than is awaited may be there
         if self._is_probed:
             self._lose(f"it has said nothing for {PROBE_S:g} s")
             return
@@ -207,6 +214,7 @@ class Upstream:
         frames = self._session.resume(welcome)
         self._link = link
         self._is_probed = False
+        self._awaited = 1
         self._loop.watch(link.stream.fileno(), self._ready)
         self._last_trouble = ""
         self._log(f"the server upstream is there{' again' if is_known else ''}{'' if is_same else ', with other data'}")
@@ -236,7 +244,7 @@ class Upstream:
         self._loop.unwatch(link.stream.fileno())
         link.stream.close()
         self._outbox.clear()
-        self._gathered.clear()
+        self.gathered.clear()
         closing = self._session.closing
         self._session.lose()
         if closing is not None and closing.reason in FATAL_REASONS:
@@ -251,13 +259,13 @@ class Upstream:
         if self._link is None:
             return  # the session keeps it until there is a connection
         if self._is_driven:
-            self._gathered.append(frame)
+            self.gathered.append(frame)
         else:
             self._send_now(frame)
 
     def flush(self) -> None:
         """Send what was asked in this turn of the loop; in the loop's thread."""
-        frames = self._gathered
+        frames = self.gathered
         if not frames:
             return
         if len(frames) == 1 or sum(map(len, frames)) <= _JOINED_SIZE_MAX:
@@ -265,7 +273,7 @@ class Upstream:
             frames.clear()
             self._send_now(data)
             return
-        self._gathered = []
+        self.gathered = []
         for frame in frames:
             self._send_now(frame)
 
@@ -292,14 +300,33 @@ class Upstream:
                 self._flush()
             for _ in range(_READS_MAX):
                 link = self._link
-                data = b"" if link is None else link.stream.take(self._session.missing, is_patient=False)
+                if link is None:
+                    return
+                is_plain = type(link.stream) is Stream
+                if self._is_driven and is_plain and (room := self._session.room()) is not None:
+                    if not self._take_into(link, room):
+                        return
+                    continue
+                data = link.stream.take(self._session.missing, is_patient=False)
                 if not data:
                     return
-                self._heard(data)
-                if len(data) < _WHOLE_SIZE and link is not None and type(link.stream) is Stream:
+                self._heard(self._session.receive(data))
+                if len(data) < _WHOLE_SIZE and is_plain:
                     return  # there was no more; TLS may hold some
         except DistNetworkError as error:
             self._lose(str(error))
+
+    def _take_into(self, link: Link, room: memoryview) -> bool:
+        """Read more of a large answer to where it belongs; tell whether there may be more to read."""
+        size = link.stream.take_into(room)
+        left = len(room) - size
+        awaited = min(left, _AWAITED_SIZE_MAX) or 1
+        if awaited != self._awaited:
+            self._awaited = awaited
+            link.stream.await_at_least(awaited)
+        if size:
+            self._heard(self._session.fill(size))
+        return size > 0 and left == 0
 
     def _flush(self) -> None:
         link = self._link
@@ -312,10 +339,10 @@ class Upstream:
         if link is not None:
             self._loop.watch(link.stream.fileno(), self._ready)
 
-    def _heard(self, data: bytes) -> None:
+    def _heard(self, answered: Sequence[Request]) -> None:
         self._is_probed = False
         session = self._session
-        for request in session.receive(data):
+        for request in answered:
             assert isinstance(request, _Request)
             status = request.status
             assert status is not None

@@ -21,6 +21,7 @@ import os
 import select
 import socket
 import struct
+import sys
 from collections import deque
 from time import monotonic
 
@@ -45,6 +46,7 @@ CONNECT_STAGGER_S = 0.25
 _READ_SIZE = 16384  # larger reads cost more to allocate than they save
 _CHUNK_SIZE_MAX = 8 * 1024 * 1024  # memory taken for an announced size before its bytes are there
 _SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_HAS_LOW_WATER = sys.platform == "linux"  # where the receive buffer is enlarged to hold so much
 _FIRST_LOOK = struct.pack("@ll", 0, int(FIRST_LOOK_S * 1_000_000))
 
 
@@ -220,6 +222,29 @@ class Stream:
         if not data:
             raise lost(self.endpoint)
         return data
+
+    def take_into(self, room: memoryview) -> int:
+        """Put the next bytes there, whatever has come, and give how many; 0 if nothing has. Errors as ``take``'s."""
+        if self._start < len(self._data):
+            data = self._data[self._start : self._start + len(room)]
+            room[: len(data)] = data
+            self._start += len(data)
+            return len(data)
+        try:
+            size = self._sock.recv_into(room, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise translate(error, self.endpoint) from error
+        if not size:
+            raise lost(self.endpoint)
+        return size
+
+    def await_at_least(self, size: int) -> None:
+        """Have the system report input only when so many bytes of it are there, or nearly as many as it keeps."""
+        if _HAS_LOW_WATER:
+            with contextlib.suppress(OSError):  # who is gone is told by the next read
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def wait(self, until: float, *, for_output: bool = False, slice_s: float = WAIT_SLICE_S) -> bool:
         """Wait until there is something to take, or the system takes output, one slice at most.

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rallypoint.gateway.lists import LONG_SIZE, LONG_SIZE_MAX, ListMemory
 from rallypoint.protocol.codec import DECODERS, KeyList, RequestError, encode_keys, encode_request
@@ -17,7 +19,7 @@ def decoded(memory, verb, data, at=0):
     return memory.decoders[verb](verb, data, at + 1, len(data))
 
 
-@pytest.mark.parametrize("keys", [LONG, SHORT, [], [b""]], ids=len)
+@pytest.mark.parametrize("keys", [LONG, [*LONG, b"/x"], [b""] * 20, [b"/k"] * 20, SHORT, [], [b""]])
 def test_lists_are_what_they_are_without_a_memory_and_know_their_bytes(keys):
     memory = ListMemory()
     for verb in (*LISTS, *LISTS):
@@ -48,6 +50,13 @@ def test_a_list_that_is_not_all_there_is_waited_for():
     decoded(memory, Verb.WAIT, data)
     assert decoded(memory, Verb.WAIT, data[:-1]) is None
     assert decoded(memory, Verb.WAIT, data[:5]) is None
+
+
+@given(st.lists(st.sampled_from([b"", b"/k", b"/l", b"/long"]), max_size=40), st.integers(0, 60), st.binary(max_size=9))
+def test_any_list_is_decoded_as_without_a_memory_however_much_of_it_is_there(keys, cut, behind):
+    whole = encode_request(Verb.WAIT, keys) + behind
+    data = whole[: max(1, len(whole) - cut)]
+    assert decoded(ListMemory(), Verb.WAIT, data) == DECODERS[Verb.WAIT](Verb.WAIT, data, 1, len(data))
 
 
 def test_refusals_are_those_of_any_decoder():

@@ -205,3 +205,17 @@ def test_a_relay_that_the_server_never_lets_in_ends_and_says_why():
     relay = Relay(refuse, listen("127.0.0.1", 0), FrontOptions(log=lambda _: None), backoff=QUICK)
     with pytest.raises(AuthenticationError, match=r"^the server wants to see a token$"):
         relay.run()
+
+
+def test_large_values_of_many_keys_come_whole_to_several_at_once(server, relay):
+    keys = [b"/large/%04d" % number for number in range(300)]
+    clients = [relay.client() for _ in range(4)]
+    for number, key in enumerate(keys):
+        clients[0].ask(Verb.SET, key, b"%04d" % number * 2_000)
+    assert clients[0].ping()
+    expected = b"".join(struct.pack("<Q", 8_000) + b"%04d" % number * 2_000 for number in range(300))
+    for _ in range(2):
+        for client in clients:
+            client.ask(Verb.MULTI_GET, keys)
+        for client in clients:
+            assert client.read(len(expected)) == expected

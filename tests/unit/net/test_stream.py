@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import math
 import os
+import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -420,3 +422,32 @@ def test_a_stream_takes_over_a_socket_with_a_timeout_of_its_own():
         threading.Timer(0.1, lambda: theirs.send(b"x")).start()
         assert stream.receive_exactly(1, soon()) == b"x"
     stream.close()
+
+
+def test_what_comes_may_be_put_where_it_belongs(ends):
+    stream, peer = ends
+    room = memoryview(bytearray(10))
+    assert stream.take_into(room) == 0
+    peer.sendall(b"\x01abcdefgh")
+    assert stream.receive_exactly(1, soon()) == b"\x01"
+    assert stream.take_into(room[:3]) == 3  # read ahead
+    assert stream.take_into(room[3:]) == 5
+    assert bytes(room) == b"abcdefgh\0\0"
+    peer.close()
+    stream.wait(math.inf)
+    with pytest.raises(ConnectionLostError):
+        stream.take_into(room)
+
+
+def test_less_than_is_awaited_is_no_news(ends):
+    stream, peer = ends
+    stream.await_at_least(1000)
+    peer.sendall(b"x" * 999)
+    if sys.platform == "linux":
+        assert not select.select([stream], [], [], 0.05)[0]
+    peer.sendall(b"x")
+    assert select.select([stream], [], [], PATIENCE)[0]
+    stream.await_at_least(1)
+    assert len(stream.take(0, is_patient=False)) == 1000
+    peer.sendall(b"y")
+    assert select.select([stream], [], [], PATIENCE)[0]

@@ -104,13 +104,13 @@ class Request:
             RemoteProtocolError: they are not those of the layout.
         """
         assert self.status is not None
-        return decode_reply(self.status, self.verb, self._data, self._at, self._end)
+        return decode_reply(self.status, self.verb, bytes(self._data), self._at, self._end)
 
     def rest(self, at: int) -> bytes | memoryview:
         """Give the answer's fields as they came, from this byte of theirs on, without a look at them."""
         start = self._at + at
         if self._end - start < _COPIED_SIZE_MAX:
-            return self._data[start : self._end]
+            return bytes(self._data[start : self._end])
         return memoryview(self._data)[start : self._end]
 
     def stored(self) -> bytes:
@@ -119,7 +119,7 @@ class Request:
         if self._end < at or _STORED_HEAD.unpack_from(self._data, self._at)[0] != self._end - at:
             value: bytes = self.fields()[0]
             return value
-        return self._data[at : self._end]
+        return bytes(self._data[at : self._end])
 
     def number(self) -> int:
         """Give the only field of an OK, an I64."""
@@ -261,8 +261,21 @@ class Session:
                     if self._cancelled:
                         self._settle([request])
                     return [request]
-        answered = []
         cutter.feed(data)
+        return self._cut()
+
+    def room(self) -> memoryview | None:
+        """Give where the rest of a large frame that has begun may be received; ``None`` if there is none such."""
+        return self._cutter.room()
+
+    def fill(self, size: int) -> list[Request]:
+        """Take note that so many bytes have come into ``room``, as ``receive`` does of others."""
+        return self._cut() if self._cutter.fill(size) else []
+
+    def _cut(self) -> list[Request]:
+        """Take the frames that are whole."""
+        cutter = self._cutter
+        answered = []
         while (place := cutter.next()) is not None:
             at, end = place
             _, status, number = _HEAD.unpack_from(cutter.data, at)
@@ -276,7 +289,7 @@ class Session:
                 if self._watches and number in self._watches:
                     self._stand(request)
             else:
-                self._hear(status, number, cutter.data, at + REPLY_HEAD_SIZE, end)
+                self._hear(status, number, bytes(cutter.data), at + REPLY_HEAD_SIZE, end)
         if self._cancelled and answered:
             self._settle(answered)
         return answered

@@ -13,15 +13,27 @@ segment ends amid is gathered in a growing buffer until it is whole::
     feed(abc|de) -> next: abc       next: None (de is kept)
     feed(f|gh)   -> next: def       next: None (gh is kept)
 
+Whoever receives large frames that it has asked for may have the system write the rest of one where it belongs
+(``room``, ``fill``): nothing of it is copied then, and ``data`` is a bytearray. Up to ``ROOM_SIZE_MAX`` bytes of memory
+are taken on the strength of a claim there.
+
 What this file does not know: what a frame means.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 from rallypoint.protocol.codec import U32, RequestError
 from rallypoint.protocol.spec import CloseReason
 
-__all__ = ["FrameCutter"]
+__all__ = ["ROOM_SIZE_MAX", "ROOM_SIZE_MIN", "FrameCutter"]
+
+ROOM_SIZE_MIN = 64 * 1024
+"""Bytes that a frame must lack so that there is room for them."""
+
+ROOM_SIZE_MAX = 8 * 1024 * 1024
+"""Bytes that a frame may lack so that there is room for them."""
 
 _SIZE = U32.size
 _size_at = U32.unpack_from
@@ -42,25 +54,44 @@ class FrameCutter:
     Threads: none but the caller's.
     """
 
-    __slots__ = ("_begun", "_need", "_pos", "_size_min", "data", "size_max")
+    __slots__ = ("_begun", "_filled", "_need", "_pos", "_size_min", "_whole", "data", "size_max")
 
     def __init__(self, size_min: int, size_max: int) -> None:
         self._size_min = size_min
         self.size_max = size_max
         self.data = b""
         self._pos = 0
+        self._whole: bytearray | None = None  # where a frame that is not whole is filled in, instead of _begun
+        self._filled = 0
         self._begun = bytearray()  # a frame that is not whole, from its size on
         self._need = 0  # the whole length of that frame, 0 while its size is not known
 
     @property
     def held(self) -> int:
         """Bytes of a begun frame that are kept until the rest comes."""
-        return len(self._begun)
+        return len(self._begun) if self._whole is None else self._filled
 
     @property
     def missing(self) -> int:
         """Bytes of a begun frame that are still to come, as far as its size is known; 0 between frames."""
-        return max(0, self._need - len(self._begun)) if self._begun else 0
+        held = self.held
+        return max(0, self._need - held) if held else 0
+
+    def room(self) -> memoryview | None:
+        """Give where the rest of a begun frame belongs, ``None`` if that is not known or little or very much."""
+        if self._whole is None:
+            if not ROOM_SIZE_MIN <= self.missing <= ROOM_SIZE_MAX:
+                return None
+            self._whole = bytearray(self._need)
+            self._filled = len(self._begun)
+            self._whole[: self._filled] = self._begun
+            self._begun = bytearray()
+        return memoryview(self._whole)[self._filled :]
+
+    def fill(self, size: int) -> bool:
+        """Take note that so many bytes were written at the beginning of ``room``; tell whether the frame is whole."""
+        self._filled += size
+        return self._filled == self._need
 
     @property
     def unread(self) -> int:
@@ -70,7 +101,9 @@ class FrameCutter:
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Cost: nothing if ``next`` has said ``None`` before; else a copy of what is unread."""
         if self._pos < len(self.data):
-            data = self.data[self._pos :] + data
+            data = bytes(self.data[self._pos :]) + data
+        if self._whole is not None:
+            self._begun, self._whole = self._whole[: self._filled], None
         self.data = data
         self._pos = 0
 
@@ -80,6 +113,8 @@ class FrameCutter:
         Raises:
             RequestError: the size is none that a frame may have. The cutter must not be used afterwards.
         """
+        if self._whole is not None:
+            return self._filled_in(self._whole)
         if self._begun:
             return self._go_on()
         data = self.data
@@ -108,7 +143,17 @@ class FrameCutter:
         self.data = b""
         self._pos = 0
         self._begun = bytearray()
+        self._whole = None
         self._need = 0
+
+    def _filled_in(self, whole: bytearray) -> tuple[int, int] | None:
+        if self._filled < self._need:
+            return None
+        self.data = cast("bytes", whole)  # read like one, by those who have made room
+        self._whole = None
+        self._pos = end = self._need
+        self._need = 0
+        return 0, end
 
     def _go_on(self) -> tuple[int, int] | None:
         """Gather more of a begun frame."""

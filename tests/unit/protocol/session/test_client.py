@@ -207,3 +207,21 @@ def test_an_answers_fields_may_be_had_as_they_came(size):
     session.receive(answer(request, 5, b"v" * size))
     assert bytes(request.rest(0)) == (5).to_bytes(8, "little") + bytes(request.rest(8))
     assert bytes(request.rest(8)) == size.to_bytes(8, "little") + b"v" * size
+
+
+def test_the_rest_of_a_large_answer_may_be_written_where_it_belongs():
+    session = Session()
+    request, _ = begin(session, V.MULTI_GET, [b"/k", b"/l"])
+    values = [b"v" * 100_000, b"w" * 100_000]
+    frame = answer(request, values)
+    assert session.room() is None
+    assert session.receive(frame[:100]) == []
+    room = session.room()
+    room[:5] = frame[100:105]
+    assert session.fill(5) == []
+    room = session.room()
+    room[:] = frame[105:]
+    assert session.fill(len(room)) == [request]
+    assert request.fields() == (values,)
+    assert {type(value) for value in request.fields()[0]} == {bytes}
+    assert bytes(request.rest(0)) == frame[13:]

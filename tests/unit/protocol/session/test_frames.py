@@ -5,7 +5,7 @@ import re
 import pytest
 
 from rallypoint.protocol.codec import U32, RequestError
-from rallypoint.protocol.session.frames import FrameCutter
+from rallypoint.protocol.session.frames import ROOM_SIZE_MAX, ROOM_SIZE_MIN, FrameCutter
 from rallypoint.protocol.spec import CloseReason
 
 
@@ -80,3 +80,61 @@ def test_a_size_that_no_frame_has_is_refused_at_once(cut: int, size: int, reason
     with pytest.raises(RequestError, match=re.escape(words)) as refusal:
         read(cutter, U32.pack(size), cut)
     assert refusal.value.reason is reason
+
+
+def large_frame(size):
+    return size.to_bytes(4, "little") + bytes(range(256)) * (size // 256) + bytes(size % 256)
+
+
+@pytest.mark.parametrize("size", [ROOM_SIZE_MIN + 100, 300_000])
+@pytest.mark.parametrize("step", [7_000, 100_000, 1 << 20])
+def test_a_large_frame_may_be_written_where_it_belongs(size, step):
+    frame = large_frame(size)
+    cutter = FrameCutter(2, 1 << 30)
+    cutter.feed(b"\2\0\0\0ab" + frame[:50])
+    assert cutter.next() == (0, 6)
+    assert cutter.next() is None
+    at = 50
+    while at < len(frame):
+        room = cutter.room()
+        assert len(room) == cutter.missing == len(frame) - at
+        piece = frame[at : at + step]
+        room[: len(piece)] = piece
+        at += len(piece)
+        assert cutter.fill(len(piece)) is (at == len(frame))
+        assert cutter.held == at
+    assert cutter.next() == (0, len(frame))
+    assert cutter.data == frame
+    cutter.feed(b"\2\0\0\0cd")
+    assert cutter.next() == (0, 6)
+    assert (cutter.next(), cutter.held) == (None, 0)
+
+
+def test_what_was_written_there_may_be_fed_on():
+    frame = large_frame(300_000)
+    cutter = FrameCutter(2, 1 << 30)
+    cutter.feed(frame[:50])
+    assert cutter.next() is None
+    cutter.room()[:100] = frame[50:150]
+    assert not cutter.fill(100)
+    assert cutter.next() is None
+    cutter.feed(frame[150:] + b"\2\0\0\0cd")
+    at, end = cutter.next()
+    assert cutter.data[at:end] == frame
+    at, end = cutter.next()
+    assert cutter.data[at:end] == b"\2\0\0\0cd"
+
+
+def test_there_is_no_room_for_little_nor_for_very_much_nor_for_what_nobody_has_claimed():
+    cutter = FrameCutter(2, 1 << 30)
+    assert cutter.room() is None
+    for size in (ROOM_SIZE_MIN - 100, ROOM_SIZE_MAX + 100):
+        cutter.feed(size.to_bytes(4, "little") + b"ab")
+        assert cutter.next() is None
+        assert cutter.room() is None
+        cutter.close()
+    cutter.feed(large_frame(300_000)[:100])
+    cutter.next()
+    cutter.room()
+    cutter.close()
+    assert (cutter.held, cutter.missing, cutter.room()) == (0, 0, None)
