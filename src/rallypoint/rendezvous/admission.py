@@ -56,6 +56,7 @@ class Admission:
     Attributes:
         heard: see there, as it is now.
         reports: the last report of each node; the office keeps it.
+        held_until: no acknowledgement counts before that; the office keeps it.
     """
 
     def __init__(  # noqa: PLR0917 - what it stands between
@@ -79,6 +80,7 @@ class Admission:
         self._enough_round = -1
         self._paused_until = float("-inf")
         self._is_pausing = False
+        self.held_until = float("-inf")
 
     def forget(self, node_id: str) -> None:
         """A node is gone."""
@@ -198,7 +200,7 @@ class Admission:
         affairs, rules = self._affairs, self._rules
         if self._is_in_place():
             return affairs.proposed_since + rules.last_call_s
-        return max(affairs.proposed_since, affairs.returned_at) + rules.dead_after_s
+        return max(max(affairs.proposed_since, affairs.returned_at) + rules.dead_after_s, self.held_until)
 
     def _end_patience(self, now: float) -> None:
         state, limit_s = self._affairs.state, self._rules.dead_after_s

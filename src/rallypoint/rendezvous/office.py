@@ -274,7 +274,8 @@ class Office:
         self._outsiders.look(state, self._admission.reports, self._affected, self._now)
         if state.phase is not Phase.PROPOSED or state.closure is not None:
             return
-        if self._now < max(self._held_until, self._outsiders.held_until()):
+        held_until = self._admission.held_until = max(self._held_until, self._outsiders.held_until())
+        if self._now < held_until:
             self._is_held = True
             return
         who = state.members if was_held else self._affected

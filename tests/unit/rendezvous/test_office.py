@@ -289,3 +289,34 @@ def test_no_world_is_complete_within_a_moment_after_a_loss() -> None:
 
 def record_of_any(effects: list[Effect]) -> Record | None:
     return next((effect for effect in effects if isinstance(effect, Record)), None)
+
+
+def test_acknowledgements_that_are_held_up_count_although_nobody_waits_for_acknowledgements_any_more() -> None:
+    rules = Rules(2, 3, last_call_s=1.0)
+    office, now = begun(rules), 0.0
+
+    def settle(effects: list[Effect]) -> dict[str, Order]:
+        nonlocal now
+        told = orders(effects)
+        while records := [effect for effect in effects if isinstance(effect, Record)]:
+            now += 0.01  # what is recorded takes its time
+            effects = office.step(Recorded(records[0].number), now)
+            told |= orders(effects)
+        return told
+
+    straggler = replace(wish(C, min_nodes=2, max_nodes=3), wants_in=False, entered=0)
+    settle(office.step_all([Reported(wish(node, min_nodes=2, max_nodes=3)) for node in (A, B)], now))
+    now = office.next_deadline() or 0.0
+    told = settle(office.step_all([Reported(straggler), Ticked()], now))
+    proposal = told[A].proposal
+    assert (told[A].kind, told[C].kind) == (OrderKind.PROPOSED, OrderKind.FENCED)
+    said = [
+        wish(node, 2, min_nodes=2, max_nodes=3, acknowledged=proposal, endpoint=HOME if told[node].rank == 0 else None)
+        for node in (A, B)
+    ]
+    assert settle(office.step_all(map(Reported, said), now)) == {}
+    now = office.next_deadline() or 0.0
+    for _ in range(3):
+        told |= settle(office.step(Ticked(), now))
+        now = max(now, office.next_deadline() or 0.0)
+    assert (told[A].kind, told[B].kind) == (OrderKind.ADMITTED, OrderKind.ADMITTED)
