@@ -130,6 +130,7 @@ class Following:
         self._session_ends_at = math.inf
         self._has_begun = False
         self._hand: threading.Thread | None = None
+        self._is_helped = False  # by that
         self._thread = threading.Thread(target=self._run, name="rallypoint-node", daemon=True)
 
     def start(self) -> None:
@@ -150,9 +151,7 @@ class Following:
         """Let the machine know what happened; what follows from it is done by others than the caller."""
         with self._changed:
             self._step(event)
-            if self._upkeep.needs_hand and (self._hand is None or not self._hand.is_alive()):
-                self._hand = threading.Thread(target=self._upkeep.work, name="rallypoint-report", daemon=True)
-                self._hand.start()
+            self._have_it_done()
 
     def await_entry(self) -> Order | Stop | SessionLostError | None:
         """Wait until this node is in a round, or will not be.
@@ -222,7 +221,8 @@ class Following:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(deadline.remaining_s())
-        if lease and self._lost is None and not any(thread.is_alive() for thread in threads):
+        is_fine = self._lost is None and self._contact.trouble() is None
+        if lease and is_fine and not any(thread.is_alive() for thread in threads):
             with suppress(RuntimeError, OSError):  # it ends by itself
                 self._board.revoke(lease)
 
@@ -239,6 +239,24 @@ class Following:
         self._note_session()
         if self._clock.now() >= self._due_at():
             self._step(Ticked())
+            self._have_it_done()
+
+    def _have_it_done(self) -> None:
+        """Have a thread of its own do what is due, unless one is at it; with the lock held."""
+        if self._upkeep.needs_hand and not self._is_helped:
+            self._hand = threading.Thread(target=self._help, name="rallypoint-report", daemon=True)
+            self._hand.start()
+            self._is_helped = True
+
+    def _help(self) -> None:
+        """Do what is due, and what fails again after a pause: who reads may do so until the next renewal."""
+        while True:
+            self._upkeep.work()
+            with self._changed:
+                if self._stopping.is_set() or not self._upkeep.is_behind:
+                    self._is_helped = False  # at the same moment: what is wanted later has a thread of its own
+                    return
+                self._changed.wait(max(0.0, self._upkeep.due_at() - self._clock.now()))
 
     def _note_session(self) -> None:
         ends_at = self._board.session_ends_at()

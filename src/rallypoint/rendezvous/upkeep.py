@@ -140,11 +140,18 @@ class Upkeep:
 
     def due_at(self) -> float:
         """Give when there is something to do next."""
+        return max(self._wanted_at(), self._retry_at)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something to do, now or after the pause that follows a failure, and nobody does it."""
+        return not self._is_working and self._wanted_at() <= self._clock.now()
+
+    def _wanted_at(self) -> float:
         if not self.is_open:
             return math.inf
-        if self._lease and self._unpublished is None and self._unserved is None:
-            return max(self._renew_at, self._retry_at)
-        return self._retry_at
+        is_all_done = self._lease and self._unpublished is None and self._unserved is None
+        return self._renew_at if is_all_done else -math.inf
 
     def give_up(self) -> int:
         """Give the lease, 0 for none, to whoever ends it: there is none any more."""
@@ -218,9 +225,13 @@ class Upkeep:
         with self._publishing() as report:
             is_first = self._ask(lambda: self._board.take_place(self._node, report, lease))
         with self._changed:
-            self._lease, self._renew_at = lease, sent_at + self._interval_s
-            self._step(Renewed(sent_at))
-        if is_first:
+            is_given_up = not self.is_open  # meanwhile, by who has found no lease to end
+            if not is_given_up:
+                self._lease, self._renew_at = lease, sent_at + self._interval_s
+                self._step(Renewed(sent_at))
+        if is_given_up:
+            self._board.revoke(lease)
+        elif is_first:
             self._stand()
 
     def _renew(self, lease: int) -> None:

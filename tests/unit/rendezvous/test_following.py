@@ -30,14 +30,14 @@ HERE = Endpoint("node", 4242)
 class Stage:
     """A node that follows, and a test that coordinates."""
 
-    def __init__(self, stack, interval_s=0.1, attempts=100, serve=None):
+    def __init__(self, stack, interval_s=0.1, attempts=100, serve=None, join_s=JOIN_S):
         store = stack.enter_context(making_stores())(dialect="session")
         self.own = store.clone()
         self.board = Board(store, "run")
         self.office = self.board.grant(3600)
         self.watch = stack.enter_context(self.board.watch_reports())
         self.served = []
-        rules = Rules(1, 2, join_timeout_s=JOIN_S, keep_alive_interval_s=interval_s, keep_alive_max_attempt=attempts)
+        rules = Rules(1, 2, join_timeout_s=join_s, keep_alive_interval_s=interval_s, keep_alive_max_attempt=attempts)
         self.follower = Follower(ME, Card(host="h", address="h"), rules)
         self.following = Following(
             Board(self.own, "run"),
@@ -114,6 +114,56 @@ def test_what_a_node_has_to_say_is_up_when_it_was_waited_for(stage):
     assert stage.following.await_published(JOIN_S)
     (posted,) = stage.board.reports()
     assert decode_report(posted.data).done == 0
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """A node that reads its orders for an hour at a time, unless one comes."""
+    monkeypatch.setattr("rallypoint.rendezvous.mailbox.LOOK_S", 3600.0)
+    with ExitStack() as stack:
+        yield lambda **rest: Stage(stack, interval_s=3600.0, **rest)
+
+
+def test_what_is_said_while_the_last_one_to_help_ends_is_put_up_at_once(quiet):
+    stage, may_end = quiet(), threading.Event()
+    stage.join()
+    assert stage.following.await_published(JOIN_S)
+    ending = stage.following._hand = threading.Thread(target=may_end.wait)
+    ending.start()
+    stage.following.tell(AllSucceeded())
+    is_up = stage.following.await_published(JOIN_S)
+    may_end.set()
+    ending.join()
+    assert is_up
+
+
+def test_what_could_not_be_put_up_is_put_up_after_a_pause_while_orders_are_read(quiet, monkeypatch):
+    stage = quiet()
+    stage.join()
+    assert stage.following.await_published(JOIN_S)
+    board, failures = stage.following._board, [DistNetworkError("no"), DistNetworkError("no, again")]
+    post = board.post_report
+
+    def fail_twice(*arguments):
+        if failures:
+            raise failures.pop()
+        return post(*arguments)
+
+    monkeypatch.setattr(board, "post_report", fail_twice)
+    stage.following.tell(AllSucceeded())
+    assert stage.following.await_published(JOIN_S)
+    assert not failures
+
+
+def test_who_gives_up_waiting_says_so_at_once(quiet):
+    stage = quiet(join_s=0.3)
+    stage.following.tell(Wanted())
+    assert stage.report(lambda report: report.wants_in)
+    outcome = stage.following.await_entry()
+    assert isinstance(outcome, Stop)
+    assert outcome.kind is StopKind.TIMED_OUT
+    assert stage.following.await_published(JOIN_S)
+    assert stage.report(lambda report: not report.wants_in).leaving
 
 
 def test_who_stops_following_leaves_nothing_behind(stage):

@@ -223,6 +223,35 @@ def test_who_gives_up_writes_no_more(stage):
     assert stage.upkeep.give_up() == 0
 
 
+def test_a_lease_that_is_begun_while_somebody_gives_up_is_ended(stage, monkeypatch):
+    take = stage.board.take_place
+
+    def slow(*arguments):
+        assert stage.upkeep.give_up() == 0
+        return take(*arguments)
+
+    monkeypatch.setattr(stage.board, "take_place", slow)
+    stage.upkeep.want(Publish(report(1)))
+    stage.open()
+    assert stage.kinds() == [Granted]
+    assert stage.posted() == []
+    assert stage.upkeep.give_up() == 0
+
+
+def test_what_has_failed_is_behind_until_it_is_done(stage, monkeypatch):
+    stage.open()
+    assert not stage.upkeep.is_behind
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.board, "post_report", lambda *_: 1 / 0)
+        stage.upkeep.want(Publish(report(1)))
+        stage.upkeep.work()
+    assert (stage.upkeep.is_behind, stage.upkeep.needs_hand) == (True, False)
+    stage.clock.advance(PAUSE_MAX_S)
+    stage.upkeep.work()
+    assert not stage.upkeep.is_behind
+    assert stage.posted() == [1]
+
+
 def test_pauses_grow_to_a_limit():
     pause_s, pauses = 0.0, []
     for _ in range(10):
