@@ -8,6 +8,7 @@ that calls often enough, and ends with its client, at its next look at the lates
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import threading
@@ -46,8 +47,8 @@ def period_s(granted_s: float) -> float:
 def attend(client: SessionClient) -> None:
     """Keep a client's session alive from now on; doing it again changes nothing."""
     if client not in _attended:
-        _attended.add(client)
         _rounds.add(_Charge(client))
+        _attended.add(client)
 
 
 class _Charge:
@@ -82,8 +83,9 @@ class _Charge:
         while (client := self.seen()) is not None:
             if client.trunk.is_read:
                 self.note(is_read=True)
-                _rounds.add(self)
-                return
+                with contextlib.suppress(RuntimeError):  # the system gives no more threads now: this one goes on
+                    _rounds.add(self)
+                    return
             try:
                 client.trunk.ask(SessionVerb.PING, (0,), PERIOD_S)
             except (ReplyTimeoutError, UnreachableError):
@@ -106,11 +108,11 @@ class _Rounds:
     def add(self, charge: _Charge) -> None:
         """Look after a client from now on."""
         with self._changed:
-            heapq.heappush(self._due, charge)
             if not self._is_going:
-                self._is_going = True
                 threading.Thread(target=self._go, name="rallypoint-sessions", daemon=True).start()
-            elif self._due[0] is charge:
+                self._is_going = True
+            heapq.heappush(self._due, charge)
+            if self._due[0] is charge:
                 self._changed.notify()
 
     def _go(self) -> None:
@@ -130,8 +132,12 @@ class _Rounds:
             return
         is_read = client.trunk.is_read
         if not is_read and charge.is_unread:
-            threading.Thread(target=charge.call, name="rallypoint-session", daemon=True).start()
-            return
+            try:
+                threading.Thread(target=charge.call, name="rallypoint-session", daemon=True).start()
+            except RuntimeError:  # the system gives no more threads now
+                pass
+            else:
+                return
         charge.note(is_read=is_read)
         self.add(charge)
 

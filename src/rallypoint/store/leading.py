@@ -137,11 +137,13 @@ class Leading:
             if ticket.former is not None:
                 self._leader = ticket.former
             ticket.leads = False
-            if self._followers:
-                for follower in list(self._followers):
-                    if follower.status is None:
-                        follower.wake()
-                        break
+        elif (leader := self._leader) is None or leader.leads:
+            return
+        if self._followers:  # also where nobody leads: who was woken to do so may be the one that goes
+            for follower in list(self._followers):
+                if follower.is_open():
+                    follower.wake()
+                    break
 
     # --- waiting -----------------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class Leading:
         """Read once for everybody, unless there is ``data`` of this link already."""
         stream, session = link.stream, self._session
         try:
-            if ticket.sleeps and not data and not self._is_awake(stream, until):
+            if ticket.sleeps and not data and not self._is_awake(stream, ticket, until):
                 return
             self._busy = ticket.thread
             if self._leader is not ticket and not data:  # it had its answer from elsewhere, and another was quicker
@@ -214,12 +216,15 @@ class Leading:
             if isinstance(error, RemoteProtocolError):
                 raise
 
-    def _is_awake(self, stream: Stream, until: float) -> bool:
-        """Hand on what waits in the outbox, then wait for one slice at most; tell whether there may be something."""
+    def _is_awake(self, stream: Stream, ticket: Ticket, until: float) -> bool:
+        """Hand on what waits in the outbox, then wait for one slice at most; tell whether to read."""
         if self._uplink.outbox:
             self._flush()
         slice_s = WAIT_SLICE_S if threading.current_thread() is threading.main_thread() else READ_S
-        return stream.wait(until, for_output=bool(self._uplink.outbox), slice_s=slice_s)
+        may_read = stream.wait(until, for_output=bool(self._uplink.outbox), slice_s=slice_s)
+        if self._leader is not ticket:  # another was quicker, and has said that it is busy: that must stand
+            ticket.leads = False
+        return may_read and ticket.leads
 
     def _flush(self) -> None:
         me = threading.get_ident()  # see Trunk.begin

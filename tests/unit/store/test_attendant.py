@@ -88,6 +88,26 @@ def test_one_thread_looks_after_all_that_are_read_and_a_forked_child_has_one_of_
         waiting.result(JOIN_S)
 
 
+def test_a_thread_that_cannot_be_started_is_tried_again(line, monkeypatch):
+    store, server, _ = line
+    to_refuse = ["rallypoint-sessions", "rallypoint-session", "rallypoint-session"]
+
+    def start(thread):
+        if thread.name in to_refuse:
+            to_refuse.remove(thread.name)
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(attendant, "_rounds", attendant._Rounds())
+    with pytest.raises(RuntimeError):
+        attend(store._client)
+    attend(store._client)
+    pong(server)
+    assert not to_refuse
+
+
 def test_a_lease_without_a_time_has_its_session_attended(line, monkeypatch):
     store, server, _ = line
     attended = []

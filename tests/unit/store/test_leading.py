@@ -58,6 +58,37 @@ def test_one_leads_and_the_next_when_that_leaves(line):
     trunk.leave(second)
 
 
+def test_who_was_woken_to_lead_and_goes_wakes_the_next(line):
+    trunk, _ = line
+    leader, first, second = Ticket(V.GET), Ticket(V.GET), Ticket(V.GET)
+    first.thread = second.thread = 0
+    second.waker = threading.Lock()
+    second.waker.acquire()
+    trunk._followers = {first: None, second: None}
+    assert trunk._take_lead(leader)
+    trunk.leave(first)
+    trunk.leave(leader)
+    assert second.waker.locked()
+    del trunk._followers[first]
+    trunk.leave(first)
+    assert not second.waker.locked()
+
+
+def test_whoever_was_overtaken_in_its_sleep_does_not_speak_for_who_reads(line):
+    trunk, server = line
+    late, quick = Ticket(V.GET), Ticket(V.GET)
+    quick.thread = 0
+    late.sleeps = True
+    assert trunk._take_lead(late)
+    late.status = Status.EVENT
+    assert trunk._take_lead(quick)
+    trunk._busy = quick.thread
+    server.ok(V.PING, 1, 0)
+    trunk._read(trunk.link, late, monotonic() + LONG_S)
+    assert (late.leads, trunk._busy) == (False, quick.thread)
+    trunk._busy = None
+
+
 class Followers(dict):
     """Those who follow; tells that somebody does."""
 
