@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -12,7 +13,17 @@ from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, use_twin
 from rallypoint.net.address import listen, listen_unix
 from rallypoint.protocol.session.auth import Token
 from rallypoint.server import child
-from rallypoint.server.child import FAILED, READY, SECURED, log_to_stderr, main, pack_secrets, raise_descriptor_limit
+from rallypoint.server.child import (
+    FAILED,
+    FULL_COLLECTION_EVERY,
+    READY,
+    SECURED,
+    collect_seldom,
+    log_to_stderr,
+    main,
+    pack_secrets,
+    raise_descriptor_limit,
+)
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.security import Security
 
@@ -35,6 +46,7 @@ def same_process(monkeypatch):
     """Let ``main`` run here: signal handlers and limits stay as they are."""
     monkeypatch.setattr(child.signal, "signal", lambda *_: None)
     monkeypatch.setattr(child, "raise_descriptor_limit", lambda: None)
+    monkeypatch.setattr(child, "collect_seldom", lambda: None)
 
 
 def listener_fds(*listeners):
@@ -148,6 +160,15 @@ def test_a_closed_error_output_is_no_harm(monkeypatch, capfd):
         pass
     monkeypatch.setattr(sys, "__stderr__", closed)
     log_to_stderr("to nobody")
+
+
+def test_full_collections_come_seldom_and_young_ones_as_ever():
+    before = gc.get_threshold()
+    try:
+        collect_seldom()
+        assert gc.get_threshold() == (*before[:2], FULL_COLLECTION_EVERY)
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(monkeypatch):
