@@ -174,8 +174,8 @@ def raise_descriptor_limit() -> None:
 def collect_seldom() -> None:
     """Have this process, which does nothing but serve, look through all of its objects next to never for cycles.
 
-    With thousands of connections that takes 20 ms each time, and it would come often while they come. What a server drops
-    goes at once, by its count; cycles that die young are found as ever.
+    With thousands of connections that takes 20 ms each time, and it would come often while they come. What a server
+    drops goes at once, by its count; cycles that die young are found as ever.
     """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, FULL_COLLECTION_EVERY)
