@@ -49,6 +49,7 @@ class Minutes(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         heard: node -> the number of its last report that counts; what it reported up to then was dealt with when it
             was dropped.
         ranks: node -> the rank that it had last, for nodes that are not in the latest rounds of the state.
+        is_put_away: the run has ended, and these minutes are there for some time only.
     """
 
     schema: int = SCHEMA
@@ -57,6 +58,7 @@ class Minutes(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     books: Books = Books()
     heard: Annotated[dict[NodeId, Count], Meta(max_length=NODE_COUNT_MAX)] = {}
     ranks: Annotated[dict[NodeId, Count], Meta(max_length=NODE_COUNT_MAX)] = {}
+    is_put_away: bool = False
 
 
 _ENCODER = msgspec.json.Encoder(order="sorted")

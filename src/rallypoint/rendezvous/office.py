@@ -167,9 +167,10 @@ class Office:
         self._is_held = False  # something was not acknowledged because of that
         self._dropped_below = -1
         self._is_first = event.minutes is None and all(report.entered is None for report in event.reports)
-        self._is_put_away = False
+        self._is_put_away = minutes.is_put_away
         self._affected: dict[str, None] = {}
-        self._recorded: Decided | None = None
+        # What was put away is not written anew: who comes again and again would keep the name from being used.
+        self._recorded: Decided | None = self._affairs.decided if minutes.is_put_away else None
         there = {report.node for report in event.reports}
         gone = [
             Gone(node_id, "its report was not there any more") for node_id in self.state.nodes if node_id not in there
@@ -297,6 +298,7 @@ class Office:
     def _record(self) -> Record:
         assert self._term is not None, "only who is in office records"
         self._records += 1
+        self._is_put_away = False
         self._recording, self._recorded, self._done_due = self._records, self._affairs.decided, None
         return Record(self._records, self._write_minutes(self._term))
 
@@ -307,6 +309,7 @@ class Office:
             books=self._affairs.ledger.write(self._now),
             heard=self._admission.heard,
             ranks=self._affairs.other_ranks,
+            is_put_away=self._is_put_away,
         )
         return encode_minutes(minutes)
 

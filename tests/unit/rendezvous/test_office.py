@@ -171,6 +171,12 @@ def test_a_run_is_put_away_when_all_who_are_there_have_heard_of_its_end() -> Non
     assert away.round == 0
     assert not office.is_awaited
     assert not [effect for effect in office.step(Gone(B, "it left"), 1.0) if isinstance(effect, PutAway)]
+    successor = Office(Rules(2, 2))
+    effects = successor.step(TookOffice(6, away.minutes, (wish(C),)), 2.0)
+    assert orders(effects)[C].kind is OrderKind.CLOSED
+    effects += successor.step(Reported(wish(C, 2, has_heard=True)), 2.0)
+    assert not [effect for effect in effects if isinstance(effect, (PutAway, Record))]  # its time goes on
+    assert not successor.is_awaited
 
 
 def test_progress_is_told_at_most_once_a_second() -> None:
