@@ -25,13 +25,14 @@ A call that ends early forgets its request: a wait is cancelled at the server, a
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, NoReturn
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import ConnectionLostError
+from rallypoint.errors import ConnectionLostError, DistNetworkError
 from rallypoint.net.loss import silent
 from rallypoint.protocol.session.client import Session
 from rallypoint.protocol.session.spec import SessionVerb
@@ -182,6 +183,15 @@ class Trunk(Leading):
             finally:
                 self._holder = None
         return tickets
+
+    def rouse(self) -> None:
+        """Have whoever reads look up at once: the server is asked something that nobody waits for.
+
+        Nothing is done in a signal's handler amid a step of its own thread: who reads looks up by itself, a bit later.
+        """
+        if not self.is_amid():
+            with contextlib.suppress(DistNetworkError):  # there is an end to it, which rouses everybody
+                self.begin([(SessionVerb.PING, (0,))])
 
     def is_amid(self) -> bool:
         """Tell whether the caller is in a signal's handler amid a step of its own thread, and must not begin here."""

@@ -123,6 +123,8 @@ class SessionWatch(Watch):
             waiting.wake()
         if self._ticket is not None:
             self._trunk.tell(self._trunk.session.unwatch, self._ticket)
+        if waiting is not None and waiting.leads:  # it sleeps until something comes
+            self._trunk.rouse()
 
 
 def _name(wire: bytes) -> str:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 from tests.support.session_peer import SessionPeer
 from tests.support.stores import HOST, JOIN_S, make_session_store
 
 from rallypoint.errors import ConnectionLostError, RefusedError, StoreTimeoutError
+from rallypoint.net.stream import Stream
 from rallypoint.protocol.session.spec import EventKind, SessionVerb
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.store import watch as module
@@ -59,6 +62,23 @@ def test_closing_ends_the_wait_and_the_watch(make, pool):
     store.set("k", "v")
     with pytest.raises(ValueError, match="is closed"):
         watch.next(0)
+
+
+def test_closing_rouses_who_sleeps_until_something_comes(make, pool, monkeypatch):
+    sleeps, wait = threading.Event(), Stream.wait
+
+    def note(stream, until, **rest):
+        sleeps.set()
+        return wait(stream, until, **rest)
+
+    monkeypatch.setattr("rallypoint.store.leading.READ_S", 3.0 * JOIN_S)
+    monkeypatch.setattr(Stream, "wait", note)
+    watch = make().watch("k")
+    waiting = pool.submit(watch.next, 3600)
+    assert sleeps.wait(JOIN_S)
+    watch.close()
+    with pytest.raises(ValueError, match="is closed"):
+        waiting.result(JOIN_S)
 
 
 def test_a_closed_store_ends_its_watches(make, pool):
