@@ -218,5 +218,5 @@ class Ledger:
         known = self._hosts[host]
         return (
             f"nodes of {host} came and went {len(known.flaps)} times within {self.policy.flap_window_s:g} s: "
-            f"none is taken in for another {self.cooling_s(host, now):.0f} s"
+            f"none is taken in for another {self.cooling_s(host, now):.0f} s (--rdzv-conf=flap_limit=0: all are)"
         )
