@@ -141,7 +141,7 @@ def test_a_frozen_agent_is_left_behind_kills_its_workers_when_it_thaws_and_comes
 
 def test_a_coordinator_that_freezes_while_nodes_gather_is_replaced(job: Job) -> None:
     quick = FAST.replace("attempt=10", "attempt=4")
-    frozen = job.node("a", "2", conf=quick)
+    frozen = job.node("a", "2", "--max-restarts=1", conf=quick)  # who comes first says what the run allows
     until("it coordinates", lambda: coordinates(frozen))
     frozen.process.send_signal(signal.SIGSTOP)
     b, c = (job.node(name, "2", "--max-restarts=1", conf=quick) for name in "bc")
