@@ -56,6 +56,7 @@ HALF_OPEN_S = 4.5
 PREFIXES_S = 2.5
 ROUNDS_MAX = 7  # each takes a minute and a half
 START_S = 0.1
+WARM_S = 0.2
 MIB = 1 << 20
 
 
@@ -258,7 +259,9 @@ def _measure(figures: Figures, row: Attacked, stage: _Stage, effort: Effort, tur
     """Measure undisturbed, then attacked; give how much got in, and by how much memory grew, in MiB."""
     seconds = row.seconds or PHASE * effort.seconds
     pid = stage.server.pid
-    settle(pid)
+    for _ in range(3):  # what the last attack has left behind is put away while somebody asks
+        stage.bystander.ask(WARM_S)
+        settle(pid)
     shares, told = [], []
     reset_peak(pid)
     before = memory_of(pid)["rss"]
