@@ -1,6 +1,7 @@
 """One process of a group that shares one FileStore file: torch's FileStore or ours does the same work.
 
-Usage: ``file_store_member.py <torch|rallypoint> <path> <rank> <world size>``. Prints a JSON report.
+Usage: ``file_store_member.py <torch|rallypoint> <path> <rank> <world size>``. Prints a JSON report, and leaves when its
+input ends: where two leave at the same moment, neither may see that it is the last, which is torch's way to count.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def tools(side: str) -> tuple[Any, Any, Any]:
     return FileStore, barrier, synchronize
 
 
-def main(side: str, path: str, rank: int, world_size: int) -> dict[str, Any]:
-    """Work with the others; say what was seen."""
+def main(side: str, path: str, rank: int, world_size: int) -> None:
+    """Work with the others, and say what was seen."""
     file_store, barrier, synchronize = tools(side)
     store = file_store(path, world_size)
     store.set_timeout(timedelta(seconds=TIMEOUT_S))
@@ -52,9 +53,10 @@ def main(side: str, path: str, rank: int, world_size: int) -> dict[str, Any]:
     seen["churn"] = store.check([f"churn/{rank}"])
     seen["everything"] = [value.decode() for value in synchronize(store, f"from {rank}", rank, world_size, "all/")]
     seen["num_keys"] = store.num_keys()
-    barrier(store, world_size, "leave", TIMEOUT_S)
-    return seen
+    sys.stdout.write(json.dumps(seen) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
