@@ -134,10 +134,11 @@ def test_a_watch_that_ends_is_begun_again(make):
 
 
 def test_a_watch_that_is_refused_is_not_tried_again_and_looking_goes_on(make):
-    looked, tried = Looked(make()), []
+    looked, tried, has_tried = Looked(make()), [], threading.Event()
 
     def watch(*arguments, **options):
         tried.append(arguments)
+        has_tried.set()
         raise AccessDeniedError("you may not watch that")
 
     looked.store.watch = watch
@@ -146,6 +147,7 @@ def test_a_watch_that_is_refused_is_not_tried_again_and_looking_goes_on(make):
             looked.lookout.wait(call, (b"/" + key.encode(),), b"/" + key.encode())
             looked.store.set(key, "v")
             assert looked.next() == call
+            assert has_tried.wait(PATIENCE_S)
         assert len(tried) == 1
         assert looked.troubles.empty()
     finally:
