@@ -65,19 +65,30 @@ def play(sock: socket.socket, talk: Generator[Any, bytes, Any]) -> bytes:
     return sent
 
 
-class WrongToken(Attack):
-    """Proves itself by another token; each fourth time tries torch's dialect, which proves nothing."""
+class Impostor(Attack):
+    """Each fourth time tries torch's dialect, which proves nothing; else ``pretend`` counts who got ``inside``."""
 
     def strike(self, number: int) -> None:
         with self.connect() as sock:
             if number % 4 == 3:
                 sock.sendall(VALIDATE + encode_request(Verb.GET, b"/honest"))
                 self.inside += bool(read_to_end(sock))
-                return
-            talk = handshake(hello(), Token(os.urandom(16).hex()))
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                play(sock, talk)
-                self.inside += 1
+            else:
+                self.pretend(sock)
+
+    def pretend(self, sock: socket.socket) -> None:
+        """Try to be let in over this connection."""
+        raise NotImplementedError
+
+
+class WrongToken(Impostor):
+    """Proves itself by another token."""
+
+    def pretend(self, sock: socket.socket) -> None:
+        talk = handshake(hello(), Token(os.urandom(16).hex()))
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            play(sock, talk)
+            self.inside += 1
 
 
 class Replay(Attack):
@@ -95,7 +106,7 @@ class Replay(Attack):
             self.inside += is_welcome(read_to_end(sock))
 
 
-class ExpiredCertificate(Attack):
+class ExpiredCertificate(Impostor):
     """Brings a certificate of the right authority that has expired; each fourth time comes without TLS."""
 
     rate = 50.0
@@ -106,16 +117,11 @@ class ExpiredCertificate(Attack):
         own = folder / self.name
         self._context = client_context(Tls(str(folder / "ca.pem"), f"{own}.pem", f"{own}.key"))
 
-    def strike(self, number: int) -> None:
-        with self.connect() as sock:
-            if number % 4 == 3:
-                sock.sendall(VALIDATE + encode_request(Verb.GET, b"/honest"))
-                self.inside += bool(read_to_end(sock))
-                return
-            refusals = contextlib.suppress(OSError)  # as an SSLError is
-            with refusals, self._context.wrap_socket(sock, server_hostname=HOST) as secured:
-                secured.sendall(hello_frame(hello()))
-                self.inside += is_welcome(secured.recv(4096))
+    def pretend(self, sock: socket.socket) -> None:
+        refusals = contextlib.suppress(OSError)  # as an SSLError is
+        with refusals, self._context.wrap_socket(sock, server_hostname=HOST) as secured:
+            secured.sendall(hello_frame(hello()))
+            self.inside += is_welcome(secured.recv(4096))
 
 
 class ForeignCertificate(ExpiredCertificate):

@@ -72,6 +72,11 @@ class _Envelope(msgspec.Struct, frozen=True):
     state: bytes  # base64 in the JSON text
 
 
+def state_key_of(run_id: str) -> str:
+    """Give the key of a run's state, which is torch's."""
+    return f"torch.rendezvous.{run_id}"
+
+
 class C10dRendezvousBackend(RendezvousBackend):
     """Keeps the state of a run in one key of a store.
 
@@ -95,7 +100,7 @@ class C10dRendezvousBackend(RendezvousBackend):
         self._store = store
         self._run_id = run_id
         self._announces = announces
-        self._key = f"torch.rendezvous.{run_id}"
+        self._key = state_key_of(run_id)
 
     @property
     def name(self) -> str:

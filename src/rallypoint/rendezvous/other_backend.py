@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Final
 from rallypoint.errors import DistError
 from rallypoint.events import emit
 from rallypoint.primitives.kind import has_sessions
+from rallypoint.rendezvous.board import COORDINATOR
+from rallypoint.rendezvous.c10d import state_key_of
+from rallypoint.rendezvous.key_spaces import root_of
 
 if TYPE_CHECKING:
     from rallypoint.store.base import Store
@@ -33,7 +36,7 @@ LOOKS_MAX: Final = 10
 
 def look_for_coordinator(store: Store, run_id: str) -> Callable[[], bool]:
     """Give what tells whether nodes meet through a coordinator. Cost: one request each time."""
-    key = f"rallypoint.rendezvous.{run_id}/coordinator"  # goes with the lease of who coordinates
+    key = f"{root_of(run_id)}/{COORDINATOR}"  # goes with the lease of who coordinates
     return lambda: store.check([key])
 
 
@@ -42,7 +45,7 @@ def look_for_c10d(store: Store, run_id: str) -> Callable[[], bool]:
 
     Cost: one request each time, the state's size.
     """
-    key = f"torch.rendezvous.{run_id}"
+    key = state_key_of(run_id)
     before = 0
 
     def look() -> bool:
