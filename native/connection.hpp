@@ -25,11 +25,12 @@ struct Connection : Peer {
     static void operator delete(void *memory) { free(memory); }
 
     int fd;                      // -1 once it is closed
-    uint32_t mask = EPOLLIN;     // the events that it is watched for
     bool is_blocked = false;     // the system took less than there was
     bool is_choked = false;      // not read, because too much output is waiting
     bool is_closing = false;     // no more requests are taken; it closes when its output is sent
     bool is_lingering = false;   // its output is sent and its end announced; what the peer still sends is thrown away
+    bool is_ending = false;      // the peer's end was reported; it is behind what can be read
+    uint32_t mask = wanted_mask();  // the events that it is watched for
     uint8_t slow_steps = 2;      // two make it heavy, and so a newcomer is until its first short step, ...
     double slow_until = 0;       // ... which does not make up for slow ones before this time
     double linger_until = 0;
@@ -39,11 +40,14 @@ struct Connection : Peer {
 
     bool is_heavy() const { return slow_steps > 1; }
 
-    // The events to watch for by its state.
+    // The events to watch for by its state. What can only be read is told once (edge-triggered), so that the system need
+    // not look at it again before it sleeps: whoever leaves something unread has to come back by itself.
     uint32_t wanted_mask() const {
         const bool is_read = is_closing ? is_lingering : !is_paused && !is_choked;
-        return (is_read ? EPOLLIN : 0U) | (is_blocked ? EPOLLOUT : 0U);
+        if (is_blocked) return (is_read ? EPOLLIN : 0U) | EPOLLOUT;
+        return is_read ? EPOLLIN | EPOLLRDHUP | EPOLLET : 0U;
     }
+    bool is_told_once() const { return mask & EPOLLET; }
 
     // Bring `is_choked` in line with the output.
     void settle() {

@@ -263,6 +263,7 @@ class Reactor final : Driver {
         if (connection.fd < 0) return;  // closed in this very wake-up
         if (ready & EPOLLOUT) dirty_.put(connection);
         if (!(ready & ~static_cast<uint32_t>(EPOLLOUT))) return;
+        if (ready & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) connection.is_ending = true;
         if ((connection.mask & EPOLLIN) && (connection.is_heavy() || measured_at_ - now_ > kSliceS)) {
             turns_.add(connection);
             return;
@@ -332,6 +333,8 @@ class Reactor final : Driver {
                 watch(connection);
             }
         }
+        const bool may_have_more = size == kReadSize || (connection.is_ending && size > 0);
+        if (may_have_more && connection.is_told_once() && connection.fd >= 0) turns_.add(connection);
         return static_cast<size_t>(size);
     }
 

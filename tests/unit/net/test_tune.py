@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from rallypoint.net.tune import KEEPALIVE_IDLE_S, tune
 
 
@@ -17,3 +19,18 @@ def test_a_socket_file_needs_nothing():
     with socket.socket(socket.AF_UNIX) as sock:
         tune(sock)
         assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="this system has one way against congestion")
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1")])
+def test_two_ends_on_one_machine_spend_nothing_on_congestion(family, host):
+    with socket.socket(family) as listener:
+        listener.bind((host, 0))
+        listener.listen()
+        with socket.socket(family) as near, socket.socket(family) as unconnected:
+            near.connect(listener.getsockname())
+            usual = unconnected.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            tune(near)
+            tune(unconnected)
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+            assert unconnected.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == usual

@@ -167,6 +167,17 @@ def test_a_half_closed_peer_still_gets_its_replies(server):
     assert len(client.read_end()) == 4 * 3_000_008
 
 
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 400_000])
+def test_what_comes_with_the_end_is_served_and_the_end_noticed(server, size):
+    client = server.client()
+    set_request = encode_request(Verb.SET, b"/k", bytes(size))
+    padding = encode_request(Verb.PING, 7) * (-len(set_request) % 65_536 // 5)  # a read may end with the last byte
+    client.send(set_request + padding + encode_request(Verb.CHECK, [b"/k"]))
+    client.sock.shutdown(socket.SHUT_WR)
+    assert client.read_end().endswith(b"\0")
+    assert server.statistics().connections == 0
+
+
 def test_a_peer_that_vanishes_is_forgotten(server):
     client = server.client()
     client.ask(Verb.WAIT, [b"/k"])
