@@ -6,7 +6,7 @@
 namespace {
 
 using rallypoint::Connection;
-using rallypoint::Reactor;
+using Reactor = rallypoint::Reactor<rallypoint::Engine>;
 using rallypoint::Value;
 
 // A `server.journal.Journal`, which is asked under the interpreter lock; what it raises is kept.

@@ -30,6 +30,7 @@ struct Connection : Peer {
     bool is_closing = false;     // no more requests are taken; it closes when its output is sent
     bool is_lingering = false;   // its output is sent and its end announced; what the peer still sends is thrown away
     bool is_ending = false;      // the peer's end was reported; it is behind what can be read
+    bool is_upstream = false;    // a relay's, to its server: what all others wait for, so it is read in any case
     uint32_t mask = wanted_mask();  // the events that it is watched for
     uint8_t slow_steps = 2;      // two make it heavy, and so a newcomer is until its first short step, ...
     double slow_until = 0;       // ... which does not make up for slow ones before this time
@@ -38,12 +39,12 @@ struct Connection : Peer {
 
     Link<Connection> of_reactor, of_blocked, of_dirty, of_closing, of_light, of_heavy;
 
-    bool is_heavy() const { return slow_steps > 1; }
+    bool is_heavy() const { return slow_steps > 1 && !is_upstream; }
 
     // The events to watch for by its state. What can only be read is told once (edge-triggered), so that the system need
     // not look at it again before it sleeps: whoever leaves something unread has to come back by itself.
     uint32_t wanted_mask() const {
-        const bool is_read = is_closing ? is_lingering : !is_paused && !is_choked;
+        const bool is_read = is_closing ? is_lingering : !is_paused && !is_choked && !is_held;
         if (is_blocked) return (is_read ? EPOLLIN : 0U) | EPOLLOUT;
         return is_read ? EPOLLIN | EPOLLRDHUP | EPOLLET : 0U;
     }
@@ -54,7 +55,7 @@ struct Connection : Peer {
         if (!is_blocked || output.size() < kOutputLowSize) {
             is_choked = false;
         } else if (output.size() > kOutputHighSize) {
-            is_choked = true;
+            is_choked = !is_upstream;
         }
     }
 

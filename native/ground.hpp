@@ -15,12 +15,15 @@
 namespace rallypoint {
 
 struct Talk;  // a connection of the session dialect
+struct Line;  // what a relay has of a peer
 
 // One connection as the engine sees it.
 struct Peer : Waiter {
     int64_t id = 0;  // the driver's number for it
     Output output;
     bool is_paused = false;  // fed nothing until `resume`
+    bool is_held = false;    // fed nothing until the machine says so, by `held` as well
+    int error = 0;           // the system's, by which the connection was lost; 0: the other end closed it
     // The rest is the engine's own.
     bool is_known = false;
     Reader reader;
@@ -28,6 +31,7 @@ struct Peer : Waiter {
     double deadline = 0, came_at = 0;
     uint64_t received = 0, sent = 0;
     Talk *talk = nullptr;  // what belongs to the session dialect; null in c10d's
+    Line *line = nullptr;  // a relay's
     Link<Peer> of_all;  // in the order of connection
     Link<Peer> of_strangers;
     Table<uint64_t>::Entry *host = nullptr;  // the address that it is counted under
@@ -42,8 +46,14 @@ class Driver {
     virtual void owes(Peer &peer) = 0;
     // The peer caused too much output: send it, feed nothing, then call `resume`.
     virtual void paused(Peer &peer) = 0;
+    // Whether the peer is fed has changed.
+    virtual void held(Peer &) {}
     // The engine has forgotten the peer: send what it is owed, then close. `detail` is one sentence, valid in the call.
     virtual void closed(Peer &peer, int reason, const char *detail) = 0;
+    // The machine has forgotten a peer that needs to be sent nothing more: close it now.
+    virtual void dropped(Peer &) {}
+    // Say a line to the owner, who knows what to do with it.
+    virtual void note(const char *) {}
     // Tell whether a peer is on this machine for certain, else put its address, as numbers, if there is one.
     virtual bool is_local(const Peer &peer, char (&host)[HOST_SIZE]) = 0;
     // Whether a step that has served so many requests, and was asked this after each, is to leave the rest for later.

@@ -10,6 +10,7 @@
 
 namespace rallypoint {
 
+constexpr int kOwnNote = -100;  // the machine's own, in place of a reason
 constexpr size_t NOTICES_SIZE_MAX = 128 * 1024;  // kept for an owner that does not come; later ones are counted only
 
 struct Notices {

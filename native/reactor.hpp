@@ -1,5 +1,6 @@
 // The thread that drives an engine, twin of server/loop.py: sockets, readiness, output, time. It owns no rule of the
-// store, and touches the interpreter for nothing but commits of a durable server.
+// store, and touches the interpreter for nothing but commits of a durable server. A relay's machine takes the engine's
+// place; the one connection that it has made itself is served with the others.
 //
 // Theory of operation. One wake-up is the Python loop's, step by step. All state belongs to the reactor's thread and is
 // guarded by one mutex, which it holds except while it waits for events; others who hold it (`visit`) see a reactor
@@ -52,6 +53,7 @@ class Ledger {
     static void operator delete(void *memory) { free(memory); }
 };
 
+template <class Machine>
 class Reactor final : Driver {
   public:
     // --- for the owner -----------------------------------------------------------------------------------------------
@@ -139,6 +141,31 @@ class Reactor final : Driver {
         enter();
         look(engine_, open_, notices_);
         leave();
+    }
+
+    // Have the reactor do what follows from a look that changes something.
+    template <class Act>
+    void act(Act act) {
+        enter();
+        if (!has_ended_) {
+            now_ = clock_now();
+            act(engine_, now_);
+            Notices::wake(wake_);
+        }
+        leave();
+    }
+
+    // Serve a connection that somebody has made for the machine; amid `act`. Null with `errno` set if it cannot be.
+    Peer *adopt(int fd) {
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        Connection *connection = new Connection(fd);
+        connection->is_upstream = true;
+        open_.add(*connection);
+        if (control(EPOLL_CTL_ADD, *connection)) return connection;
+        const int error = errno;
+        close(*connection);
+        errno = error;
+        return nullptr;
     }
 
     // For `fork`: all living reactors stand still from the first to one of the others.
@@ -319,21 +346,24 @@ class Reactor final : Driver {
     // Read once and take one step; gives the bytes read.
     size_t read(Connection &connection) {
         // One that is not read on purpose reports the loss of the connection.
-        const ssize_t size = connection.mask & EPOLLIN ? recv(connection.fd, buffer_, kReadSize, 0) : -1;
+        size_t room_size = kReadSize;
+        char *const room = engine_.room(connection, buffer_, room_size);
+        const ssize_t size = connection.mask & EPOLLIN ? recv(connection.fd, room, room_size, 0) : -1;
         if (size < 0) {
+            connection.error = errno;
             if (!(connection.mask & EPOLLIN) || (errno != EAGAIN && errno != EINTR)) lose(connection);
             return 0;
         }
         if (size == 0) {
             end_of_input(connection);
         } else if (!connection.is_closing) {
-            engine_.receive(connection, buffer_, static_cast<size_t>(size), now_);
+            engine_.receive(connection, room, static_cast<size_t>(size), now_);
             if (connection.is_blocked) {
                 connection.settle();
                 watch(connection);
             }
         }
-        const bool may_have_more = size == kReadSize || (connection.is_ending && size > 0);
+        const bool may_have_more = static_cast<size_t>(size) == room_size || (connection.is_ending && size > 0);
         if (may_have_more && connection.is_told_once() && connection.fd >= 0) turns_.add(connection);
         return static_cast<size_t>(size);
     }
@@ -357,10 +387,12 @@ class Reactor final : Driver {
     }
 
     void flush_dirty() {
+        engine_.end_turn();
         if (!commit()) return;  // also what nobody is told of
         while (Connection *connection = dirty_.take_first()) {
             const bool was_blocked = connection->is_blocked;
             if (!connection->flush()) {
+                connection->error = errno;
                 lose(*connection);
                 if (!commit()) return;
                 continue;
@@ -402,6 +434,15 @@ class Reactor final : Driver {
         dirty_.put(static_cast<Connection &>(peer));
         watch(static_cast<Connection &>(peer));
     }
+
+    void held(Peer &peer) override { watch(static_cast<Connection &>(peer)); }
+
+    void dropped(Peer &peer) override {
+        static_cast<Connection &>(peer).drop_output();
+        close(static_cast<Connection &>(peer));
+    }
+
+    void note(const char *words) override { notices_.put(kOwnNote, "%s", words); }
 
     // Close a peer on the engine's word; the log says why.
     void closed(Peer &peer, int reason, const char *detail) override {
@@ -522,6 +563,7 @@ class Reactor final : Driver {
 
     void count_end(Connection &connection, EndReason reason) {
         static constexpr const char *WORDS[] = {"peer closed", "connection lost", "server stopped"};
+        if (connection.is_upstream) return;
         ++ends_[reason];
         if (is_observed_.load(std::memory_order_relaxed)) {
             notices_.put(-2 - reason, "%s is gone: %s", PeerName(connection).text, WORDS[reason]);
@@ -632,7 +674,7 @@ class Reactor final : Driver {
     List<Connection, &Connection::of_reactor> open_, closed_;
     List<Connection, &Connection::of_dirty> dirty_;  // to be flushed
     List<Connection, &Connection::of_closing> closing_;
-    Engine engine_;
+    Machine engine_;
     Unread unread_;             // connections with output that the system did not take
     double look_at_ = 0;        // when that is counted again
     bool is_look_due_ = false;  // much may have been left unread since the last time
