@@ -350,8 +350,10 @@ class Reactor final : Driver {
         char *const room = engine_.room(connection, buffer_, room_size);
         const ssize_t size = connection.mask & EPOLLIN ? recv(connection.fd, room, room_size, 0) : -1;
         if (size < 0) {
-            connection.error = errno;
-            if (!(connection.mask & EPOLLIN) || (errno != EAGAIN && errno != EINTR)) lose(connection);
+            if (!(connection.mask & EPOLLIN) || (errno != EAGAIN && errno != EINTR)) {
+                connection.error = errno;
+                lose(connection);
+            }
             return 0;
         }
         if (size == 0) {
