@@ -64,8 +64,8 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     rallypoint::Options options = {};
     const char *fds;
     Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "O&y#ddO&", read_limits, &options.limits, &fds, &size, &options.linger_s,
-                          &options.spin_s, read_secrets, &options.secrets)) {
+    if (!PyArg_ParseTuple(arguments, "O&y#ddiO&", read_limits, &options.limits, &fds, &size, &options.linger_s,
+                          &options.spin_s, &options.solo_after, read_secrets, &options.secrets)) {
         return nullptr;
     }
     PyObject *self = make_object(type);

@@ -31,6 +31,7 @@ struct Connection : Peer {
     bool is_lingering = false;   // its output is sent and its end announced; what the peer still sends is thrown away
     bool is_ending = false;      // the peer's end was reported; it is behind what can be read
     bool is_upstream = false;    // a relay's, to its server: what all others wait for, so it is read in any case
+    bool is_solo = false;        // read by a thread of its own, for which it blocks: the others say that they do not
     uint32_t mask = wanted_mask();  // the events that it is watched for
     uint8_t slow_steps = 2;      // two make it heavy, and so a newcomer is until its first short step, ...
     double slow_until = 0;       // ... which does not make up for slow ones before this time
@@ -44,9 +45,9 @@ struct Connection : Peer {
     // The events to watch for by its state. What can only be read is told once (edge-triggered), so that the system need
     // not look at it again before it sleeps: whoever leaves something unread has to come back by itself.
     uint32_t wanted_mask() const {
-        const bool is_read = is_closing ? is_lingering : !is_paused && !is_choked && !is_held;
+        const bool is_read = !is_solo && (is_closing ? is_lingering : !is_paused && !is_choked && !is_held);
         if (is_blocked) return (is_read ? EPOLLIN : 0U) | EPOLLOUT;
-        return is_read ? EPOLLIN | EPOLLRDHUP | EPOLLET : 0U;
+        return is_read ? EPOLLIN | EPOLLRDHUP | EPOLLET : is_solo ? EPOLLET : 0U;
     }
     bool is_told_once() const { return mask & EPOLLET; }
 
@@ -101,8 +102,8 @@ struct Connection : Peer {
                 if (size > room - given) size = room - given;
                 given += size;
             }
-            const ssize_t sent = message.msg_iovlen == 1 ? send(fd, parts->iov_base, parts->iov_len, MSG_NOSIGNAL)
-                                                         : sendmsg(fd, &message, MSG_NOSIGNAL);
+            const ssize_t sent = message.msg_iovlen == 1 ? send(fd, parts->iov_base, parts->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                                         : sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
             if (sent < 0 && errno != EAGAIN) return false;
             is_short = sent < 0 || static_cast<size_t>(sent) < given;
             if (sent > 0) {

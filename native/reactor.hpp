@@ -24,6 +24,7 @@
 #include <atomic>
 
 #include "acceptor.hpp"
+#include "solo.hpp"
 #include "turns.hpp"
 #include "unread.hpp"
 
@@ -39,6 +40,7 @@ struct Options {
     Limits limits;
     double linger_s;  // how long a refused peer may take to read the end of its stream
     double spin_s;    // how long to look for events before sleeping, after the last ones
+    int solo_after;   // wake-ups for one peer alone before it has a thread of its own; 0: it never has
     Secrets secrets;
 };
 
@@ -54,7 +56,7 @@ class Ledger {
 };
 
 template <class Machine>
-class Reactor final : Driver {
+class Reactor final : Driver, Host {
   public:
     // --- for the owner -----------------------------------------------------------------------------------------------
 
@@ -212,6 +214,7 @@ class Reactor final : Driver {
         reactor.drain();
         if (!reactor.has_failed_) reactor.say_last_words();
         while (Connection *connection = reactor.open_.first) reactor.lose(*connection, SERVER_STOPPED);
+        reactor.solo_.end();
         reactor.bury();
         reactor.has_ended_ = true;
         Notices::wake(reactor.notices_.fd);
@@ -230,12 +233,15 @@ class Reactor final : Driver {
             count = epoll_wait(epoll_, events_, kEventsMax, 0);
         }
         if (count == 0) count = epoll_wait(epoll_, events_, kEventsMax, timeout_ms);
-        if (visitors_.load(std::memory_order_relaxed) > 0) {
-            pthread_mutex_lock(&door_);
-            pthread_mutex_unlock(&door_);
-        }
+        let_in();
         pthread_mutex_lock(&mutex_);
         return count > 0 ? count : 0;
+    }
+
+    void let_in() override {
+        if (visitors_.load(std::memory_order_relaxed) == 0) return;
+        pthread_mutex_lock(&door_);
+        pthread_mutex_unlock(&door_);
     }
 
     // Serve what is ready, waiting for it; gives the number of events.
@@ -268,9 +274,45 @@ class Reactor final : Driver {
         flush_dirty();
         is_look_due_ = !unread_.empty();
         if (is_look_due_ && now_ >= look_at_) bound_output();
+        if (count > 0) look_for_solo(count);
         bury();
         return count;
     }
+
+    // See whether one peer has spoken alone for long.
+    void look_for_solo(int count) {
+        solo_.want_back();
+        const uint64_t tag = events_[0].data.u64;
+        if (count > 1 || tag != alone_) {
+            alone_ = count > 1 || is_descriptor(tag) ? 0 : tag;
+            alone_times_ = 0;
+        } else if (++alone_times_ == options_.solo_after && ledger_ == nullptr && options_.spin_s == 0 && turns_.empty()) {
+            alone_times_ = 0;
+            Connection &connection = *reinterpret_cast<Connection *>(static_cast<uintptr_t>(tag));
+            if (!is_plain(connection)) return;
+            solo_.begin(connection);
+            watch(connection);
+        }
+    }
+
+    // Whether all that there is to do for a connection is to read it.
+    static bool is_plain(const Connection &connection) {
+        return connection.fd >= 0 && (connection.mask & EPOLLIN || connection.is_solo) && !connection.is_closing &&
+               !connection.is_paused && !connection.is_blocked && !connection.is_ending && !connection.is_heavy();
+    }
+
+    bool serve_solo(Connection &connection, const char *data, ssize_t size) override {
+        now_ = measured_at_ = clock_now();
+        take(connection, data, kReadSize, size);
+        const bool is_small = connection.output.size() < SMALL_SIZE && owed_ < FEW_OWED;
+        if (!is_small) measure(connection);
+        flush_dirty();
+        const bool has_others = !turns_.empty() || closing_.first != nullptr || closed_.first != nullptr;
+        if (has_others || engine_.next_deadline() < due_at_) Notices::wake(wake_);
+        return is_small && size > 0 && static_cast<size_t>(size) < SMALL_SIZE && is_plain(connection);
+    }
+
+    void take_back(Connection &connection) override { watch(connection); }
 
     // Serve the connections that events name; tells whether there are other descriptors among them.
     bool serve_all(int count) {
@@ -289,6 +331,7 @@ class Reactor final : Driver {
     void serve(Connection &connection, uint32_t ready) {
         if (connection.fd < 0) return;  // closed in this very wake-up
         if (ready & EPOLLOUT) dirty_.put(connection);
+        if (connection.is_solo) return;
         if (!(ready & ~static_cast<uint32_t>(EPOLLOUT))) return;
         if (ready & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) connection.is_ending = true;
         if ((connection.mask & EPOLLIN) && (connection.is_heavy() || measured_at_ - now_ > kSliceS)) {
@@ -348,9 +391,16 @@ class Reactor final : Driver {
         // One that is not read on purpose reports the loss of the connection.
         size_t room_size = kReadSize;
         char *const room = engine_.room(connection, buffer_, room_size);
-        const ssize_t size = connection.mask & EPOLLIN ? recv(connection.fd, room, room_size, 0) : -1;
+        if (connection.mask & EPOLLIN) return take(connection, room, room_size, recv(connection.fd, room, room_size, 0));
+        connection.error = ECONNRESET;
+        lose(connection);
+        return 0;
+    }
+
+    // Take a step with what `recv` gave, for which there was so much room; gives the bytes.
+    size_t take(Connection &connection, const char *data, size_t room_size, ssize_t size) {
         if (size < 0) {
-            if (!(connection.mask & EPOLLIN) || (errno != EAGAIN && errno != EINTR)) {
+            if (errno != EAGAIN && errno != EINTR) {
                 connection.error = errno;
                 lose(connection);
             }
@@ -359,7 +409,7 @@ class Reactor final : Driver {
         if (size == 0) {
             end_of_input(connection);
         } else if (!connection.is_closing) {
-            engine_.receive(connection, room, static_cast<size_t>(size), now_);
+            engine_.receive(connection, data, static_cast<size_t>(size), now_);
             if (connection.is_blocked) {
                 connection.settle();
                 watch(connection);
@@ -580,7 +630,7 @@ class Reactor final : Driver {
         unread_.drop(connection);
         // Closing alone would leave it watched while a process that is about to become another program holds a copy.
         control(EPOLL_CTL_DEL, connection);
-        ::close(connection.fd);
+        if (!solo_.lets_go(connection)) ::close(connection.fd);
         connection.fd = -1;
         closed_.add(connection);
     }
@@ -700,6 +750,9 @@ class Reactor final : Driver {
 
     pthread_t thread_;
     pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+    Solo solo_{*this, mutex_};
+    uint64_t alone_ = 0;   // the tag of the last wake-up's only event, ...
+    int alone_times_ = 0;  // ... and of how many before
     pthread_mutex_t door_ = PTHREAD_MUTEX_INITIALIZER;  // held by a visitor; the reactor waits there for its end
     std::atomic<int> visitors_{0};
 

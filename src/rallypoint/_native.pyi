@@ -96,6 +96,7 @@ class Reactor:
             belong to the reactor, unless there is an error.
         linger_s: how long a refused peer may take to read the end of its stream, in seconds.
         spin_s: how long to look for events before sleeping, after the last ones, in seconds.
+        solo_after: after how many wake-ups for one peer alone it is read by a thread of its own; 0 for never.
         secrets: what nobody else may know.
 
     Raises:
@@ -112,6 +113,7 @@ class Reactor:
         listeners: bytes,
         linger_s: float,
         spin_s: float,
+        solo_after: int,
         secrets: RawSecrets,
         /,
     ) -> Reactor: ...

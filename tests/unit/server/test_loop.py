@@ -28,18 +28,26 @@ from rallypoint.server.turns import HEAVY_TIMES
 from rallypoint.server.vocabulary import Hold, Release
 from rallypoint.testing.clock import ManualClock
 
+SOLO = ["native, each alone for a while"] if "native" in LOOP_TWINS else []
 
-@pytest.fixture(params=LOOP_TWINS)
-def twin(request):
+
+@pytest.fixture(params=[*LOOP_TWINS, *SOLO])
+def twin(request, monkeypatch):
+    if request.param in SOLO:
+        monkeypatch.setattr(native, "SOLO_AFTER", 1)
+        return "native"
     return request.param
 
 
-@pytest.fixture(params=[*LOOP_TWINS, "python with plain poll"])
+@pytest.fixture(params=[*LOOP_TWINS, *SOLO, "python with plain poll"])
 def server(request, monkeypatch):
     twin = request.param
     if twin == "python with plain poll":
         monkeypatch.setattr(module, "make_poller", PlainPoller)
         twin = "python"
+    elif twin in SOLO:
+        monkeypatch.setattr(native, "SOLO_AFTER", 1)
+        twin = "native"
     with running_loop(twin=twin) as running:
         yield running
 

@@ -331,3 +331,92 @@ def test_accepting_pauses_when_not_even_the_reserve_is_left():
         said, answer = run.stdout.splitlines()
         assert said.endswith("accepts nothing for 0.1 s: no file descriptor is left (limit 64)")
         assert answer == str(struct.pack("<I", 7))
+
+
+# --- the thread of a peer that speaks alone ---------------------------------------------------------------
+
+
+def has_solo_thread() -> bool:
+    return any((task / "comm").read_text() == "rallypoint-solo\n" for task in Path("/proc/self/task").iterdir())
+
+
+@pytest.fixture(params=NATIVE)
+def with_solo(request, monkeypatch):
+    """A server with a peer that has a thread of its own by now, asleep until the peer's next bytes."""
+    monkeypatch.setattr(module, "SOLO_AFTER", 3)
+    with running_loop(twin=request.param) as running:
+        assert not has_solo_thread()
+        alone = running.client()
+        assert all(alone.ping(number) for number in range(8))
+        assert has_solo_thread()
+        yield running, alone
+
+
+def test_two_peers_in_turns_have_no_thread_of_their_own():
+    for twin in NATIVE:
+        with running_loop(twin=twin) as running:
+            one, other = running.client(), running.client()
+            assert all(peer.ping(number) for number in range(200) for peer in (one, other))
+            assert not has_solo_thread()
+
+
+def test_a_peer_alone_goes_back_to_the_others_when_they_speak_and_comes_again(with_solo):
+    running, alone = with_solo
+    for number in range(50):
+        other = running.client()
+        assert all(peer.ping(turn) for turn in range(number % 7) for peer in (other, alone))
+        other.close()
+        assert all(alone.ping(turn) for turn in range(number % 5))
+
+
+def test_what_a_peer_alone_waits_for_comes_from_another(with_solo):
+    running, alone = with_solo
+    for number in range(20):
+        key = b"/%d" % number
+        alone.ask(Verb.WAIT, [key])
+        assert running.client().ping()  # the wait was before that, or comes after the key: both release it
+        running.clients[-1].ask(Verb.SET, key, b"")
+        assert alone.read(1) == b"\0"
+
+
+def test_a_peer_alone_that_does_not_read_hurts_nobody_and_loses_nothing(with_solo):
+    running, alone = with_solo
+    alone.ask(Verb.SET, b"/k", bytes(1 << 20))
+    for _ in range(40):
+        alone.ask(Verb.GET, b"/k")
+    assert running.client().ping()
+    assert len(alone.read(40 * (8 + (1 << 20)))) == 40 * (8 + (1 << 20))
+    assert alone.ping()
+
+
+def test_a_peer_alone_is_refused_with_all_that_it_is_owed(with_solo):
+    running, alone = with_solo
+    alone.send(encode_request(Verb.PING, 1) + b"\x63")
+    assert alone.read_end() == struct.pack("<I", 1)
+    assert "99" in running.wait_for_line(lambda line: "closed" in line)
+    assert running.client().ping()
+
+
+def test_peers_alone_come_and_go(with_solo):
+    running, alone = with_solo
+    for _ in range(20):
+        alone.close()
+        alone = running.client()
+        assert all(alone.ping(number) for number in range(8))
+    assert running.statistics().connections == 1
+
+
+def test_the_end_comes_while_a_peer_alone_is_silent(with_solo):
+    running, alone = with_solo
+    running.stop(0.0)
+    assert alone.read_end() == b""
+    assert not has_solo_thread()
+
+
+def test_a_forked_child_lets_go_of_a_peer_alone(with_solo):
+    _, alone = with_solo
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert all(alone.ping(number) for number in range(8))
