@@ -17,6 +17,7 @@ from rallypoint.agent.moves import (
     Leave,
     Rendezvous,
     ReportFailure,
+    ReportGoing,
     ReportSuccess,
     RunClosed,
     SignalReceived,
@@ -216,6 +217,9 @@ class SimAgent:
             membership.report(node.WorkerFailed(effect.message, effect.returncode, effect.final))
         elif isinstance(effect, ReportSuccess):
             membership.report(node.AllSucceeded())
+        elif isinstance(effect, ReportGoing):
+            self.world.referee.note_going(self.node_id)
+            membership.report(node.Going(effect.why))
         elif isinstance(effect, Leave):
             self._has_left = effect.why
             self.world.referee.note_lost(self.node_id)

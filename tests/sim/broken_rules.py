@@ -109,6 +109,28 @@ def who_is_left_out_may_run_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outsiders, "held_until", lambda self: float("-inf"))
 
 
+def who_is_going_is_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """A node that has said that it is going, and whose workers have yet to end, counts as one that has left."""
+    may_run = Outsiders._may_run
+    patch.setattr(Outsiders, "_may_run", lambda self, report: not report.going and may_run(self, report))
+
+
+def who_is_going_is_waited_for_like_others(patch: pytest.MonkeyPatch) -> None:
+    """A node that is going is waited for as long as one that does not answer, though its workers may take longer."""
+    held_until = Outsiders.held_until
+
+    def held_for_a_while(self: Outsiders) -> float:
+        until = held_until(self)
+        return self._until if until == float("inf") else until
+
+    patch.setattr(Outsiders, "held_until", held_for_a_while)
+
+
+def who_is_going_says_so_when_it_leaves(patch: pytest.MonkeyPatch) -> None:
+    """The others hear of a node that was asked to go when its workers have ended."""
+    patch.setattr(Follower, "_go", lambda self, event, now: None)
+
+
 def everybody_has_rank_0(patch: pytest.MonkeyPatch) -> None:
     """Ranks are not what they should be."""
     patch.setattr(Admission, "_rank", lambda self, chosen: dict.fromkeys(chosen, 0))
@@ -217,6 +239,9 @@ BROKEN_RULES: tuple[Break, ...] = (
     the_closing_is_not_told,
     spares_are_forgotten,
     who_is_left_out_may_run_on,
+    who_is_going_is_not_waited_for,
+    who_is_going_is_waited_for_like_others,
+    who_is_going_says_so_when_it_leaves,
     everybody_has_rank_0,
     fenced_workers_run_on,
     fenced_workers_are_asked,

@@ -7,8 +7,9 @@ After every event:
 - the workers of who was fenced, or took itself for cut off, do not run on;
 - a run has succeeded only if all workers of a round have, on all its nodes.
 
-From time to time: who works in a round that has long lost a member which was not done has heard of it. In the end, when
-all is well again: everybody who lives is in one round, or was told why not.
+From time to time: who works in a round that has long lost a member which was not done has heard of it; and who works
+with one that was asked to go has heard of that while its workers are still being stopped. In the end, when all is well
+again: everybody who lives is in one round, or was told why not.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ WAKING_S = 0.03
 
 STOP_S = 0.045
 """The workers of who was fenced, or is cut off, are gone after so many seconds: less than ``lifeline.RESUME_S``."""
+
+
+GOING_S = 2.0
+"""Where all works, everybody has heard within so many seconds that a member was asked to go."""
+
+WELL_S = 5.0
+"""All works where it has for so many seconds."""
 
 
 class Broken(AssertionError):  # noqa: N818 - it is what a test asserts
@@ -54,6 +62,7 @@ class Referee:
         self._done: dict[int, set[str]] = {}
         self._running: dict[str, SimAgent] = {}
         self._lost_at: dict[str, float] = {}
+        self._going_at: dict[str, float] = {}
         self._is_checked = False
 
     # --- what has happened ---------------------------------------------------------------------------------
@@ -65,6 +74,10 @@ class Referee:
     def note_lost(self, node_id: str) -> None:
         """A node does not take part any more, or cannot."""
         self._lost_at[node_id] = self._world.simulation.now
+
+    def note_going(self, node_id: str) -> None:
+        """A node was asked to go, and has workers that it stops first."""
+        self._going_at.setdefault(node_id, self._world.simulation.now)
 
     def note_found(self, node_id: str) -> None:
         """It can again."""
@@ -181,6 +194,8 @@ class Referee:
         world, now = self._world, self._world.simulation.now
         for agent in world.live():
             order = agent.joined
+            if order is not None:
+                self._check_going(agent, order)
             if order is None or not world.has_been_well(agent):
                 continue
             for node_id in self.rounds[order.round].keys() - self._done.get(order.round, set()):
@@ -190,6 +205,24 @@ class Referee:
                         f"{agent.name} is in round {order.round} and has not heard in {now - lost_at:.1f} s that "
                         f"{node_id[:6]} is gone"
                     )
+
+    def _check_going(self, agent: SimAgent, order: Order) -> None:
+        """Look whether a node works with one that was asked to go a while ago, although nothing is in the way."""
+        world, now = self._world, self._world.simulation.now
+        if not world.has_been_well(agent, WELL_S):
+            return
+        coordinating = [one for one in world.live() if one.office is not None]
+        if not coordinating or not all(world.has_been_well(one, WELL_S) for one in coordinating):
+            return
+        for other in world.live():
+            going_at = self._going_at.get(other.node_id)
+            if going_at is None or other is agent or other.node_id not in self.rounds[order.round]:
+                continue
+            if now - going_at > GOING_S and world.has_been_well(other, WELL_S):
+                raise Broken(
+                    f"{agent.name} is in round {order.round} and has not heard in {now - going_at:.1f} s that "
+                    f"{other.name} is going"
+                )
 
     def _is_back(self, node_id: str) -> bool:
         return any(agent.node_id == node_id and not agent.host.is_frozen for agent in self._world.live())

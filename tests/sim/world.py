@@ -141,9 +141,10 @@ class World:
         """Tell whether an agent's machine works and reaches the store."""
         return not agent.host.is_frozen and not self.network.link(agent.name, SERVER).is_cut
 
-    def has_been_well(self, agent: SimAgent) -> bool:
-        """Tell whether they have for so long that it has heard of all that matters."""
-        return self.is_well(agent) and self.simulation.now - self._well_since[agent.name] >= self.heard_s
+    def has_been_well(self, agent: SimAgent, for_s: float | None = None) -> bool:
+        """Tell whether they have for so many seconds; if not told, so long that it has heard of all that matters."""
+        well_s = self.simulation.now - self._well_since[agent.name]
+        return self.is_well(agent) and well_s >= (self.heard_s if for_s is None else for_s)
 
     def until(self, due: float) -> float:
         """Give the time until then, and a little, so that it has come in spite of rounding."""

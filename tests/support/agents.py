@@ -137,5 +137,8 @@ class ScriptedHandler(ForeignHandler):
     def report_failure(self, message: str, exit_code: int, final: bool) -> None:
         self.calls.append(f"report_failure {exit_code} {'final' if final else 'again'}")
 
+    def report_going(self, why: str) -> None:
+        self.calls.append(f"report_going {why}")
+
     def leave(self, why: str) -> None:
         self.calls.append(f"leave {why}")

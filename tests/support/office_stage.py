@@ -11,6 +11,7 @@ Only here:
 - ``placement labels:rack,host`` ranks otherwise; ``bounds 1 3`` is what the nodes made from then on were told;
   ``store gateway`` likewise, of their workers' store.
 - ``node a rack=r1`` gives labels, ``workers=2 role=trainer`` what it runs; ``again b`` is a new process of that name.
+- ``go b``: it was asked to go, and its workers have yet to end; ``leave b`` when they have.
 - ``crash b``: its connection is lost at once. ``twin a``: another process with its node id wants in.
 - ``takeover``: another coordinator goes on from what is stored; ``mute``: records reach the store no more;
   ``headless``: nobody is in office. ``orders``: how many were sent since last asked.
@@ -25,7 +26,7 @@ from msgspec.structs import replace
 from tests.support.office_cluster import OfficeCluster, OfficeNode
 
 from rallypoint.rendezvous.decision import Rules
-from rallypoint.rendezvous.follower_moves import AllSucceeded, Closing, Leaving, WorkerFailed
+from rallypoint.rendezvous.follower_moves import AllSucceeded, Closing, Going, Leaving, WorkerFailed
 from rallypoint.rendezvous.office_moves import Record, Send
 from rallypoint.rendezvous.policy import Policy
 from rallypoint.rendezvous.reports import Workers, decode_order
@@ -221,6 +222,10 @@ class OfficeStage:
     def _do_succeed(self, words: list[str]) -> list[str]:
         for name in words:
             self._cluster.do(name, AllSucceeded())
+        return []
+
+    def _do_go(self, words: list[str]) -> list[str]:
+        self._cluster.do(words[0], Going(" ".join(words[1:]) or "told to"))
         return []
 
     def _do_leave(self, words: list[str]) -> list[str]:

@@ -37,6 +37,7 @@ from rallypoint.agent.moves import (
     Leave,
     Rendezvous,
     ReportFailure,
+    ReportGoing,
     ReportSuccess,
     SignalReceived,
     Started,
@@ -303,6 +304,8 @@ class Agent:
                 self._membership.report_failure(message, returncode, final)
             case ReportSuccess():
                 self._membership.report_success()
+            case ReportGoing(why):
+                self._membership.report_going(why)
             case Leave(why):
                 self._membership.leave(why)
             case Finish():

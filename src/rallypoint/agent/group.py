@@ -13,7 +13,9 @@ Rules
 * Workers that all ended well are not the end: the node waits until the others' did too, because a failure
   elsewhere means that the round is run again, here as well.
 * The first signal stops the workers with that same signal, then the node leaves; a further signal only turns the
-  stop into a kill. Nothing cuts a stop short. The exit code is 128 + the first signal's number.
+  stop into a kill. Nothing cuts a stop short. The exit code is 128 + the first signal's number. That the node is going
+  is reported before its workers are stopped, so that the other nodes do not wait for them; a node whose workers have
+  all ended well takes nothing from the others by going, and just leaves.
 * A store out of reach is put up with for ``store_patience_s``; then the node cannot know its round any more, and
   fails. If its own workers have all ended well there is nothing left to lose: it waits for ``farewell_s`` only, or
   until it is cut off, and ends well without knowing how the others fare.
@@ -61,6 +63,7 @@ from rallypoint.agent.moves import (
     RendezvousDone,
     RendezvousFailed,
     ReportFailure,
+    ReportGoing,
     ReportSuccess,
     RoundOver,
     RunClosed,
@@ -279,13 +282,18 @@ def _stop_for_end(m: _Memory, event: RunClosed) -> Decision:
     return _stop(m, _Plan(event.tell(), _ending(m, event)))
 
 
-def _stop_by_signal(m: _Memory, event: SignalReceived) -> Decision:
+def _go(m: _Memory, event: SignalReceived) -> Decision:
+    plan = _signal_plan(event)
+    return _stop(m, plan, ReportGoing(plan.why))
+
+
+def _go_when_done(m: _Memory, event: SignalReceived) -> Decision:
     return _stop(m, _signal_plan(event))
 
 
 def _plan_signal(m: _Memory, event: SignalReceived) -> Decision:
     m.plan = _signal_plan(event)
-    return m.stay(m.plan.why)
+    return m.stay(m.plan.why, ReportGoing(m.plan.why))
 
 
 def _plan_round(m: _Memory, event: RoundOver | Fenced | CutOff) -> Decision:
@@ -382,7 +390,7 @@ _TABLE: Mapping[GroupState, Mapping[type, Rule]] = {
     },
     GroupState.HEALTHY: {
         WorkerExited: _take_exit,
-        SignalReceived: _stop_by_signal,
+        SignalReceived: _go,
         CutOff: _stop_fenced,
         **_NEWS,
         **_CONTACT,
@@ -395,5 +403,5 @@ _TABLE: Mapping[GroupState, Mapping[type, Rule]] = {
         CutOff: _fenced_during_stop,
         RunClosed: _plan_end,
     },
-    GroupState.SUCCEEDED_WAITING: {SignalReceived: _stop_by_signal, CutOff: _end_unheard, **_NEWS, **_CONTACT},
+    GroupState.SUCCEEDED_WAITING: {SignalReceived: _go_when_done, CutOff: _end_unheard, **_NEWS, **_CONTACT},
 }

@@ -158,6 +158,10 @@ class Membership:
         elif self._watch is not None:
             self._watch.count_success()
 
+    def report_going(self, why: str) -> None:
+        """Tell the others that this node leaves once its workers have ended; trouble in telling is logged."""
+        self._errands.put(lambda: _try("report that this node is going", self._handler.report_going, why))
+
     def leave(self, why: str) -> None:
         """Tell the others that this node goes; gives up after ``FAREWELL_S``, and ``farewell`` says what is left."""
         self._is_closing = True

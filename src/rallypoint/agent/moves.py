@@ -29,6 +29,7 @@ __all__ = [
     "RendezvousDone",
     "RendezvousFailed",
     "ReportFailure",
+    "ReportGoing",
     "ReportSuccess",
     "RoundOver",
     "RunClosed",
@@ -247,6 +248,12 @@ class ReportSuccess(NamedTuple):
     """Tell the other nodes that all workers ended well here."""
 
 
+class ReportGoing(NamedTuple):
+    """Tell the other nodes that this one stops its workers and then leaves, so that they need not wait for that."""
+
+    why: str
+
+
 class Leave(NamedTuple):
     """Tell the other nodes that this one goes, so that they need not find out."""
 
@@ -260,7 +267,9 @@ class Finish(NamedTuple):
     exit_code: int
 
 
-Effect: TypeAlias = Rendezvous | StartWorkers | StopWorkers | ReportFailure | ReportSuccess | Leave | Finish
+Effect: TypeAlias = (
+    Rendezvous | StartWorkers | StopWorkers | ReportFailure | ReportSuccess | ReportGoing | Leave | Finish
+)
 
 
 class Decision(NamedTuple):

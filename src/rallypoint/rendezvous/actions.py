@@ -136,9 +136,11 @@ class Leave:
 
     Attributes:
         why: one sentence.
+        is_stopping: whether my workers have yet to end: I take no part any more, but am there until they have.
     """
 
     why: str
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rallypoint.rendezvous.handler import RendezvousHandler, RendezvousInfo, Ren
 
 __all__ = ["AdaptedHandler", "adapt_handler"]
 
-_OURS_ALONE = ("check_round", "wait_for_news", "report_success", "report_failure", "leave")
+_OURS_ALONE = ("check_round", "wait_for_news", "report_success", "report_failure", "report_going", "leave")
 _ERRORS: dict[str, type[RendezvousError]] = {
     kind.__name__: kind
     for kind in (

@@ -229,7 +229,8 @@ def _fail(state: State, action: Fail, me: str) -> State:
 def _leave(state: State, action: Leave, me: str) -> State:
     if me not in state.nodes:
         return state
-    return _without(state, me, "left", f"{_named(state, me)} left: {action.why}")
+    verb = "is going" if action.is_stopping else "left"
+    return _without(state, me, "left", f"{_named(state, me)} {verb}: {action.why}")
 
 
 def _close(state: State, action: Close, _me: str) -> State:

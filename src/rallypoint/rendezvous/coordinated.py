@@ -34,7 +34,16 @@ from rallypoint.rendezvous.contact import Contact
 from rallypoint.rendezvous.coordinator import Coordinator
 from rallypoint.rendezvous.decision import StopKind
 from rallypoint.rendezvous.follower import Follower
-from rallypoint.rendezvous.follower_moves import AllSucceeded, Closing, Event, Leaving, Stop, Wanted, WorkerFailed
+from rallypoint.rendezvous.follower_moves import (
+    AllSucceeded,
+    Closing,
+    Event,
+    Going,
+    Leaving,
+    Stop,
+    Wanted,
+    WorkerFailed,
+)
 from rallypoint.rendezvous.following import Following
 from rallypoint.rendezvous.ground import Ground, board_opener, linger, tell_progress
 from rallypoint.rendezvous.handler import (
@@ -287,6 +296,14 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             RendezvousTimeoutError: if it could not be stored within the close timeout.
         """
         self._say(WorkerFailed(message, exit_code, final), "the failure of a worker")
+
+    def report_going(self, why: str) -> None:
+        """Say that this node stops its workers and then leaves: the round it is in is over for the others at once.
+
+        Raises:
+            RendezvousTimeoutError: if it could not be stored within the close timeout.
+        """
+        self._say(Going(why), "that this node is going")
 
     def leave(self, why: str) -> None:
         """Give up this node's place; if it was in a round, that is over for everybody at once.

@@ -11,6 +11,8 @@ Rules
    running (``lifeline``). That no coordinator says anything means nothing.
 5. After FENCED or CUT_OFF it never acts on that round again; a node that has done its part cannot be fenced from work
    that is finished.
+6. A node that is asked to go says so at once, while its workers are being stopped, and that it leaves when they have
+   ended. One that runs none just leaves.
 
 ::
 
@@ -36,6 +38,7 @@ from rallypoint.rendezvous.follower_moves import (
     Effect,
     Enter,
     Event,
+    Going,
     Granted,
     LeaseLost,
     Leaving,
@@ -110,6 +113,7 @@ class Follower:
             Served: self._serve,
             WorkerFailed: self._fail,
             AllSucceeded: self._succeed,
+            Going: self._go,
             Leaving: self._leave,
             Closing: self._close,
             Ticked: lambda _event, _now: None,
@@ -208,6 +212,7 @@ class Follower:
             acknowledged=0,
             endpoint=None,
             done=None,
+            going="",
             leaving="",
         )
         self._wish, self._serving, self._admission, self._is_in_line = self._report.number, 0, None, False
@@ -229,9 +234,13 @@ class Follower:
         """Tell whether the node may still speak of the round that it was in."""
         return self._verdict is not None and self._verdict.kind not in {VerdictKind.FENCED, VerdictKind.CUT_OFF}
 
+    def _go(self, event: Going, _now: float) -> None:
+        if self._is_at_risk():
+            self._publish(going=event.why[:MESSAGE_SIZE_MAX] or "told to")
+
     def _leave(self, event: Leaving, _now: float) -> None:
         self._verdict = None
-        self._publish(wants_in=False, leaving=event.why[:MESSAGE_SIZE_MAX] or "told to")
+        self._publish(wants_in=False, going="", leaving=event.why[:MESSAGE_SIZE_MAX] or "told to")
 
     def _close(self, event: Closing, _now: float) -> None:
         self._publish(closing=event.why[:MESSAGE_SIZE_MAX] or "told to")

@@ -20,6 +20,7 @@ __all__ = [
     "Effect",
     "Enter",
     "Event",
+    "Going",
     "Granted",
     "LeaseLost",
     "Leaving",
@@ -106,6 +107,12 @@ class AllSucceeded(NamedTuple):
     """All workers of the node have ended well."""
 
 
+class Going(NamedTuple):
+    """The node was asked to go, and will leave as soon as its workers, which are being stopped, have ended."""
+
+    why: str
+
+
 class Leaving(NamedTuple):
     """The node goes away for good."""
 
@@ -133,6 +140,7 @@ Event: TypeAlias = (
     | Served
     | WorkerFailed
     | AllSucceeded
+    | Going
     | Leaving
     | Closing
     | Ticked

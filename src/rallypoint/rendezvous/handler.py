@@ -292,6 +292,15 @@ class RendezvousHandler(ABC):
         if final:
             self.set_closed()
 
+    def report_going(self, why: str) -> None:  # noqa: B027 - as above
+        """Say that this node was asked to go, stops its workers, and leaves as soon as they have ended.
+
+        So the others need not wait for that with the end of their round. The default tells nobody before ``leave``.
+
+        Args:
+            why: one sentence.
+        """
+
     def leave(self, why: str) -> None:  # noqa: B027 - as above
         """Say that this node goes away on purpose, so that nobody waits for it. The default tells nobody.
 

@@ -14,7 +14,9 @@ Rules
 5. No world is complete within ``hold_s`` after a node was lost: one whose connection broke may live, and has until then
    to stop by its own clock (``lifeline.RESUME_S``). Nor is one complete that leaves out a node which may still run
    workers of an earlier round (``outsiders``).
-6. A run that has ended is remembered for some time after all have heard of it, for those who come late; then its name
+6. A node that is going is in no round any more: the present one is over for everybody at once, and the next begins to
+   form, so that the others stop their workers while that node stops its own. What it has done before counts.
+7. A run that has ended is remembered for some time after all have heard of it, for those who come late; then its name
    can be used again.
 
 Theory of operation
@@ -143,7 +145,7 @@ class Office:
             return None
         held_until = max(self._held_until, self._outsiders.held_until()) if self._is_held else None
         times = (self._progress_due, self._done_due, self._wait_due, held_until, self._admission.next_deadline())
-        return min((at for at in times if at is not None), default=None)
+        return min((at for at in times if at is not None and at < float("inf")), default=None)
 
     # --- taking office -------------------------------------------------------------------------------------
 
@@ -258,6 +260,8 @@ class Office:
             self._succeed(report.done, node_id)
         if report.leaving:
             self._do(Leave(report.leaving), node_id, cause="left")
+        elif report.going:
+            self._do(Leave(report.going, is_stopping=True), node_id, cause="left")
         elif report.wants_in:
             self._admission.let_in(report, self._now)
         else:
@@ -327,8 +331,9 @@ class Office:
     def _tell(self) -> list[Effect]:
         """Tell all those for whom something has changed, and everybody how far the round is."""
         effects: list[Effect] = []
-        state, wait, reports = self.state, self._admission.tell_wait(self._now), self._admission.reports
+        state, reports = self.state, self._admission.reports
         self._outsiders.look(state, reports, self._affected, self._now)
+        wait = self._admission.tell_wait(self._now) or self._outsiders.tell_wait(state)
         holds_waits = self._wait_due is None or self._now < self._wait_due
         concerned = self._affected if holds_waits else self._affected | self._clerk.held
         for node_id in reports if self._affairs.is_new_stage else concerned:

@@ -163,6 +163,8 @@ class Clerk:
             stood_by = node is not None and node.standing is Standing.SPARE
             order = self._draft(OrderKind.CLOSED, closure.why, outcome=closure.outcome, news=news)
             return None if report.has_heard else replace(order, stood_by=stood_by)
+        if report.going:
+            return None  # its workers have the time that it gives them
         if not report.wants_in:
             return self._judge(state, report) if report.entered is not None else None
         if report.node in self._kept_out:

@@ -22,7 +22,7 @@ Rules
       | Report(2, acknowledged=1, endpoint) ----> |
       | <----------- Order(ADMITTED, round=0, ..) |
       |                    ...                    |
-      | Report(7, failure=...)  ----------------> |
+      | Report(7, failure=...)  ----------------> |  or going=..., and leaving=... when its workers have ended
       | <---------- Order(OVER, "a worker of ..") |  to every member
       | Report(8, wants_in, entered=0) ---------> |
 
@@ -125,6 +125,7 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
         endpoint: where it serves the workers' store of that proposal; only if it has rank 0 there.
         done: the round in which its workers have all ended well; ``None`` if they have not.
         failure: the last failure of a worker of its own.
+        going: why it goes away as soon as its workers have ended; empty while it stays, and once it leaves.
         leaving: why it goes away for good; empty while it stays.
         closing: why it wants the run to end for everybody; empty if it does not.
         has_heard: whether it knows that the run is closed.
@@ -145,6 +146,7 @@ class Report(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     endpoint: Endpoint | None = None
     done: Count | None = None
     failure: Failure | None = None
+    going: Sentence = ""
     leaving: Sentence = ""
     closing: Sentence = ""
     has_heard: bool = False

@@ -21,6 +21,7 @@ from rallypoint.agent.moves import (
     RendezvousDone,
     RendezvousFailed,
     ReportFailure,
+    ReportGoing,
     ReportSuccess,
     RoundOver,
     RunClosed,
@@ -325,11 +326,21 @@ def test_a_failed_start_follows_the_plan_that_is_made_already() -> None:
 # --- signals ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [RUNNING, DONE], ids=["running", "done"])
-def test_a_signal_stops_the_workers_with_the_same_signal_then_leaves(before: tuple[Event, ...]) -> None:
+def test_a_signal_is_told_the_others_stops_the_workers_with_the_same_signal_then_leaves() -> None:
     group = machine()
 
-    stop = play(group, *before, SIGINT)
+    stop = play(group, *RUNNING, SIGINT)
+    end = play(group, StopFinished())
+
+    told = ReportGoing("SIGINT received")
+    assert stop == (GroupState.STOPPING, (told, StopWorkers(signal.SIGINT, GRACE_S)), "SIGINT received")
+    assert end.effects == (Leave("SIGINT received"), Finish(GroupState.STOPPED, 130))
+
+
+def test_a_signal_when_all_workers_ended_well_is_no_news_for_the_others() -> None:
+    group = machine()
+
+    stop = play(group, *DONE, SIGINT)
     end = play(group, StopFinished())
 
     assert stop == (GroupState.STOPPING, (StopWorkers(signal.SIGINT, GRACE_S),), "SIGINT received")
@@ -346,8 +357,9 @@ def test_a_signal_without_workers_leaves_at_once(before: tuple[Event, ...]) -> N
 def test_a_signal_during_the_start_stops_the_workers_with_it_once_they_run() -> None:
     group = machine()
 
-    play(group, Begun(), ADMITTED, SIGINT)
+    told = play(group, Begun(), ADMITTED, SIGINT)
 
+    assert told.effects == (ReportGoing("SIGINT received"),)
     assert play(group, STARTED).effects == (StopWorkers(signal.SIGINT, GRACE_S),)
 
 
@@ -369,7 +381,7 @@ def test_a_signal_while_stopping_for_the_next_round_ends_the_run_here() -> None:
     waiting = play(group, *RUNNING, CRASH, SIGTERM)
     end = play(group, StopFinished())
 
-    assert waiting.effects == ()
+    assert waiting.effects == (ReportGoing("SIGTERM received"),)
     assert end.effects == (Leave("SIGTERM received"), Finish(GroupState.STOPPED, 143))
 
 

@@ -165,8 +165,14 @@ def test_reports_reach_the_handler_in_order_and_before_the_end() -> None:
         membership.report_failure("worker 0 failed", 42, final=False)
         membership.report_failure("worker 0 failed", -9, final=True)
         membership.report_success()
+        membership.report_going("SIGTERM received")
 
-    assert handler.calls == ["report_failure 42 again", "report_failure -9 final", "report_success"]
+    assert handler.calls == [
+        "report_failure 42 again",
+        "report_failure -9 final",
+        "report_success",
+        "report_going SIGTERM received",
+    ]
 
 
 def test_a_report_that_fails_is_told_and_ends_nothing() -> None:

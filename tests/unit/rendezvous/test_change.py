@@ -208,6 +208,12 @@ def test_a_member_that_leaves_ends_the_round_and_does_not_close_the_run() -> Non
     assert (state.news[-1].kind, state.news[-1].rank, state.news[-1].node) == ("left", 1, B)
 
 
+def test_a_member_that_stops_its_workers_first_is_said_to_be_going() -> None:
+    state = change(complete(), Leave("SIGTERM", is_stopping=True), B)
+    assert (state.round, B in state.nodes) == (1, False)
+    assert state.reason == "host-b#bbbbbb (node 1) is going: SIGTERM"
+
+
 def test_a_proposal_that_loses_a_member_is_given_up() -> None:
     state = change(proposed(), Drop({B: "it is silent"}), A)
     assert (state.round, state.phase, state.members) == (0, Phase.GATHERING, {})

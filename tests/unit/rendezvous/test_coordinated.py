@@ -197,6 +197,30 @@ def test_a_node_that_leaves_is_news_at_once_and_may_come_back(stage):
     assert {info.world_size for info in join(a, b)} <= {1, 2}
 
 
+def test_a_node_that_is_going_is_news_at_once_and_the_next_round_waits_for_it(stage):
+    nodes = [stage.node(name, 2, 3, last_call_timeout=JOIN_S) for name in "abc"]
+    join(*nodes)
+    a, b, c = nodes
+    c.report_going("SIGTERM received")
+    for node in (a, b):
+        news = node.wait_for_news(JOIN_S)
+        assert (news.status, news.why.endswith("is going: SIGTERM received")) == (OVER, True)
+    assert c.check_round().status is CURRENT
+    order = []
+    waiting = [threading.Thread(target=lambda node=node: order.extend(join(node))) for node in (a, b)]
+    for thread in waiting:
+        thread.start()
+    while (told := stage.server.read("rallypoint.rendezvous.run/progress")) is None or b"is going" not in told.value:
+        pass
+    assert order == []
+    order.append("left")
+    c.leave("SIGTERM received")
+    for thread in waiting:
+        thread.join(JOIN_S)
+    assert order[0] == "left"
+    assert [info.world_size for info in order[1:]] == [2, 2]
+
+
 def test_a_round_goes_on_when_its_coordinator_leaves(stage):
     nodes = [stage.node(name, 1, 3) for name in "abc"]
     join(*nodes)

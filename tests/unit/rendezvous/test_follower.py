@@ -11,6 +11,7 @@ from rallypoint.rendezvous.follower_moves import (
     Doubted,
     Effect,
     Enter,
+    Going,
     Granted,
     LeaseLost,
     Leaving,
@@ -310,6 +311,33 @@ def test_leaving_and_closing_are_published_and_what_becomes_of_the_round_is_no_n
     assert (report.leaving, report.wants_in) == ("told to", False)
     assert follower.verdict is None
     assert follower.step(Ordered(order(3, OrderKind.OVER, round=4)), 1.0) == []
+
+
+def test_a_node_that_is_asked_to_go_says_so_and_can_be_cut_off_until_it_leaves() -> None:
+    follower = running()
+    report = published(follower.step(Going("SIGTERM received"), 1.0))
+    assert (report.going, report.leaving, report.entered, report.wants_in) == ("SIGTERM received", "", 4, False)
+    assert follower.next_deadline() is not None
+    assert published(follower.step(Granted(), 2.0)).going == "SIGTERM received"
+    report = published(follower.step(Leaving("SIGTERM received"), 3.0))
+    assert (report.going, report.leaving) == ("", "SIGTERM received")
+    assert follower.next_deadline() is None
+    assert follower.step(Going("again"), 4.0) == []
+
+
+def test_who_runs_no_workers_that_matter_is_not_going() -> None:
+    assert wanting().step(Going("told to"), 1.0) == []
+    for before in (AllSucceeded(), LeaseLost("it has ended"), Ordered(order(3, OrderKind.CLOSED, outcome="closed"))):
+        follower = running()
+        follower.step(before, 1.0)
+        assert follower.step(Going("told to"), 1.0) == []
+
+
+def test_who_comes_back_is_not_going_any_more() -> None:
+    follower = running()
+    follower.step(Going(""), 1.0)
+    assert follower.report.going == "told to"
+    assert published(follower.step(Wanted(), 2.0)).going == ""
 
 
 def test_a_connection_that_is_not_made_again_cuts_a_node_off_long_before_its_lease() -> None:

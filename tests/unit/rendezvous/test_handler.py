@@ -132,6 +132,7 @@ def test_reports_fall_back_to_closing() -> None:
     handler = OldHandler()
     assert handler.use_agent_store is False
     handler.report_success()
+    handler.report_going("told to")
     handler.leave("told to")
     handler.report_failure("worker 0 failed", 1, final=False)
     assert handler.closed_by_us == 0

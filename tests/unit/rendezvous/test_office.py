@@ -326,3 +326,46 @@ def test_acknowledgements_that_are_held_up_count_although_nobody_waits_for_ackno
         told |= settle(office.step(Ticked(), now))
         now = max(now, office.next_deadline() or 0.0)
     assert (told[A].kind, told[B].kind) == (OrderKind.ADMITTED, OrderKind.ADMITTED)
+
+
+def settle(office: Office, effects: list[Effect], now: float) -> list[Effect]:
+    """Store what is to be stored; give all that follows."""
+    told = list(effects)
+    while (record := record_of_any(effects)) is not None:
+        effects = office.step(Recorded(record.number), now)
+        told += effects
+    return told
+
+
+def test_a_node_that_is_going_ends_the_round_at_once_and_the_next_waits_until_it_has_left() -> None:
+    office = begun(Rules(1, 2))
+    one = {"min_nodes": 1, "max_nodes": 2}
+    settle(office, office.step_all([Reported(wish(A, **one)), Reported(wish(B, **one))], 0.0), 0.0)
+    acks = [Reported(wish(node, 2, **one, acknowledged=1, endpoint=HOME)) for node in (A, B)]
+    settle(office, office.step_all(acks, 0.0), 0.0)
+    settle(office, office.step_all([Reported(inside(node, 3, **one)) for node in (A, B)], 0.0), 0.0)
+
+    told = orders(settle(office, office.step(Reported(inside(B, 4, **one, going="SIGTERM received")), 2.0), 2.0))
+    assert {node: order.kind for node, order in told.items()} == {A: OrderKind.OVER}
+    assert told[A].why == "host-b#bbbbbb (node 1) is going: SIGTERM received"
+    said = settle(office, office.step(Reported(wish(A, 4, **one, entered=0)), 2.1), 2.1)
+    (proposed,) = orders(said).values()
+    assert (proposed.kind, proposed.size) == (OrderKind.PROPOSED, 1)
+    ack = wish(A, 5, **one, entered=0, acknowledged=proposed.proposal, endpoint=HOME)
+    assert record_of_any(office.step(Reported(ack), 2.2)) is None
+    (notice,) = [effect.notice for effect in office.step(Ticked(), 3.5) if isinstance(effect, Progress)]
+    assert notice.text.endswith("waits for the workers of host-b#bbbbbb to end, which is going")
+    assert office.next_deadline() is None
+    assert office.step(Ticked(), 1000.0) == []
+
+    gone = inside(B, 5, **one, leaving="SIGTERM received")
+    told = orders(settle(office, office.step(Reported(gone), 1001.0), 1001.0))
+    assert {node: order.kind for node, order in told.items()} == {A: OrderKind.ADMITTED}
+    assert [news.kind for news in office.state.news] == ["left"]
+
+
+def test_a_node_that_is_done_and_going_ends_no_round() -> None:
+    office = running()
+    settle(office, office.step(Reported(inside(B, 4, done=0, going="SIGTERM received")), 0.0), 0.0)
+    settle(office, office.step(Reported(inside(B, 5, done=0, leaving="SIGTERM received")), 0.0), 0.0)
+    assert (office.state.phase, office.state.round, office.state.done) == (Phase.COMPLETE, 0, (B,))

@@ -49,11 +49,13 @@ def test_who_needs_no_order_gets_none() -> None:
     assert clerk.order_for(state(), report(entered=3), "") is None
     assert clerk.order_for(state(), report(), "") is None
     assert clerk.order_for(state(), report(wants_in=True, leaving="told to"), "") is None
+    assert clerk.order_for(state(), report(node=C, entered=3, going="told to"), "") is None
     assert clerk.order_for(state(Phase.PROPOSED, Standing.READY, 1), report(wants_in=True), "") is None
     closed = replace(state(), closure=Closure(outcome="closed", why="told to"))
     assert clerk.order_for(closed, report(has_heard=True), "") is None
     end = ordered(closed, report(entered=3))
     assert (end.outcome, end.stood_by) == ("closed", False)
+    assert ordered(closed, report(entered=3, going="told to")).kind is OrderKind.CLOSED
 
 
 def test_who_stood_by_at_the_end_is_told_so() -> None:

@@ -35,6 +35,7 @@ def look(
         ({"entered": 3, "done": 2}, True),
         ({"entered": 3, "done": 3}, False),
         ({"entered": 3, "leaving": "told to"}, False),
+        ({"entered": 3, "going": "told to"}, False),
         ({"entered": None}, False),
         ({"wants_in": True, "entered": 3}, False),
         ({"wants_in": True, "acknowledged": 3}, True),
@@ -70,6 +71,36 @@ def test_a_proposal_is_held_up_until_all_that_it_leaves_out_have_reported_or_are
     assert outsiders.held_until() == 100.0 + PATIENCE_S
     outsiders.forget(C)
     assert outsiders.held_until() == NEVER
+
+
+def test_who_is_going_is_waited_for_without_limit_and_not_fenced() -> None:
+    outsiders = Outsiders(PATIENCE_S)
+    goes = report(B, entered=3, going="told to")
+    look(outsiders, state(5, A), goes, report(C, entered=3), now=100.0)
+    assert (B in outsiders, C in outsiders) == (False, True)
+    assert outsiders.held_until() == float("inf")
+    assert outsiders.tell_wait(state(5, A)) == (
+        "round 0 is proposed, and waits for the workers of a node#bbbbbb to end, which is going"
+    )
+    look(outsiders, state(5, A), report(B, entered=3, leaving="told to"), affected=(B,), now=300.0)
+    assert outsiders.held_until() == 100.0 + PATIENCE_S
+    assert outsiders.tell_wait(state(5, A)) == ""
+
+
+def test_who_is_going_and_gone_or_done_is_not_waited_for() -> None:
+    outsiders = Outsiders(PATIENCE_S)
+    look(outsiders, state(5, A), report(B, entered=3, going="told to"), report(C, entered=3, done=3, going="told to"))
+    assert outsiders.held_until() == float("inf")
+    outsiders.forget(B)
+    assert outsiders.held_until() == NEVER
+
+
+def test_who_is_left_out_and_then_is_asked_to_go_is_waited_for_longer() -> None:
+    outsiders = Outsiders(PATIENCE_S)
+    look(outsiders, state(5, A), report(B, entered=3))
+    look(outsiders, state(5, A), report(B, entered=3, going="told to"), affected=(B,))
+    assert outsiders.held_until() == float("inf")
+    assert B not in outsiders
 
 
 def test_another_proposal_begins_anew() -> None:
