@@ -18,7 +18,7 @@ struct TcpOption {
     int level, option, value;
 };
 
-// As net/stream.py. Linux hands a listener's options on to what it accepts, so they are set once; Unix domain sockets
+// As net/tune.py. Linux hands a listener's options on to what it accepts, so they are set once; Unix domain sockets
 // refuse them, which is as well.
 constexpr TcpOption kTcpOptions[] = {
     {IPPROTO_TCP, TCP_NODELAY, 1},    {SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 120},
@@ -26,7 +26,7 @@ constexpr TcpOption kTcpOptions[] = {
 };
 
 // Between sockets of one machine nothing is congested, and what the system chose against it has its work with each
-// packet: with BBR, 3 % of what 64 busy peers cost. Reno has the least, and is always there; as net/tune.py.
+// packet: with BBR, 3 % of what 64 busy peers cost. Reno has the least, and is always there.
 inline void spare_congestion_control(int fd) { setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4); }
 
 inline bool is_loopback(const sockaddr_storage &address) {

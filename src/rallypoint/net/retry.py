@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeAlias
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
 from rallypoint.errors import AuthenticationError, ConnectTimeoutError, DistNetworkError
 from rallypoint.net.address import UNIX_PREFIX
-from rallypoint.net.stream import Stream, connect
+from rallypoint.net.connect import connect
+from rallypoint.net.stream import Stream
 from rallypoint.types import Endpoint, Timeout, as_seconds
 
 __all__ = [

@@ -16,32 +16,27 @@ left of its time. ``OSError`` leaves this module only as a ``DistNetworkError``,
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
 import struct
 import sys
-from collections import deque
 from time import monotonic
 
 from rallypoint.clock import Deadline
-from rallypoint.errors import ConnectTimeoutError, DistNetworkError, ReplyTimeoutError
-from rallypoint.net.address import Resolved, format_endpoint, local_endpoint, resolve
+from rallypoint.errors import ReplyTimeoutError
+from rallypoint.net.address import format_endpoint, local_endpoint
 from rallypoint.net.loss import lost, silent, translate
 from rallypoint.net.tune import tune
 from rallypoint.types import Endpoint
 
-__all__ = ["WAIT_SLICE_S", "Stream", "connect", "silent", "translate"]
+__all__ = ["WAIT_SLICE_S", "Stream", "silent", "translate"]
 
 WAIT_SLICE_S = 0.05
 """The longest uninterrupted wait in the kernel, in seconds."""
 
 FIRST_LOOK_S = 0.005
 """How long a read blocks before it polls, in seconds; kernels round it up to their tick."""
-
-CONNECT_STAGGER_S = 0.25
-"""How long one address of a name may keep the next one waiting, in seconds. Source: RFC 8305, section 8."""
 
 _READ_SIZE = 16384  # larger reads cost more to allocate than they save
 _CHUNK_SIZE_MAX = 8 * 1024 * 1024  # memory taken for an announced size before its bytes are there
@@ -337,93 +332,3 @@ class Stream:
     def __repr__(self) -> str:
         state = "closed" if self._sock.fileno() == -1 else f"fd {self._sock.fileno()}"
         return f"Stream({format_endpoint(self.endpoint)}, {state})"
-
-
-def connect(endpoint: Endpoint, deadline: Deadline) -> Stream:
-    """Try once to connect, over all the addresses of the endpoint's name.
-
-    The addresses are tried in the resolver's order; one that stays silent keeps the next one waiting for
-    ``CONNECT_STAGGER_S`` only, and the first that answers wins.
-
-    Args:
-        endpoint: a TCP endpoint, or ``Endpoint("unix:PATH", 0)``.
-        deadline: covers the name's resolution too; a passed one still looks once.
-
-    Raises:
-        ConnectTimeoutError: if nobody answered in time.
-        DistNetworkError: if the name has no address, or all its addresses refused; says why the last one did.
-    """
-    addresses = deque(resolve(endpoint.host, endpoint.port, deadline))
-    poller = select.poll()
-    pending: dict[int, socket.socket] = {}
-    refusals: list[OSError] = []
-    next_start = 0.0
-    try:
-        while True:
-            if addresses and (not pending or monotonic() >= next_start):
-                begun = _begin(addresses.popleft())
-                if isinstance(begun, OSError):
-                    refusals.append(begun)
-                    continue
-                pending[begun.fileno()] = begun
-                poller.register(begun, select.POLLOUT)
-                next_start = monotonic() + CONNECT_STAGGER_S
-            if not pending and not addresses:
-                raise _refused(endpoint, refusals) from refusals[-1]
-            for fd, _ in poller.poll(min(WAIT_SLICE_S, deadline.remaining_s()) * 1000):
-                poller.unregister(fd)
-                outcome = _finish(pending.pop(fd), endpoint)
-                if isinstance(outcome, Stream):
-                    return outcome
-                refusals.append(outcome)
-            if pending and deadline.has_passed():
-                raise ConnectTimeoutError(
-                    f"{format_endpoint(endpoint)} did not answer within {deadline.waited_s():.3f} s",
-                    endpoint=endpoint,
-                    waited_s=deadline.waited_s(),
-                    attempts=1,
-                )
-    finally:
-        for sock in pending.values():
-            sock.close()
-
-
-def _begin(address: Resolved) -> socket.socket | OSError:
-    """Start to connect; a refusal leaves no socket behind."""
-    try:
-        sock = socket.socket(address.family, socket.SOCK_STREAM)
-    except OSError as error:
-        return error
-    sock.setblocking(False)
-    try:
-        sock.connect(address.sockaddr)
-    except OSError as error:
-        # For a Unix domain socket with a full backlog the system says EAGAIN, and there is nothing to wait for.
-        if error.errno != errno.EINPROGRESS:
-            sock.close()
-            return error
-    return sock
-
-
-def _finish(sock: socket.socket, endpoint: Endpoint) -> Stream | OSError:
-    """Give the stream of a connection attempt that ended well, else why it did not, and no socket is left."""
-    try:
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not number and sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
-            # Connecting to a free port of the ephemeral range, the kernel may pick that very port for our end, and
-            # connects us to ourselves.
-            number = errno.ECONNREFUSED
-        if not number:
-            return Stream(sock, endpoint)
-    except OSError as error:  # gone again already
-        sock.close()
-        return error
-    sock.close()
-    return OSError(number, os.strerror(number))
-
-
-def _refused(endpoint: Endpoint, refusals: list[OSError]) -> DistNetworkError:
-    last = refusals[-1]
-    reason = os.strerror(last.errno).lower() if last.errno is not None else str(last)
-    count = f", as on its {len(refusals) - 1} other addresses" if len(refusals) > 1 else ""
-    return DistNetworkError(f"no connection to {format_endpoint(endpoint)}: {reason}{count}", endpoint=endpoint)

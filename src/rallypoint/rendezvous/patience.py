@@ -11,7 +11,7 @@ from functools import partial
 from rallypoint.clock import Deadline
 from rallypoint.errors import DistNetworkError
 from rallypoint.events import emit
-from rallypoint.net.stream import connect
+from rallypoint.net.connect import connect
 from rallypoint.types import Endpoint
 
 __all__ = ["SLOW_S", "said_if_slow", "told_if_slow"]

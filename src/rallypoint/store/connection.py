@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, LocalProtocolError, QueueEmptyError, ReplyTimeoutError
+from rallypoint.net.connect import connect as connect_once
 from rallypoint.net.resolve import resolve
 from rallypoint.net.retry import connect_with_retries
 from rallypoint.net.stream import Stream
-from rallypoint.net.stream import connect as connect_once
 from rallypoint.protocol import client
 from rallypoint.types import Endpoint
 

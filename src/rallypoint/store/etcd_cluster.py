@@ -29,7 +29,7 @@ from rallypoint.errors import (
     ForkedStoreError,
     UnreachableError,
 )
-from rallypoint.net.stream import connect
+from rallypoint.net.connect import connect
 from rallypoint.store import etcd_wire as wire
 from rallypoint.store.etcd_heads import head_of
 from rallypoint.store.etcd_link import GrpcError, Link

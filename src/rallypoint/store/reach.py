@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, ConnectionLostError, DistError, DistNetworkError
 from rallypoint.net.address import format_endpoint, parse_endpoint
+from rallypoint.net.connect import connect as connect_once
 from rallypoint.net.loss import lost
 from rallypoint.net.resolve import resolve
 from rallypoint.net.retry import ATTEMPT_S_MAX, connect_with_retries
 from rallypoint.net.stream import Stream
-from rallypoint.net.stream import connect as connect_once
 from rallypoint.net.unix import has_local_names
 from rallypoint.protocol.session.auth import Hello, Welcome
 from rallypoint.protocol.session.codec import encode_request

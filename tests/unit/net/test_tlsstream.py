@@ -14,7 +14,7 @@ from tests.support.tls_peer import play
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, ConnectionLostError, DistNetworkError, ReplyTimeoutError
 from rallypoint.net.address import listen, listen_unix, local_endpoint
-from rallypoint.net.stream import connect
+from rallypoint.net.connect import connect
 from rallypoint.net.tls import Tls
 from rallypoint.net.tlsstream import secure
 

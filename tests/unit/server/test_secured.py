@@ -12,7 +12,7 @@ from tests.support.raw_server import PATIENCE_S, VALIDATE, RawClient
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError, ReplyTimeoutError
 from rallypoint.net.address import listen, listen_unix, local_endpoint
-from rallypoint.net.stream import connect
+from rallypoint.net.connect import connect
 from rallypoint.net.tls import ServerTls, Tls
 from rallypoint.net.tlsstream import secure
 from rallypoint.protocol.codec import encode_request

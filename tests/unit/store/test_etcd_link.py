@@ -10,7 +10,7 @@ import pytest
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import ConnectionLostError, DistNetworkError, RemoteProtocolError, ReplyTimeoutError
-from rallypoint.net.stream import connect
+from rallypoint.net.connect import connect
 from rallypoint.store import etcd_wire as wire
 from rallypoint.store.etcd_heads import head_of
 from rallypoint.store.etcd_link import GrpcError, Link
