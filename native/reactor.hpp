@@ -233,6 +233,7 @@ class Reactor final : Driver, Host {
             count = epoll_wait(epoll_, events_, kEventsMax, 0);
         }
         if (count == 0) count = epoll_wait(epoll_, events_, kEventsMax, timeout_ms);
+        if (count > 0) solo_.want_back();  // before the mutex, which its thread might take again and again
         let_in();
         pthread_mutex_lock(&mutex_);
         return count > 0 ? count : 0;
@@ -281,7 +282,6 @@ class Reactor final : Driver, Host {
 
     // See whether one peer has spoken alone for long.
     void look_for_solo(int count) {
-        solo_.want_back();
         const uint64_t tag = events_[0].data.u64;
         if (count > 1 || tag != alone_) {
             alone_ = count > 1 || is_descriptor(tag) ? 0 : tag;

@@ -17,6 +17,8 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 
+#include <atomic>
+
 #include "connection.hpp"
 
 namespace rallypoint {
@@ -51,13 +53,13 @@ class Solo {
         if (connection_ != nullptr || is_reading_ || !has_thread()) return;
         connection_ = &connection;
         connection.is_solo = true;
-        is_wanted_back_ = false;
+        is_wanted_back_.store(false, std::memory_order_relaxed);
         set_blocking(connection, true);
         pthread_cond_signal(&changed_);
     }
 
-    // Give the connection back behind its next bytes.
-    void want_back() { is_wanted_back_ = true; }
+    // Give the connection back behind its next bytes. Without the mutex.
+    void want_back() { is_wanted_back_.store(true, std::memory_order_relaxed); }
 
     // A connection is closed; true if its descriptor is for this thread to close.
     bool lets_go(Connection &connection) {
@@ -121,8 +123,8 @@ class Solo {
             return;
         }
         errno = error;
-        const bool may_stay = host_.serve_solo(connection, buffer_, size) && !is_wanted_back_;
-        if (may_stay || connection_ == nullptr) return;
+        const bool may_stay = host_.serve_solo(connection, buffer_, size);
+        if (connection_ == nullptr || (may_stay && !is_wanted_back_.load(std::memory_order_relaxed))) return;
         connection_ = nullptr;
         connection.is_solo = false;
         set_blocking(connection, false);
@@ -143,7 +145,7 @@ class Solo {
     bool is_started_ = false;
     bool has_to_end_ = false;
     bool is_reading_ = false;
-    bool is_wanted_back_ = false;
+    std::atomic<bool> is_wanted_back_{false};
 };
 
 }  // namespace rallypoint
