@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
+from typing import Any, Final
 
 from rallypoint.net.address import is_loopback
 
-__all__ = ["KEEPALIVE_IDLE_S", "KEEPALIVE_INTERVAL_S", "KEEPALIVE_PROBES", "tune"]
+__all__ = ["KEEPALIVE_IDLE_S", "KEEPALIVE_INTERVAL_S", "KEEPALIVE_PROBES", "tune", "tune_accepted", "tune_listener"]
 
-KEEPALIVE_IDLE_S = 120
+KEEPALIVE_IDLE_S: Final = 120
 """Silence after which the kernel asks whether the other machine is still there, in seconds."""
 
-KEEPALIVE_INTERVAL_S = 30
+KEEPALIVE_INTERVAL_S: Final = 30
 """Pause between two such questions, in seconds."""
 
-KEEPALIVE_PROBES = 10
+KEEPALIVE_PROBES: Final = 10
 """Unanswered questions after which the connection is lost: a vanished machine shows after 7 minutes."""
 
-
 _LIGHTEST = b"reno"  # always there
+_IS_INHERITED = sys.platform == "linux"  # what a listener is set up with, by all that it accepts
 
 
 def tune(sock: socket.socket) -> None:
@@ -30,6 +32,36 @@ def tune(sock: socket.socket) -> None:
     """
     if sock.family == socket.AF_UNIX:
         return
+    _set_up(sock)
+    with contextlib.suppress(OSError):  # gone again already
+        _spare_congestion_control(sock, sock.getpeername())
+
+
+def tune_listener(listener: socket.socket) -> None:
+    """Set up what a listener accepts, as far as the system lets that be done once for all."""
+    if listener.family == socket.AF_UNIX or not _IS_INHERITED:
+        return
+    _set_up(listener)
+    _spare_congestion_control(listener, listener.getsockname())
+
+
+def tune_accepted(sock: socket.socket, address: Any) -> None:
+    """Set up what ``tune_listener`` could not, of a connection that was accepted.
+
+    Args:
+        sock: the connection.
+        address: where it comes from, as ``accept`` says.
+
+    Raises:
+        OSError: it is gone again already.
+    """
+    if not _IS_INHERITED:
+        tune(sock)
+    elif sock.family != socket.AF_UNIX:
+        _spare_congestion_control(sock, address)
+
+
+def _set_up(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)  # Linux, macOS
@@ -38,14 +70,9 @@ def tune(sock: socket.socket) -> None:
     if hasattr(socket, "TCP_KEEPINTVL"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    if hasattr(socket, "TCP_CONGESTION") and _is_on_this_machine(sock):
+
+
+def _spare_congestion_control(sock: socket.socket, address: Any) -> None:
+    if hasattr(socket, "TCP_CONGESTION") and is_loopback(str(address[0]).removeprefix("::ffff:")):
         with contextlib.suppress(OSError):  # a sandbox may refuse it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _LIGHTEST)
-
-
-def _is_on_this_machine(sock: socket.socket) -> bool:
-    try:
-        host = str(sock.getpeername()[0])
-    except OSError:  # gone again already
-        return False
-    return is_loopback(host.removeprefix("::ffff:"))

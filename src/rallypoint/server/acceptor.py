@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from rallypoint.net.address import close_listener
-from rallypoint.net.tune import tune
+from rallypoint.net.tune import tune_accepted, tune_listener
 
 __all__ = ["ACCEPTS_MAX", "PAUSE_S", "Acceptor"]
 
@@ -44,6 +44,7 @@ class Acceptor:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         for listener in listeners:
             listener.setblocking(False)
+            tune_listener(listener)
         self._log = log
         self._reserve: int | None = None
         self._refill()
@@ -69,7 +70,7 @@ class Acceptor:
         listener = self._listeners[fd]
         for _ in range(ACCEPTS_MAX):
             try:
-                sock, _ = listener.accept()
+                sock, address = listener.accept()
             except BlockingIOError:
                 break
             except OSError as error:
@@ -85,7 +86,7 @@ class Acceptor:
                 refused += 1
                 continue
             try:
-                tune(sock)
+                tune_accepted(sock, address)
             except OSError:  # gone again already
                 sock.close()
                 continue

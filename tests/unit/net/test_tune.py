@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from rallypoint.net.tune import KEEPALIVE_IDLE_S, tune
+from rallypoint.net.tune import KEEPALIVE_IDLE_S, tune, tune_accepted, tune_listener
 
 
 def test_small_messages_are_not_delayed_and_dead_machines_noticed():
@@ -34,3 +34,31 @@ def test_two_ends_on_one_machine_spend_nothing_on_congestion(family, host):
             tune(unconnected)
             assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
             assert unconnected.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == usual
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_what_a_listener_accepts_is_set_up_by_both_together(host):
+    with socket.socket() as listener, socket.socket() as near:
+        listener.bind((host, 0))
+        listener.listen()
+        tune_listener(listener)
+        near.connect(("127.0.0.1", listener.getsockname()[1]))
+        accepted, address = listener.accept()
+        with accepted:
+            tune_accepted(accepted, address)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
+            if hasattr(socket, "TCP_CONGESTION"):
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+
+
+def test_a_socket_files_listener_needs_nothing(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as near:
+        listener.bind(str(tmp_path / "a.sock"))
+        listener.listen()
+        tune_listener(listener)
+        near.connect(listener.getsockname())
+        accepted, address = listener.accept()
+        with accepted:
+            tune_accepted(accepted, address)
+            assert not accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
