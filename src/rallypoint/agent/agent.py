@@ -54,7 +54,7 @@ from rallypoint.agent.orders import place_of, program_of, take_places
 from rallypoint.agent.places import NodeWorkers
 from rallypoint.agent.process import WorkerCommand, WorkerExit, WorkerProcesses
 from rallypoint.agent.reporter import WORKER_STATES, Reporter
-from rallypoint.agent.signals import DEFAULT_SIGNALS, taken_signals
+from rallypoint.agent.signals import DEFAULT_SIGNALS, takeable_signals, taken_signals
 from rallypoint.agent.spec import RunResult, WorkerGroup, WorkerPlace, WorkerSpec, WorkerState
 from rallypoint.agent.watchdog import Watchdog
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -151,6 +151,7 @@ class Agent:
                 store_patience_s=store_patience_s,
                 is_budget_shared=spec.rdzv_handler.keeps_budget,
                 success_wait_s=math.inf if knows_success(spec.rdzv_handler) else FOREIGN_SUCCESS_WAIT_S,
+                signals=takeable_signals(signals),
             )
         )
         self._reporter = reporter = Reporter(group, clock.now())
@@ -281,7 +282,7 @@ class Agent:
 
     def _tell(self, event: Event, decision: Decision, *, has_changed: bool) -> None:
         """Say what was decided and why, once for each reason."""
-        if not has_changed and not decision.effects:
+        if not has_changed and not decision.effects and not isinstance(event, Ticked):
             emit(_NOTES.get(type(event), "agent.note"), decision.why)
         elif decision.why != self._why:
             self._why = decision.why
@@ -345,13 +346,7 @@ class Agent:
 
     def _command(self, local_rank: int, effect: StartWorkers) -> WorkerCommand:
         logs = self._logs[local_rank]
-        place = place_of(
-            self._group,
-            local_rank,
-            round_number=effect.round,
-            restarts_used=effect.restarts_used,
-            error_file=str(logs.error_file),
-        )
+        place = place_of(self._group, local_rank, effect, str(logs.error_file))
         argv, call = program_of(self._spec, self._start_method)
         env = {**self._environment(place), **self._watchdog.env}
         return WorkerCommand(local_rank, argv, env, logs.stdout, logs.stderr, call)
@@ -371,9 +366,13 @@ class Agent:
 
     def _run_stop(self, processes: WorkerProcesses, effect: StopWorkers) -> None:
         """End the workers; runs in a thread of its own, which has the processes to itself until it is through."""
+
+        def tell(exited: WorkerExit) -> None:
+            self._inbox.put(WorkerExited(exited.local_rank, exited.returncode))
+
         try:
-            for exited in processes.stop(effect.signal_number, effect.grace_s):
-                self._inbox.put(WorkerExited(exited.local_rank, exited.returncode))
+            for exited in processes.stop(effect.signal_number, effect.grace_s, tell):
+                tell(exited)
         except Exception:  # noqa: BLE001 - the loop waits for StopFinished, whatever happens here
             _log.exception("stopping the workers failed")
         for local_rank, pid in processes.running.items():

@@ -45,8 +45,12 @@ __all__ = [
     "WorkerExited",
     "describe_exit",
     "describe_signal",
+    "describe_slow_stop",
     "exit_code_of",
 ]
+
+WORKERS_NAMED_MAX = 8
+"""A sentence names so many workers; the rest is counted."""
 
 
 class GroupState(Enum):
@@ -80,6 +84,7 @@ class GroupRules:
         store_patience_s: seconds without any answer from the store until the node gives up.
         success_wait_s: seconds that a node whose workers ended well waits for the others.
         farewell_s: seconds that such a node waits for a rendezvous that does not answer.
+        signals: those that the agent takes as the end of the run, for what people are told.
     """
 
     local_world_size: int
@@ -89,6 +94,7 @@ class GroupRules:
     success_wait_s: float = math.inf
     farewell_s: float = 5.0
     is_budget_shared: bool = False
+    signals: tuple[int, ...] = ()
 
 
 # --- what can happen -------------------------------------------------------------------------------------
@@ -291,6 +297,24 @@ def describe_signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def describe_slow_stop(left: Mapping[int, int], number: int, waited_s: float, left_s: float) -> str:
+    """Give one clause about a stop that takes its time.
+
+    Args:
+        left: the workers that have yet to end: process id by local rank; none if only what they started is left.
+        number: the signal that they were sent.
+        waited_s: how long ago, in seconds.
+        left_s: the seconds until SIGKILL.
+    """
+    named = [f"{local_rank} (pid {pid})" for local_rank, pid in sorted(left.items())[:WORKERS_NAMED_MAX]]
+    more = f" and {len(left) - len(named)} more" if len(left) > len(named) else ""
+    if len(left) > 1:
+        who = f"workers {', '.join(named)}{more} have"
+    else:
+        who = f"worker {named[0]} has" if named else "what the workers have started has"
+    return f"{who} not ended {waited_s:g} s after {describe_signal(number)}, SIGKILL follows in {left_s:.0f} s"
 
 
 def describe_exit(local_rank: int, pid: int | None, returncode: int) -> str:

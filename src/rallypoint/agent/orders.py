@@ -9,6 +9,7 @@ from rallypoint.agent.spec import WorkerGroup, WorkerPlace, WorkerSpec
 
 if TYPE_CHECKING:
     from rallypoint.agent.membership import Joined
+    from rallypoint.agent.moves import StartWorkers
 
 __all__ = ["place_of", "program_of", "take_places"]
 
@@ -25,10 +26,8 @@ def take_places(group: WorkerGroup, joined: Joined) -> None:
         worker.world_size, worker.role_world_size = joined.ranks.world_size, joined.ranks.role_world_size
 
 
-def place_of(
-    group: WorkerGroup, local_rank: int, *, round_number: int, restarts_used: int, error_file: str
-) -> WorkerPlace:
-    """Give all that one worker is told about itself; its group has taken its places."""
+def place_of(group: WorkerGroup, local_rank: int, start: StartWorkers, error_file: str) -> WorkerPlace:
+    """Give all that one worker is told about itself as it is started; its group has taken its places."""
     spec, worker = group.spec, group.workers[local_rank]
     assert group.group_rank is not None
     assert group.group_world_size is not None
@@ -36,7 +35,7 @@ def place_of(
     assert group.master_port is not None
     return WorkerPlace(
         run_id=spec.rdzv_handler.get_run_id(),
-        round=round_number,
+        round=start.round,
         node_rank=group.group_rank,
         node_count=group.group_world_size,
         local_rank=local_rank,
@@ -50,7 +49,7 @@ def place_of(
         master_port=group.master_port,
         use_agent_store=spec.rdzv_handler.use_agent_store,
         max_restarts=spec.max_restarts,
-        node_restarts=restarts_used,
+        node_restarts=start.restarts_used,
         error_file=error_file,
     )
 

@@ -20,7 +20,7 @@ import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -176,7 +176,9 @@ class WorkerProcesses:
         self._is_hurried = True
         self.wake()
 
-    def stop(self, signal_number: int, grace_s: float) -> list[WorkerExit]:
+    def stop(
+        self, signal_number: int, grace_s: float, tell: Callable[[WorkerExit], None] | None = None
+    ) -> list[WorkerExit]:
         """End all workers and all that they started.
 
         The signal goes to the whole group of every worker, of those already gone too, and to whoever else carries
@@ -187,13 +189,14 @@ class WorkerProcesses:
         Args:
             signal_number: the first signal.
             grace_s: seconds until SIGKILL; 0 sends it at once.
+            tell: called with each exit as soon as it is seen, while others are still waited for; must not raise.
 
         Returns:
-            The exits that were not given before.
+            The exits that were not given before, to ``tell`` either.
         """
         if not self._is_stopped:
             # Signal handlers run in the main thread only: in a thread of its own nothing can break into this.
-            interrupt = run_to_its_end(lambda: self._stop(signal_number, grace_s), self.hurry)
+            interrupt = run_to_its_end(lambda: self._stop(signal_number, grace_s, tell), self.hurry)
             if interrupt is not None:
                 raise interrupt
         return self._take_exits()
@@ -304,11 +307,14 @@ class WorkerProcesses:
             sweep.kill_group(group, number)
         sweep.signal_members(self._marker_id, self._groups(), number, self._kin, is_first=is_first)
 
-    def _stop(self, signal_number: int, grace_s: float) -> None:
+    def _stop(self, signal_number: int, grace_s: float, tell: Callable[[WorkerExit], None] | None) -> None:
         deadline = Deadline(grace_s)
         if grace_s > 0 and not self._is_hurried:
             self._signal(signal_number, is_first=True)
         while not self._is_hurried and not deadline.has_passed() and self._is_anybody_left():
+            if tell is not None:
+                for exited in self._take_exits():
+                    tell(exited)
             self._pause(deadline.remaining_s() if self._running else LOOK_S)
         deadline = Deadline(KILL_WAIT_S)
         while self._is_anybody_left() and not deadline.has_passed():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeAlias
 
-__all__ = ["DEFAULT_SIGNALS", "SIGNALS_ENV", "parse_signals", "taken_signals"]
+__all__ = ["DEFAULT_SIGNALS", "SIGNALS_ENV", "parse_signals", "takeable_signals", "taken_signals"]
 
 SIGNALS_ENV = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 """Tells workers which signals their agent takes as the end of the run, names split by commas."""
@@ -41,6 +41,13 @@ def parse_signals(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
+def takeable_signals(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the signals that ``taken_signals`` would handle here and now."""
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    return tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
+
+
 @contextmanager
 def taken_signals(numbers: tuple[int, ...], handler: Handler) -> Iterator[None]:
     """Handle signals as long as the context lasts; those that the user had ignored (``nohup``) stay ignored.
@@ -52,10 +59,8 @@ def taken_signals(numbers: tuple[int, ...], handler: Handler) -> Iterator[None]:
     Threads: does nothing outside the main thread, where Python allows no handlers.
     """
     before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in numbers:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, handler)
+    for number in takeable_signals(numbers):
+        before[number] = signal.signal(number, handler)
     try:
         yield
     finally:

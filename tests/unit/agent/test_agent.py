@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.support.agents import ForeignHandler, ScriptedHandler, observed, round_info
 
+from rallypoint.agent import group
 from rallypoint.agent.agent import Agent
 from rallypoint.agent.logs import LogOptions, Std
 from rallypoint.agent.spec import RunResult, WorkerPlace, WorkerSpec, WorkerState
@@ -268,6 +269,28 @@ def test_a_second_signal_kills_workers_that_take_their_time() -> None:
     result = agent(handler, script, workers=1, grace_s=600.0).run()
 
     assert (result.state, result.exit_code) == (WorkerState.STOPPED, 143)
+
+
+def test_a_stop_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "SLOW_STOP_S", 0.1)
+    told: list[str] = []
+
+    def hear(event: Event) -> None:
+        if "has not ended" in event.message:
+            told.append(f"{event.name}: {event.message}")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    script = "trap '' TERM; kill -TERM $PPID; while :; do sleep 1; done"
+    subscribe(hear)
+    try:
+        result = agent(ScriptedHandler(round_info()), script, workers=1, grace_s=600.0).run()
+    finally:
+        unsubscribe(hear)
+
+    assert (result.state, result.exit_code, result.why) == (WorkerState.STOPPED, 143, "SIGTERM received")
+    (line,) = told
+    assert line.startswith("agent.stopping: worker 0 (pid ")
+    assert line.endswith("after SIGTERM, SIGKILL follows in 600 s; a second SIGTERM kills at once")
 
 
 def test_the_signal_handlers_of_before_are_back_after_the_run() -> None:

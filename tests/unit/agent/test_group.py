@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from rallypoint.agent.group import GroupRules, WorkerGroupMachine
+from rallypoint.agent.group import SLOW_STOP_S, GroupRules, WorkerGroupMachine
 from rallypoint.agent.moves import (
     Begun,
     CutOff,
@@ -394,6 +394,63 @@ def test_a_signal_while_ending_keeps_the_verdict_and_the_next_one_kills() -> Non
 
     assert (first.effects, second.effects) == ((), (KILL,))
     assert end.effects[-1] == Finish(GroupState.FAILED, 42)
+
+
+# --- a stop that takes long --------------------------------------------------------------------------------
+
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ways"),
+    [
+        (SIGINT, "; a second SIGINT kills at once"),
+        (RoundOver("b left"), "; SIGINT or SIGTERM twice ends this node and kills at once"),
+        (RunClosed("failed", "b failed"), "; SIGINT or SIGTERM twice kills at once"),
+    ],
+)
+def test_a_stop_that_takes_long_is_told_once_with_what_would_end_it(reason: Event, ways: str) -> None:
+    group = machine(signals=SIGNALS)
+    play(group, *RUNNING, WorkerExited(0, 0), reason, now=100.0)
+    number = "SIGINT" if reason is SIGINT else "SIGTERM"
+
+    assert group.next_deadline() == 100.0 + SLOW_STOP_S
+    told = play(group, Ticked(), now=102.0)
+
+    waits = f"worker 1 (pid 101) has not ended 2 s after {number}, SIGKILL follows in 28 s"
+    assert told == (GroupState.STOPPING, (), waits + ways)
+    assert group.next_deadline() == math.inf
+
+
+def test_workers_that_end_during_the_stop_are_not_waited_for() -> None:
+    group = machine()
+    play(group, *RUNNING, RoundOver("b left"), WorkerExited(1, -15))
+
+    why = play(group, Ticked(), now=2.0).why
+
+    assert why == "worker 0 (pid 100) has not ended 2 s after SIGTERM, SIGKILL follows in 28 s"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [(SIGTERM, SIGTERM), (SIGTERM, Fenced("lost")), (Fenced("lost"),), (SIGTERM, StopFinished())],
+    ids=["killed", "fenced meanwhile", "fenced", "stopped"],
+)
+def test_a_stop_that_is_a_kill_or_is_over_is_not_told(events: tuple[Event, ...]) -> None:
+    group = machine()
+
+    play(group, *RUNNING, *events)
+
+    assert group.next_deadline() == math.inf
+
+
+def test_a_stop_with_little_grace_is_not_told() -> None:
+    group = WorkerGroupMachine(GroupRules(local_world_size=2, grace_s=SLOW_STOP_S))
+
+    play(group, *RUNNING, SIGTERM)
+
+    assert group.next_deadline() == math.inf
 
 
 # --- the store out of reach ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 from tests.support.agents import ScriptedHandler, round_info
 
 from rallypoint.agent.membership import Joined
+from rallypoint.agent.moves import StartWorkers
 from rallypoint.agent.orders import place_of, program_of, take_places
 from rallypoint.agent.places import Ranks
 from rallypoint.agent.spec import WorkerGroup, WorkerSpec
@@ -39,7 +40,7 @@ def test_a_worker_is_told_its_place() -> None:
     group = WorkerGroup(WorkerSpec("trainer", 2, HANDLER, entrypoint="train", max_restarts=3))
     take_places(group, joined())
 
-    place = place_of(group, 1, round_number=4, restarts_used=2, error_file="/e")
+    place = place_of(group, 1, StartWorkers(round=4, restarts_used=2), "/e")
 
     assert (place.run_id, place.role, place.local_rank, place.rank, place.world_size) == ("run-7", "trainer", 1, 3, 6)
     assert (place.round, place.node_restarts, place.max_restarts, place.error_file) == (4, 2, 3, "/e")

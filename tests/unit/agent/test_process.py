@@ -276,6 +276,22 @@ def test_a_stop_leaves_other_starts_of_the_same_guard_alone(start: Runner) -> No
     assert list(second.running) == [0]
 
 
+def test_an_exit_is_told_while_others_are_waited_for(start: Runner) -> None:
+    processes = start(REFUSE_TO_END, TELL_AND_STAY)
+    assert sorted(start.console.line() for _ in range(2)) == ["up", "up"]
+    told: list[WorkerExit] = []
+
+    def tell(exited: WorkerExit) -> None:
+        told.append(exited)
+        assert 0 in processes.running
+        processes.hurry()
+
+    left = processes.stop(signal.SIGTERM, HOUR, tell)
+
+    assert [(exited.local_rank, exited.returncode) for exited in told] == [(1, -signal.SIGTERM)]
+    assert [(exited.local_rank, exited.returncode) for exited in left] == [(0, -signal.SIGKILL)]
+
+
 def test_a_second_stop_does_no_harm(start: Runner) -> None:
     processes = start(STAY)
 

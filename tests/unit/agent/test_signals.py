@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from rallypoint.agent.signals import parse_signals, taken_signals
+from rallypoint.agent.signals import parse_signals, takeable_signals, taken_signals
 
 
 def test_signals_are_named_with_or_without_prefix_or_numbered() -> None:
@@ -34,6 +34,20 @@ def test_a_signal_is_taken_inside_and_given_back_outside() -> None:
 
     assert taken == [signal.SIGUSR1]
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_only_what_would_be_taken_here_is_promised() -> None:
+    numbers = (signal.SIGUSR1, signal.SIGUSR2)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        assert takeable_signals(numbers) == (signal.SIGUSR2,)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    found: list[tuple[int, ...]] = []
+    thread = threading.Thread(target=lambda: found.append(takeable_signals(numbers)))
+    thread.start()
+    thread.join()
+    assert found == [()]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
