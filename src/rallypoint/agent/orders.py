@@ -20,6 +20,8 @@ def take_places(group: WorkerGroup, joined: Joined) -> None:
     group.store, group.group_rank, group.group_world_size = joined.info.store, joined.info.rank, joined.info.world_size
     group.master_addr = spec.master_addr or bootstrap.master_addr
     group.master_port = spec.master_port or bootstrap.master_port
+    is_ours = spec.master_addr is None and spec.master_port is None
+    group.is_store_plain = is_ours and bool(getattr(joined.info, "is_store_plain", False))  # torch's has no such word
     for worker in group.workers:
         worker.global_rank = joined.ranks.first_rank + worker.local_rank
         worker.role_rank = joined.ranks.first_role_rank + worker.local_rank
@@ -51,6 +53,7 @@ def place_of(group: WorkerGroup, local_rank: int, start: StartWorkers, error_fil
         max_restarts=spec.max_restarts,
         node_restarts=start.restarts_used,
         error_file=error_file,
+        is_store_plain=group.is_store_plain,
     )
 
 

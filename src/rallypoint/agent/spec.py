@@ -139,6 +139,7 @@ class WorkerGroup:
         group_world_size: the nodes of the round.
         master_addr: the address that workers get as ``MASTER_ADDR``.
         master_port: the port that workers get as ``MASTER_PORT``.
+        is_store_plain: whether what serves them there speaks c10d only, and is the agent's own.
         state: what has become of them.
     """
 
@@ -149,6 +150,7 @@ class WorkerGroup:
     group_world_size: int | None = None
     master_addr: str | None = None
     master_port: int | None = None
+    is_store_plain: bool = False
     state: WorkerState = WorkerState.INIT
 
     def __post_init__(self) -> None:
@@ -177,6 +179,7 @@ class WorkerPlace:
         max_restarts: the restart budget of this node.
         node_restarts: what is used of it.
         error_file: where the worker leaves its error.
+        is_store_plain: whether what serves its store speaks c10d only, and is the agent's own.
     """
 
     run_id: str
@@ -196,6 +199,7 @@ class WorkerPlace:
     max_restarts: int
     node_restarts: int
     error_file: str
+    is_store_plain: bool = False
 
 
 @dataclass(frozen=True)

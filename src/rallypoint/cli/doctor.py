@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "RALLYPOINT_ETCD_TLS_CERT": "the own certificate there",
     "RALLYPOINT_ETCD_TLS_KEY": "the own certificate's key there",
     "RALLYPOINT_ETCD_TLS_NAME": "the name that an etcd member's certificate must have",
+    "RALLYPOINT_PLAIN_STORE": "where a worker's agent speaks c10d only",
     "RALLYPOINT_PURE": "forces the Python twin",
     "RALLYPOINT_SERVER": "where an embedded server runs",
     "RALLYPOINT_SPIN_US": "how long to look for an answer before sleeping",

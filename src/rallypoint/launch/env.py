@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from rallypoint.agent.spec import WorkerPlace, WorkerSpec
 from rallypoint.events import emit
+from rallypoint.store.plain import PLAIN_STORE_ENV, plain_store_environment
 
 __all__ = [
     "DeviceError",
@@ -52,6 +53,7 @@ def base_environment(environ: Mapping[str, str], local_world_size: int) -> dict[
             the user says otherwise, because each would take all cores.
     """
     base = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1", **environ}
+    base.pop(PLAIN_STORE_ENV, None)  # of another agent, whose worker this one is
     if local_world_size > 1 and "OMP_NUM_THREADS" not in environ:
         base["OMP_NUM_THREADS"] = "1"
         emit(
@@ -103,6 +105,7 @@ def worker_environment(base: Mapping[str, str], place: WorkerPlace) -> dict[str,
     """
     return {
         **base,
+        **(plain_store_environment(place.master_addr, place.master_port) if place.is_store_plain else {}),
         "LOCAL_RANK": str(place.local_rank),
         "RANK": str(place.rank),
         "GROUP_RANK": str(place.node_rank),

@@ -366,7 +366,15 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
             except (DistError, OSError) as error:
                 raise RendezvousConnectionError(f"{self._ground.where} failed: {error}") from error
         bootstrap = RendezvousStoreInfo(endpoint.host, endpoint.port)
-        return RendezvousInfo(store, order.rank, order.size, bootstrap, order.round, places=order.places)
+        return RendezvousInfo(
+            store,
+            order.rank,
+            order.size,
+            bootstrap,
+            order.round,
+            places=order.places,
+            is_store_plain=self._space.is_plain,
+        )
 
     def _stop_error(self, stop: Stop) -> RendezvousError:
         if stop.kind is StopKind.NOT_NEEDED:

@@ -88,6 +88,7 @@ class RendezvousInfo:
         bootstrap_store_info: where the workers find their store.
         round: the number of the round, 0 and up; it grows with every new agreement of the run.
         places: where this node's workers stand among all workers of the round, if the nodes have agreed on that too.
+        is_store_plain: whether what serves the workers' store speaks c10d only, and only on this machine.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class RendezvousInfo:
         round: int = 0,  # noqa: A002 - the word for it everywhere else
         *,
         places: Places | None = None,
+        is_store_plain: bool = False,
     ) -> None:
         self._store = store
         self._rank = rank
@@ -106,6 +108,7 @@ class RendezvousInfo:
         self._bootstrap_store_info = bootstrap_store_info
         self._round = round
         self._places = places
+        self._is_store_plain = is_store_plain
 
     @property
     def store(self) -> Store:
@@ -136,6 +139,11 @@ class RendezvousInfo:
     def places(self) -> Places | None:
         """Where this node's workers stand; ``None``: the nodes have to tell each other."""
         return self._places
+
+    @property
+    def is_store_plain(self) -> bool:
+        """Whether what serves the workers' store speaks c10d only, and only on this machine."""
+        return self._is_store_plain
 
     def __repr__(self) -> str:
         return f"RendezvousInfo(round={self._round}, rank={self._rank}, world_size={self._world_size})"

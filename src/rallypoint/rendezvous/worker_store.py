@@ -114,7 +114,13 @@ class WorkerStore:
 
 
 class WorkerSpace(Protocol):
-    """Where the workers of one round share keys, and those of no other round."""
+    """Where the workers of one round share keys, and those of no other round.
+
+    Attributes:
+        is_plain: what serves them speaks c10d only, and only on this machine.
+    """
+
+    is_plain: bool
 
     def open(self, proposal: int, number: int) -> Endpoint:
         """Make ready what the workers of a proposal need; only rank 0 is asked to.
@@ -151,7 +157,12 @@ class EmbeddedSpace:
 
     Args:
         store: what this node serves.
+
+    Attributes:
+        is_plain: no.
     """
+
+    is_plain = False
 
     def __init__(self, store: WorkerStore) -> None:
         self._store = store
@@ -182,7 +193,12 @@ class GatewaySpace:
         store: the run's.
         prefix_of: gives what stands before every key of a round's workers.
         make: starts a gateway.
+
+    Attributes:
+        is_plain: yes.
     """
+
+    is_plain = True
 
     def __init__(self, store: Store, prefix_of: Callable[[int], str], make: MakeGateway) -> None:
         self._store = store

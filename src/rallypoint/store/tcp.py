@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from rallypoint.clock import Deadline
 from rallypoint.errors import BindError, WorkersMissingError
 from rallypoint.store.base import DEFAULT_TIMEOUT, as_timeout_s
-from rallypoint.store.credentials import credentials_to_use, security_of_environment
+from rallypoint.store.credentials import NO_CREDENTIALS, credentials_to_use, security_of_environment
 from rallypoint.store.hosting import HostedServer, check_arguments, host_server, is_agent_store, server_mode
 from rallypoint.store.native import Client, make_client
+from rallypoint.store.plain import is_plain_store
 from rallypoint.store.reach import first_endpoint, other_endpoints, session_time_s, wanted_dialect
 from rallypoint.store.route import spin_time_us
 from rallypoint.store.tcp_sessions import TCPSessionCalls
@@ -122,8 +123,11 @@ class TCPStore(TCPSessionCalls):
         self._spin_us = spin_time_us(spin_us)
         self._session_timeout_s = session_time_s(session_timeout)
         self._tls = tls
-        self._credentials = credentials_to_use(tls)
-        self._dialect = wanted_dialect(dialect, use_libuv=self._use_libuv)
+        if dialect is None and tls is None and is_plain_store(host_name, port):
+            self._credentials, self._dialect = NO_CREDENTIALS, "c10d"
+        else:
+            self._credentials = credentials_to_use(tls)
+            self._dialect = wanted_dialect(dialect, use_libuv=self._use_libuv)
         self._others = () if is_master else other_endpoints(host_name, port)
         deadline = Deadline(self._own_timeout_s)
         try:

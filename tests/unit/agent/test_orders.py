@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from tests.support.agents import ScriptedHandler, round_info
 
 from rallypoint.agent.membership import Joined
@@ -7,6 +8,8 @@ from rallypoint.agent.moves import StartWorkers
 from rallypoint.agent.orders import place_of, program_of, take_places
 from rallypoint.agent.places import Ranks
 from rallypoint.agent.spec import WorkerGroup, WorkerSpec
+from rallypoint.rendezvous.handler import RendezvousInfo, RendezvousStoreInfo
+from rallypoint.store.hash import HashStore
 
 HANDLER = ScriptedHandler()
 
@@ -34,6 +37,18 @@ def test_the_spec_overrides_where_the_workers_store_is() -> None:
     take_places(group, joined())
 
     assert (group.master_addr, group.master_port) == ("b", 1)
+
+
+@pytest.mark.parametrize(("address", "is_plain"), [(None, True), ("b", False)])
+def test_whether_the_agents_own_store_is_plain_is_told_unless_another_is_named(
+    address: str | None, is_plain: bool
+) -> None:
+    info = RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo("127.0.0.1", 4242), is_store_plain=True)
+    group = WorkerGroup(WorkerSpec("trainer", 1, HANDLER, entrypoint="train", master_addr=address))
+
+    take_places(group, Joined(info, 0, Ranks(0, 1, 0, 1)))
+
+    assert place_of(group, 0, StartWorkers(0, 0), "/e").is_store_plain is is_plain
 
 
 def test_a_worker_is_told_its_place() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.support.agents import ScriptedHandler
@@ -43,6 +44,13 @@ def events() -> Iterator[list[Event]]:
     subscribe(seen.append)
     yield seen
     unsubscribe(seen.append)
+
+
+def test_a_worker_is_told_where_its_agent_speaks_c10d_only_and_not_where_another_does() -> None:
+    base = base_environment({"RALLYPOINT_PLAIN_STORE": "127.0.0.1:1"}, 1)
+    assert "RALLYPOINT_PLAIN_STORE" not in worker_environment(base, PLACE)
+    plain = replace(PLACE, master_addr="127.0.0.1", is_store_plain=True)
+    assert worker_environment(base, plain)["RALLYPOINT_PLAIN_STORE"] == "127.0.0.1:4242"
 
 
 def test_a_worker_is_told_all_that_torch_tells_its_workers() -> None:

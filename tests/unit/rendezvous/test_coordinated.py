@@ -97,7 +97,7 @@ def test_two_nodes_meet_with_ranks_places_and_a_store(stage):
     assert sorted((first.rank, second.rank)) == [0, 1]
     assert (first.world_size, first.round, second.round) == (2, 0, 0)
     assert first.bootstrap_store_info == second.bootstrap_store_info
-    assert first.bootstrap_store_info.master_port == 4242
+    assert (first.bootstrap_store_info.master_port, first.is_store_plain) == (4242, False)
     places = {first.rank: first.places, second.rank: second.places}
     assert (places[0].first_rank, places[0].world_size, places[1].world_size) == (0, 5, 5)
     assert places[1].first_rank in {2, 3}
@@ -272,6 +272,7 @@ def test_each_node_serves_the_runs_store_where_that_is_asked_for(stage):
     infos = join(a, b)
     assert {info.bootstrap_store_info.master_port for info in infos} == {5252}
     assert {info.bootstrap_store_info.master_addr for info in infos} == {"127.0.0.1"}
+    assert all(info.is_store_plain for info in infos)
     assert set(stage.gateways) == {"rallypoint.rendezvous.run/rounds/0/workers"}
     assert stage.served == []
 

@@ -53,6 +53,16 @@ def test_the_constructor_sends_the_handshake_and_nothing_else(peer, pool, make):
     server.expect_end()
 
 
+def test_where_the_agent_speaks_c10d_only_nothing_else_is_tried_nor_proven(peer, pool, make, monkeypatch):
+    monkeypatch.setenv("RALLYPOINT_PLAIN_STORE", f"{HOST}:{peer.port}")
+    monkeypatch.setenv("RALLYPOINT_DIALECT", "session")
+    monkeypatch.setenv("RALLYPOINT_TOKEN", "the-token-of-the-run-of-thirty-two-letters")
+    connecting = pool.submit(make, HOST, peer.port, wait_for_workers=False)
+    server = peer.accept()
+    connecting.result(JOIN_S).close()
+    server.expect_end()
+
+
 def test_keys_and_values_of_all_text_types(store):
     store.set("k", bytearray(b"v"))
     assert store.get(b"k") == b"v"
