@@ -178,6 +178,13 @@ class Reader {
         return REQUEST;
     }
 
+    // What was fed and not given, if no request of it has begun.
+    Bytes rest() const { return {data_ + start_, walk_.passed > 0 ? 0 : held()}; }
+    // The same of frames, which do not begin.
+    Bytes begun_frame() const { return {data_ + start_, held()}; }
+    // Go past so much of it.
+    void pass(size_t size) { start_ += size; }
+
     // Copy what was not used up of a borrowed segment; give memory back that is not needed any more.
     HOT void keep() {
         if (held() == 0 ? own_ != nullptr : data_ != own_ || held() < capacity_ / 4) move(held());

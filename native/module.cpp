@@ -1,4 +1,4 @@
-// The module rallypoint._native: four types, each bound in a file of its own.
+// The module rallypoint._native: five types, each bound in a file of its own.
 //
 // Built against the stable ABI of CPython 3.10, so that one build serves every later version.
 #include "module.hpp"
@@ -89,6 +89,8 @@ PyMODINIT_FUNC PyInit__native() {
     static PyMethodDef functions[] = {{"hmac_sha256", hmac_sha256, METH_VARARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
     static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "rallypoint._native", "See _native.pyi.", -1, functions};
     PyObject *module = PyModule_Create(&definition);
-    if (module != nullptr && !(add_engine(module) && add_reactor(module) && add_client(module) && add_lane(module))) Py_CLEAR(module);
+    const bool is_whole = module != nullptr && add_engine(module) && add_reactor(module) && add_client(module) &&
+                          add_lane(module) && add_relay(module);
+    if (!is_whole) Py_CLEAR(module);
     return module;
 }

@@ -12,6 +12,7 @@ bool add_engine(PyObject *module);
 bool add_reactor(PyObject *module);
 bool add_client(PyObject *module);
 bool add_lane(PyObject *module);
+bool add_relay(PyObject *module);
 bool add_type(PyObject *module, PyType_Spec *spec);
 
 // A new object, its fields zero; null with an error set.

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import ModuleType
 
 import rallypoint
+from rallypoint.gateway import lists, slots, upstream
 from rallypoint.net import address, stream
 from rallypoint.protocol import codec, spec
+from rallypoint.protocol.session import frames
 from rallypoint.protocol.session import spec as session_spec
 from rallypoint.server import (
     acceptor,
@@ -96,6 +98,10 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (address, ("BACKLOG",)),
     (stream, ("WAIT_SLICE_S", "FIRST_LOOK_S")),
     (connections, ("REPLY_GRACE_S", "IDLE_SIDES_MAX")),
+    (frames, ("ROOM_SIZE_MIN", "ROOM_SIZE_MAX")),
+    (lists, ("LONG_SIZE", "LONG_SIZE_MAX")),
+    (slots, ("_OVERHEAD_SIZE",)),
+    (upstream, ("PROBE_S",)),
 )
 
 HEAD = """\

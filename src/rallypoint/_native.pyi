@@ -1,8 +1,8 @@
 """The compiled twin as Python sees it.
 
 What must agree with Python's objects comes as plain numbers, checked by who calls: ``server.native_engine``,
-``server.native`` and ``store.native``, which are the only ones to use these types. Times are seconds on the monotonic
-clock, durations seconds, sizes bytes, unless said otherwise.
+``server.native``, ``gateway.native`` and ``store.native``, which are the only ones to use these types. Times are
+seconds on the monotonic clock, durations seconds, sizes bytes, unless said otherwise.
 """
 
 from typing import TypeAlias
@@ -192,6 +192,83 @@ class Reactor:
 
     def connections(self) -> list[int]:
         """Give three numbers for each connection: its descriptor, the bytes that it is owed, 1 if it is blocked."""
+
+class Relay:
+    """One relay, twin of ``gateway.relay.Relay`` but for connecting, on a thread of its own as ``Reactor``.
+
+    Args:
+        limits: what local peers are granted.
+        relay_limits: ``patience_s``, ``unanswered_max``, ``unanswered_size_max``, ``unanswered_total_max``.
+        listeners: as of ``Reactor``.
+        linger_s: as of ``Reactor``.
+        spin_s: as of ``Reactor``.
+        secrets: 32 bytes of the system's randomness, and nothing.
+
+    Raises:
+        OSError: if there are no descriptors left.
+
+    Threads: as of ``Reactor``; ``adopt`` and ``miss`` belong to one at a time, and come before ``join``.
+    """
+
+    def __new__(
+        cls,
+        limits: RawLimits,
+        relay_limits: tuple[float, int, int, int],
+        listeners: bytes,
+        linger_s: float,
+        spin_s: float,
+        secrets: RawSecrets,
+        /,
+    ) -> Relay: ...
+    def start(self) -> None:
+        """As of ``Reactor``."""
+
+    def stop(self, drain_s: float, /) -> None:
+        """As of ``Reactor``."""
+
+    def join(self) -> None:
+        """As of ``Reactor``."""
+
+    def fileno(self) -> int:
+        """As of ``Reactor``."""
+
+    def take_notices(self) -> tuple[int, bytes, bytes | None]:
+        """As of ``Reactor``; a line that is not about a peer has -100 in front.
+
+        Returns:
+            As of ``Reactor``, and behind that, once for each connection that is lost, the id of the session for which
+            another is wanted, empty for a new session; else ``None``.
+        """
+
+    def has_ended(self) -> bool:
+        """As of ``Reactor``."""
+
+    def is_listening(self) -> bool:
+        """As of ``Reactor``."""
+
+    def observe(self, is_observed: bool, /) -> None:
+        """As of ``Reactor``."""
+
+    def adopt(self, fd: int, ahead: bytes, endpoint: bytes, session: bytes, data: bytes, is_resumed: bool, /) -> None:
+        """Go on over a connection past its handshake.
+
+        Args:
+            fd: its descriptor, which belongs to the relay from now on.
+            ahead: what was read from it already.
+            endpoint: the server, for log lines.
+            session: the session's id.
+            data: the id of the server's data.
+            is_resumed: whether the server knew the session.
+
+        Raises:
+            OSError: it cannot be watched; it is closed then.
+        """
+
+    def miss(self, why: bytes, /) -> None:
+        """Take note that an attempt to connect came to nothing."""
+
+    def statistics(self) -> list[int]:
+        """Give the fields of ``RelayStatistics`` in their order, ``closed`` last: for each ``CloseReason`` how many."""
 
 class Client:
     """The twin of ``store.calls.PythonClient``: the same calls, on connections of its own.

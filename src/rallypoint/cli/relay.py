@@ -82,7 +82,8 @@ def relay(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="HOST:PORT") from error
     try:
-        reach = Reacher(endpoints, credentials=credentials_to_use(), session_timeout_s=patience_s)
+        credentials = credentials_to_use()
+        reach = Reacher(endpoints, credentials=credentials, session_timeout_s=patience_s)
     except (DistNetworkError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     listeners = listen_on(hosts, port)
@@ -93,7 +94,7 @@ def relay(
     relay_limits = replace(DEFAULT_RELAY_LIMITS, patience_s=patience_s)
     try:
         options = FrontOptions(limits, relay_limits, space, spin_us=spin_us)
-        code = serve_forever(reach, listeners, options, on_ready=on_ready)
+        code = serve_forever(reach, listeners, options, is_secured=credentials.tls is not None, on_ready=on_ready)
     except AuthenticationError as error:
         raise click.ClickException(str(error)) from error
     ctx.exit(code)

@@ -1,6 +1,6 @@
 """A relay: a server of the c10d dialect on this machine, whose keys another server holds.
 
-The other side is one session to that server (``upstream``); everything else is in ``front``.
+The other side is one session to that server (``upstream``); everything else is in ``front``. ``native`` is its twin.
 """
 
 from __future__ import annotations
@@ -9,15 +9,23 @@ import gc
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
+from rallypoint.clock import SYSTEM_CLOCK
 from rallypoint.errors import AuthenticationError
 from rallypoint.gateway.front import DEFAULT_OPTIONS, Front, FrontOptions
 from rallypoint.gateway.upstream import Reach, Upstream
 from rallypoint.net.retry import DEFAULT_BACKOFF, Backoff
 from rallypoint.server.child import log_to_stderr
 from rallypoint.server.foreground import run_until_signalled
+from rallypoint.twin import native
 
-__all__ = ["Relay", "serve"]
+if TYPE_CHECKING:
+    from rallypoint.gateway.native import NativeRelay
+
+__all__ = ["AnyRelay", "Relay", "make_relay", "serve"]
+
+AnyRelay: TypeAlias = "NativeRelay | Relay"
 
 
 class Relay(Front):
@@ -65,11 +73,37 @@ class Relay(Front):
         self.stop(0.0)
 
 
+def make_relay(
+    reach: Reach,
+    listeners: Sequence[socket.socket],
+    options: FrontOptions = DEFAULT_OPTIONS,
+    *,
+    is_secured: bool = True,
+) -> AnyRelay:
+    """Give a relay of the twin that runs; the Python one for a key space, and where the connection may be TLS.
+
+    Args:
+        reach: connects to the server.
+        listeners: bound and listening sockets; they belong to the relay from now on.
+        options: how it serves.
+        is_secured: whether ``reach`` connects over TLS, or may do so.
+
+    Raises:
+        OSError: there are no descriptors left; the listeners are still the caller's.
+    """
+    if is_secured or options.space is not None or options.clock is not SYSTEM_CLOCK or native() is None:
+        return Relay(reach, listeners, options)
+    from rallypoint.gateway.native import NativeRelay
+
+    return NativeRelay(reach, listeners, options)
+
+
 def serve(
     reach: Reach,
     listeners: Sequence[socket.socket],
     options: FrontOptions = DEFAULT_OPTIONS,
     *,
+    is_secured: bool = True,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Relay in this process until SIGTERM or SIGINT; call it from the main thread.
@@ -78,6 +112,7 @@ def serve(
         reach: connects to the server.
         listeners: at least one; they belong to the relay from now on.
         options: how it serves; its lines go to standard error.
+        is_secured: as in ``make_relay``.
         on_ready: called once the relay accepts connections; the server may be reached later.
 
     Returns:
@@ -86,7 +121,7 @@ def serve(
     Raises:
         AuthenticationError: the server refuses who we are; trying again would not help.
     """
-    relay = Relay(reach, listeners, replace(options, log=log_to_stderr))
+    relay = make_relay(reach, listeners, replace(options, log=log_to_stderr), is_secured=is_secured)
     gc.collect()
     gc.freeze()  # what is there now stays to the end: no need to look at it again and again
     return run_until_signalled(relay, on_ready=on_ready)

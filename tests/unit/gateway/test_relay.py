@@ -7,11 +7,12 @@ from functools import partial
 
 import pytest
 from tests.support.fronts import running_front
-from tests.support.raw_server import PATIENCE_S, running_loop
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, running_loop
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError
 from rallypoint.gateway.front import FrontOptions
+from rallypoint.gateway.native import NativeRelay
 from rallypoint.gateway.relay import Relay
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import RelayLimits
@@ -42,12 +43,23 @@ class Servers:
 
 
 @contextlib.contextmanager
-def running_relay(server=None, **options):
+def run(kind, server=None, **options):
+    """Run a relay over servers that come and go; it is gone afterwards."""
     servers = Servers()
     servers.server = server
-    with running_front(partial(Relay, servers, backoff=QUICK), **options) as running:
+    with running_front(partial(kind, servers, backoff=QUICK), **options) as running:
         running.servers = servers
         yield running
+
+
+@pytest.fixture(params=LOOP_TWINS)
+def kind(request):
+    return Relay if request.param == "python" else NativeRelay
+
+
+@pytest.fixture
+def running_relay(kind):
+    return partial(run, kind)
 
 
 @pytest.fixture
@@ -57,7 +69,7 @@ def server():
 
 
 @pytest.fixture
-def relay(server):
+def relay(server, running_relay):
     with running_relay(server) as running:
         yield running
 
@@ -72,8 +84,8 @@ def test_local_peers_use_the_servers_keys(server, relay):
 
 def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
     with (
-        running_relay(server, space=KeySpace("rounds/7")) as seven,
-        running_relay(server, space=KeySpace("rounds/70")) as seventy,
+        run(Relay, server, space=KeySpace("rounds/7")) as seven,
+        run(Relay, server, space=KeySpace("rounds/70")) as seventy,
     ):
         first, second, direct = seven.client(), seventy.client(), server.client()
         first.ask(Verb.SET, b"/k", b"value")
@@ -92,7 +104,7 @@ def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
 
 
 def test_a_key_that_is_too_long_with_its_prefix_closes_the_peer_that_asked(server):
-    with running_relay(server, space=KeySpace("rounds/7")) as relay:
+    with run(Relay, server, space=KeySpace("rounds/7")) as relay:
         client, other = relay.client(), relay.client()
         client.ask(Verb.SET, b"/" + b"k" * (KEY_SIZE_MAX - 1), b"value")
         assert client.read_end() == b""
@@ -108,7 +120,7 @@ def test_a_wait_through_the_relay_is_released_by_anybody(server, relay):
     assert waiter.read(1) == b"\0"
 
 
-def test_a_server_that_comes_late_is_found():
+def test_a_server_that_comes_late_is_found(running_relay):
     with running_relay() as relay, running_loop() as server:
         client = relay.client()
         client.ask(Verb.ADD, b"/n", 1)
@@ -147,7 +159,7 @@ def test_another_server_with_other_data_closes_the_peers_and_serves_new_ones(ser
         relay.stop()
 
 
-def test_peers_are_closed_when_the_server_is_gone_for_too_long():
+def test_peers_are_closed_when_the_server_is_gone_for_too_long(running_relay):
     with running_relay(relay_limits=RelayLimits(patience_s=0.05)) as relay:
         client = relay.client()
         assert client.read_end() == b""
@@ -182,7 +194,7 @@ def test_the_relay_counts(relay):
     assert (numbers.connections, numbers.waiting, numbers.unanswered) == (1, 1, 1)
 
 
-def test_the_session_ends_with_the_relay(server):
+def test_the_session_ends_with_the_relay(server, running_relay):
     with running_relay() as relay:
         relay.servers.server = server
         assert relay.client().ping()
@@ -191,18 +203,18 @@ def test_the_session_ends_with_the_relay(server):
         pass
 
 
-def test_local_peers_are_bounded(server):
+def test_local_peers_are_bounded(server, running_relay):
     with running_relay(server, limits=Limits(connections_max=1)) as relay:
         first, second = relay.client(), relay.client()
         assert first.ping()
         assert second.read_end() == b""
 
 
-def test_a_relay_that_the_server_never_lets_in_ends_and_says_why():
+def test_a_relay_that_the_server_never_lets_in_ends_and_says_why(kind):
     def refuse(session_id, deadline):
         raise AuthenticationError("the server wants to see a token")
 
-    relay = Relay(refuse, listen("127.0.0.1", 0), FrontOptions(log=lambda _: None), backoff=QUICK)
+    relay = kind(refuse, listen("127.0.0.1", 0), FrontOptions(log=lambda _: None), backoff=QUICK)
     with pytest.raises(AuthenticationError, match=r"^the server wants to see a token$"):
         relay.run()
 
