@@ -5,12 +5,23 @@ The connection between the two is cut wherever the script says, amid frames and 
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import contextlib
+import socket
+from functools import partial
 
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.support.fronts import running_front
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, running_loop
+
+from rallypoint.clock import Deadline
+from rallypoint.gateway.native import NativeRelay
+from rallypoint.gateway.relay import Relay
 from rallypoint.gateway.slots import REPLY_AT
 from rallypoint.gateway.translator import Translator
 from rallypoint.gateway.vocabulary import Answered, Ask, UpstreamThere, Withdraw
+from rallypoint.net.retry import Backoff
 from rallypoint.protocol.codec import I64, U64, encode_request
 from rallypoint.protocol.session.auth import Hello
 from rallypoint.protocol.session.client import Request, Session
@@ -18,6 +29,10 @@ from rallypoint.protocol.session.handshake import handshake
 from rallypoint.protocol.session.spec import NONCE_SIZE, Status
 from rallypoint.protocol.spec import MAGIC, Verb
 from rallypoint.server.engine import Close, Connected, Disconnected, Engine, Received, Reply
+from rallypoint.store.reach import Reacher
+from rallypoint.types import Endpoint
+
+QUICK = Backoff(0.001, 1.0, 0.001, 0.0)
 
 VALIDATE = encode_request(Verb.VALIDATE, MAGIC)
 PEERS = (1, 2, 3)
@@ -176,3 +191,72 @@ def test_each_item_of_a_queue_is_popped_once_over_any_number_of_cuts(items, cuts
         popped.append(got[16 : 16 + size])
         got = got[16 + size :]
     assert popped == items
+
+
+class Remote:
+    """A relay of either twin over a server, both on sockets, and its local peers."""
+
+    def __init__(self, kind):
+        self.stack = contextlib.ExitStack()
+        self.server = self.stack.enter_context(running_loop())
+        self.links = []
+        self.relay = self.stack.enter_context(running_front(partial(kind, self.reach, backoff=QUICK)))
+        self.clients = {peer: self.relay.client() for peer in PEERS}
+        self.got = dict.fromkeys(PEERS, b"")
+        for client in self.clients.values():
+            assert client.ping()
+
+    def reach(self, session_id, _):
+        link = Reacher([Endpoint(*self.server.address)])(session_id, Deadline(PATIENCE_S))
+        self.links.append(link)
+        return link
+
+    def send(self, peer, data, places):
+        """Send bytes in pieces."""
+        start = 0
+        for place in sorted(min(place, len(data)) for place in places):
+            if place > start:
+                self.clients[peer].send(data[start:place])
+                start = place
+        self.clients[peer].send(data[start:])
+
+    def read(self, sizes):
+        """Read until each peer has got so many bytes."""
+        for peer, size in sizes.items():
+            self.got[peer] += self.clients[peer].read(size - len(self.got[peer]))
+
+
+BATCHES = st.lists(
+    st.tuples(
+        st.sampled_from(PEERS),
+        st.lists(REQUESTS, min_size=1, max_size=4),
+        st.lists(st.integers(1, 300), max_size=3),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("twin", LOOP_TWINS)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=BATCHES)
+def test_local_peers_get_the_servers_own_bytes_from_either_twin(twin, script):
+    engine = Engine()
+    expected = dict.fromkeys(PEERS, b"")
+    for peer in PEERS:
+        engine.step(Connected(peer), 0.0)
+        engine.step(Received(peer, VALIDATE), 0.0)
+    remote = Remote(Relay if twin == "python" else NativeRelay)
+    with remote.stack:
+        for number, (peer, requests, places, is_cut) in enumerate(script):
+            # The PING's reply tells that everything before it has come to the server, but for waits.
+            data = b"".join(encode_request(*request) for request in (*requests, (Verb.PING, number)))
+            for effect in engine.step(Received(peer, data), 0.0):
+                if isinstance(effect, Reply):
+                    expected[effect.peer] += effect.data
+            if is_cut and all(request[0] is not Verb.QUEUE_POP for request in requests):
+                with contextlib.suppress(OSError):  # it is lost already
+                    remote.links[-1].stream._sock.shutdown(socket.SHUT_RDWR)
+            remote.send(peer, data, places)
+            remote.read({each: len(whole) for each, whole in expected.items()})
+            assert remote.got == expected

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.raw_server import PATIENCE_S, RawClient
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, RawClient, use_twin
 from tests.support.relayed import outlive_kills, plain, started
 
 from rallypoint.errors import DistNetworkError
@@ -14,6 +14,12 @@ from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import Verb
 
 KILLS = 5
+
+
+@pytest.fixture(autouse=True, params=LOOP_TWINS)
+def each_twin(request, monkeypatch):
+    """Let servers and relays be of each twin."""
+    use_twin(request.param, monkeypatch)
 
 
 def test_plain_clients_do_not_notice_that_a_durable_server_is_killed(tmp_path):

@@ -19,7 +19,7 @@ from rallypoint.errors import AuthenticationError
 from rallypoint.gateway.front import FrontOptions
 from rallypoint.gateway.gateway import Gateway
 from rallypoint.gateway.opening import open_store
-from rallypoint.gateway.relay import Relay
+from rallypoint.gateway.relay import AnyRelay, make_relay
 from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.upstream import Reach
 from rallypoint.gateway.vocabulary import DEFAULT_RELAY_LIMITS, RelayLimits
@@ -141,16 +141,17 @@ def delete_key_space(store: Store, key_space: str) -> int:
         return sum(store.delete_key(key) for key in store.list_keys() if key.startswith(prefix))
 
 
-def _maker(upstream: Store | str | Reach, relay_limits: RelayLimits) -> Callable[..., Relay | Gateway]:
+def _maker(upstream: Store | str | Reach, relay_limits: RelayLimits) -> Callable[..., AnyRelay | Gateway]:
     """Give what makes a front for listeners."""
     if isinstance(upstream, Store):
         return partial(Gateway, upstream)
     if not isinstance(upstream, str):
-        return partial(Relay, upstream)
+        return partial(make_relay, upstream)
     parts = split_url(upstream)
     if parts.scheme in {"tcp", "tls"}:
         refuse_user(upstream)
         endpoints = [parse_endpoint(place) for place in parts.netloc.split(",")]
         credentials = credentials_to_use(True if parts.scheme == "tls" else None)
-        return partial(Relay, Reacher(endpoints, credentials=credentials, session_timeout_s=relay_limits.patience_s))
+        reach = Reacher(endpoints, credentials=credentials, session_timeout_s=relay_limits.patience_s)
+        return partial(make_relay, reach, is_secured=credentials.tls is not None)
     return partial(Gateway, open_store(upstream, relay_limits.patience_s), close_store=True)
