@@ -120,7 +120,9 @@ PyObject *adopt(PyObject *self, PyObject *arguments) {
                           &session_size, &data, &data_size, &is_resumed)) {
         return nullptr;
     }
-    int error = 0;
+    int error = 0, family = AF_UNSPEC;
+    socklen_t family_size = sizeof family;
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &family_size);
     bool is_taken = false;
     Py_BEGIN_ALLOW_THREADS
     reactor_of(self).act([&](auto &relay, double now) {
@@ -130,7 +132,7 @@ PyObject *adopt(PyObject *self, PyObject *arguments) {
             error = errno;
             return;
         }
-        relay.begin_on(*peer, {endpoint, static_cast<size_t>(endpoint_size)}, {session, static_cast<size_t>(session_size)},
+        relay.begin_on(*peer, family != AF_UNIX, {endpoint, static_cast<size_t>(endpoint_size)}, {session, static_cast<size_t>(session_size)},
                        {data, static_cast<size_t>(data_size)}, is_resumed, now);
         if (ahead_size > 0) relay.receive(*peer, ahead, static_cast<size_t>(ahead_size), now);
     });

@@ -52,6 +52,8 @@ class Driver {
     virtual void closed(Peer &peer, int reason, const char *detail) = 0;
     // The machine has forgotten a peer that needs to be sent nothing more: close it now.
     virtual void dropped(Peer &) {}
+    // Tell of the peer's input when so many bytes of it are there, or nearly as many as the system keeps.
+    virtual void awaits(Peer &, size_t) {}
     // Say a line to the owner, who knows what to do with it.
     virtual void note(const char *) {}
     // Tell whether a peer is on this machine for certain, else put its address, as numbers, if there is one.

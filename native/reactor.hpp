@@ -494,6 +494,11 @@ class Reactor final : Driver, Host {
         close(static_cast<Connection &>(peer));
     }
 
+    void awaits(Peer &peer, size_t size) override {
+        const int least = static_cast<int>(size);
+        setsockopt(static_cast<Connection &>(peer).fd, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof least);
+    }
+
     void note(const char *words) override { notices_.put(kOwnNote, "%s", words); }
 
     // Close a peer on the engine's word; the log says why.

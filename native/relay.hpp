@@ -33,9 +33,9 @@ class Relay final : public Upstream {
 
     // --- for the owner -----------------------------------------------------------------------------------------------
 
-    void begin_on(Peer &peer, Bytes endpoint, Bytes session, Bytes data, bool is_resumed, double now) {
+    void begin_on(Peer &peer, bool is_far, Bytes endpoint, Bytes session, Bytes data, bool is_resumed, double now) {
         now_ = now;
-        Upstream::begin_on(peer, endpoint, session, data, is_resumed);
+        Upstream::begin_on(peer, is_far, endpoint, session, data, is_resumed);
     }
     void miss(Bytes why, double now) {
         now_ = now;
@@ -270,11 +270,13 @@ class Relay final : public Upstream {
 
     // At the end of a step: go on with those that are not blocked any more, give back what nobody needs.
     void settle() {
-        if (has_room_again_) {
+        while (has_room_again_ || ready_.first != nullptr) {
+            for (Line *line = has_room_again_ ? blocked_.first : nullptr; line != nullptr; line = line->of_blocked.after) {
+                rouse(*line);
+            }
             has_room_again_ = false;
-            for (Line *line = blocked_.first; line != nullptr; line = line->of_blocked.after) rouse(*line);
+            if (Line *line = ready_.take_first()) serve(*line);
         }
-        while (Line *line = ready_.take_first()) serve(*line);
         while (Line *line = idle_.take_first()) {
             if (line->peer != nullptr || line->alive > 0 || blocked_.has(*line)) continue;
             gone_.remove(*line);

@@ -69,7 +69,7 @@ class Upstream {
     // --- the connection, for the owner ------------------------------------------------------------------------------
 
     // Go on over a connection past its handshake, which the driver serves already.
-    void begin_on(Peer &peer, Bytes endpoint, Bytes session, Bytes data, bool is_resumed) {
+    void begin_on(Peer &peer, bool is_far, Bytes endpoint, Bytes session, Bytes data, bool is_resumed) {
         const bool is_known = static_cast<bool>(data_id_), is_same = !is_known || data_id_.equals(data);
         data_id_.hold(make_value(data));
         endpoint_.hold(make_value(endpoint));
@@ -84,6 +84,8 @@ class Upstream {
         session_id_.hold(make_value(session));
         peer_ = &peer;
         is_probed_ = false;
+        is_far_ = is_far;
+        awaited_ = 1;
         trouble_.drop();
         char line[128];
         snprintf(line, sizeof line, "the server upstream is there%s%s", is_known ? " again" : "",
@@ -138,6 +140,7 @@ class Upstream {
         const bool is_first = probe_at_ == 0;
         probe_at_ = now + kProbeS;
         if (is_first || peer_ == nullptr) return;
+        if (awaited_ > 1) return await(1);  // less than is awaited may be there, and is told now
         if (is_probed_) {
             char why[64];
             snprintf(why, sizeof why, "it has said nothing for %g s", kProbeS);
@@ -178,6 +181,7 @@ class Upstream {
         is_probed_ = false;
         if (large_) {
             large_->extend(size);
+            await(large_->room);
             if (large_->room == 0) give_large();
         } else {
             reader_.feed(data, size);
@@ -274,6 +278,14 @@ class Upstream {
         came.copy_to(value->extend(came.size));
         large_.hold(value);
         reader_.close();
+        await(value->room);
+    }
+    // Be told of a large answer once, not for each segment of it.
+    void await(size_t size) {
+        size = size > kAwaitedSizeMax ? kAwaitedSizeMax : size > 0 ? size : 1;
+        if (!is_far_ || size == awaited_) return;
+        awaited_ = size;
+        driver_.awaits(*peer_, size);
     }
     void give_large() {
         Value *value = large_.take();
@@ -371,6 +383,8 @@ class Upstream {
     Held endpoint_;
     bool wants_connection_ = false;
     Held trouble_;  // why it could not be made, when that was said last
+    bool is_far_ = false;  // over TCP, where the system can be told what is awaited
+    size_t awaited_ = 1;   // bytes that are to be there before it tells us
     bool is_probed_ = false;
     double probe_at_ = 0;
     Reader reader_;

@@ -101,7 +101,7 @@ CONSTANTS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (frames, ("ROOM_SIZE_MIN", "ROOM_SIZE_MAX")),
     (lists, ("LONG_SIZE", "LONG_SIZE_MAX")),
     (slots, ("_OVERHEAD_SIZE",)),
-    (upstream, ("PROBE_S",)),
+    (upstream, ("PROBE_S", "_AWAITED_SIZE_MAX")),
 )
 
 HEAD = """\
