@@ -166,7 +166,8 @@ class World:
             self.add_agent()
 
     def _kill(self, agent: SimAgent) -> None:
-        silently = self.simulation.dice.random() < 0.3
+        # Nothing acts on a machine that is frozen, its guard neither: it goes as a whole.
+        silently = self.simulation.dice.random() < 0.3 or agent.host.is_frozen
         self.tell(f"{agent.name} {'loses its power' if silently else 'is killed'}")
         self.referee.note_lost(agent.node_id)
         self.network.crash(agent.host, silently=silently)

@@ -256,7 +256,9 @@ class Follower:
         if self._admission is not None and self._report.wants_in:
             self._admit(self._admission, now)
 
-    def _doubt(self, event: Doubted, _now: float) -> None:
+    def _doubt(self, event: Doubted, now: float) -> None:
+        if self._report.wants_in and self._lifeline.has_ended(now):
+            self._lifeline.forget()  # what is connected again may be another session
         self._lifeline.doubt(event.ends_at)
 
     def _lose_lease(self, event: LeaseLost, _now: float) -> None:
@@ -345,11 +347,14 @@ class Follower:
             self._publish(acknowledged=order.proposal, endpoint=None)
 
     def _admit(self, order: Order, now: float) -> None:
-        """Enter, unless the admission came so late that the lease may have ended since: then its renewal tells."""
-        if now < self._lifeline.ends_at():
-            self._enter(order)
-        else:
+        """Enter, unless the admission came so late that the lease may have ended since: then its renewal tells.
+
+        One that was read after the lease was lost, and before there is another, is of no use.
+        """
+        if now >= self._lifeline.ends_at():
             self._admission = order
+        elif not self._has_lost_lease:
+            self._enter(order)
 
     def _enter(self, order: Order) -> None:
         self._spare_since, self._why, self._next = None, "", None

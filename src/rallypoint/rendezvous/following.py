@@ -324,6 +324,7 @@ class Following:
 
     def _obey(self, order: Order) -> None:
         with self._changed:
+            self._note_session()
             self._step(Ordered(order))
 
     def _note_failure(self, error: Exception) -> bool:

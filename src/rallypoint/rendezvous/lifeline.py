@@ -44,6 +44,14 @@ class Lifeline:
         """Note when the store may end the session; infinity: there is no doubt that it lasts."""
         self._session_ends_at = ends_at
 
+    def has_ended(self, now: float) -> bool:
+        """Tell whether the store may have ended the session."""
+        return now >= self._session_ends_at
+
+    def forget(self) -> None:
+        """Count on nothing before the lease is renewed again."""
+        self._renewed_at = float("-inf")
+
     def ends_at(self) -> float:
         """Give when the node takes itself for cut off, unless something is heard until then."""
         return min(self._renewed_at + CUT_OFF_SHARE * self._ttl_s, self._session_ends_at + RESUME_S)

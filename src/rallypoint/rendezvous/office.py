@@ -12,8 +12,9 @@ Rules
 4. A node that is not in the state but says that it is in a round is fenced. A successor takes up the minutes and the
    reports: a complete round whose members still report it goes on, nobody restarts because a coordinator died.
 5. No world is complete within ``hold_s`` after a node was lost: one whose connection broke may live, and has until then
-   to stop by its own clock (``lifeline.RESUME_S``). Nor is one complete that leaves out a node which may still run
-   workers of an earlier round (``outsiders``).
+   to stop by its own clock (``lifeline.RESUME_S``). Nor within ``hold_s`` after taking over: who was lost with the last
+   coordinator may be in no minutes. Nor is one complete that leaves out a node which may still run workers of an
+   earlier round (``outsiders``).
 6. A node that is going is in no round any more: the present one is over for everybody at once, and the next begins to
    form, so that the others stop their workers while that node stops its own. What it has done before counts.
 7. A run that has ended is remembered for some time after all have heard of it, for those who come late; then its name
@@ -165,7 +166,8 @@ class Office:
         self._wait_due: float | None = None
         self._told_at = float("-inf")
         self._done_due: float | None = None
-        self._held_until = float("-inf")
+        # Who was lost with the last coordinator, or just before, may be in no minutes: it was going.
+        self._held_until = float("-inf") if event.minutes is None else self._now + self._hold_s
         self._is_held = False  # something was not acknowledged because of that
         self._dropped_below = -1
         self._is_first = event.minutes is None and all(report.entered is None for report in event.reports)

@@ -288,6 +288,27 @@ def test_an_admission_that_may_be_too_late_counts_once_the_lease_is_renewed() ->
     assert (report.joining, report.acknowledged) == (2, 0)
 
 
+def test_an_admission_that_is_read_after_the_lease_was_lost_lets_nobody_in() -> None:
+    follower = wanting()
+    follower.step(Ordered(order(1, OrderKind.PROPOSED, round=4, proposal=7, rank=1, size=2)), 0.0)
+    follower.step(LeaseLost("the session has ended"), 1.0)
+    admission = order(2, OrderKind.ADMITTED, round=4, proposal=7, rank=1, size=2, endpoint=HOME)
+    assert follower.step(Ordered(admission), 1.0) == []
+    assert published(follower.step(Granted(), 1.0)).acknowledged == 0
+    assert follower.step(Renewed(1.0), 1.0) == []
+
+
+def test_an_admission_that_another_session_may_have_read_counts_once_the_lease_is_renewed() -> None:
+    for back_at, is_in in ((3.0, True), (3.1, False)):
+        follower = wanting()
+        follower.step(Ordered(order(1, OrderKind.PROPOSED, round=4, proposal=7, rank=1, size=2)), 0.0)
+        follower.step(Doubted(3.1), 3.0)
+        follower.step(Doubted(float("inf")), back_at)
+        admission = order(2, OrderKind.ADMITTED, round=4, proposal=7, rank=1, size=2, endpoint=HOME)
+        assert (Enter(admission) in follower.step(Ordered(admission), 3.2)) is is_in
+        assert (Enter(admission) in follower.step(Renewed(3.2), 3.3)) is not is_in
+
+
 def test_a_new_lease_has_the_report_written_again() -> None:
     follower = running()
     number = follower.report.number

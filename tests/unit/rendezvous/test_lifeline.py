@@ -25,3 +25,15 @@ def test_a_connection_that_is_not_made_again_counts_for_more_than_a_lease() -> N
 
 def test_nothing_was_heard_before_the_first_renewal() -> None:
     assert Lifeline(10.0).ends_at() == -math.inf
+
+
+def test_a_session_may_have_ended_from_a_moment_on_and_what_was_heard_can_be_forgotten() -> None:
+    lifeline = Lifeline(10.0)
+    lifeline.renew(1.0)
+    lifeline.doubt(3.0)
+    assert (lifeline.has_ended(2.9), lifeline.has_ended(3.0)) == (False, True)
+    lifeline.forget()
+    assert lifeline.ends_at() == float("-inf")
+    lifeline.doubt(float("inf"))
+    lifeline.renew(4.0)
+    assert lifeline.ends_at() == 12.0

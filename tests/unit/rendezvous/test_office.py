@@ -369,3 +369,21 @@ def test_a_node_that_is_done_and_going_ends_no_round() -> None:
     settle(office, office.step(Reported(inside(B, 4, done=0, going="SIGTERM received")), 0.0), 0.0)
     settle(office, office.step(Reported(inside(B, 5, done=0, leaving="SIGTERM received")), 0.0), 0.0)
     assert (office.state.phase, office.state.round, office.state.done) == (Phase.COMPLETE, 0, (B,))
+
+
+def test_no_world_is_complete_within_a_moment_after_taking_over_because_of_who_was_going_and_was_lost() -> None:
+    rules = Rules(1, 2, last_call_s=0.0)
+    office = Office(rules, hold_s=0.1)
+    one = {"min_nodes": 1, "max_nodes": 2}
+    settle(office, office.step(TookOffice(5, None, ()), 0.0), 0.0)
+    told = settle(office, office.step(Reported(wish(A, **one)), 0.0), 0.0)
+    record = [effect for effect in told if isinstance(effect, Record)][-1]
+    proposal = office.state.proposal
+    successor = Office(rules, hold_s=0.1)
+    ack = wish(A, 2, **one, acknowledged=proposal, endpoint=HOME)
+    settle(successor, successor.step(TookOffice(6, record.minutes, (ack,)), 10.0), 10.0)
+    assert successor.state.phase is Phase.PROPOSED
+    due = successor.next_deadline()
+    assert due == pytest.approx(10.1)
+    settle(successor, successor.step(Ticked(), due), due)
+    assert successor.state.phase is Phase.COMPLETE
