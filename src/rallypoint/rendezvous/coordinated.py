@@ -11,11 +11,9 @@ removes its report at once, and if it was the coordinator, its office too.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from rallypoint.clock import SYSTEM_CLOCK, Clock, Deadline
@@ -29,11 +27,8 @@ from rallypoint.errors import (
     SessionLostError,
 )
 from rallypoint.events import emit
-from rallypoint.rendezvous.board import Board, Holder
-from rallypoint.rendezvous.contact import Contact
-from rallypoint.rendezvous.coordinator import Coordinator
+from rallypoint.rendezvous.board import Board
 from rallypoint.rendezvous.decision import StopKind
-from rallypoint.rendezvous.follower import Follower
 from rallypoint.rendezvous.follower_moves import (
     AllSucceeded,
     Closing,
@@ -44,8 +39,7 @@ from rallypoint.rendezvous.follower_moves import (
     Wanted,
     WorkerFailed,
 )
-from rallypoint.rendezvous.following import Following
-from rallypoint.rendezvous.ground import Ground, board_opener, linger, tell_progress
+from rallypoint.rendezvous.ground import Ground, linger, tell_progress
 from rallypoint.rendezvous.handler import (
     RendezvousHandler,
     RendezvousInfo,
@@ -53,7 +47,7 @@ from rallypoint.rendezvous.handler import (
     RoundNews,
     RoundStatus,
 )
-from rallypoint.rendezvous.office import HOLD_S, Office
+from rallypoint.rendezvous.hands import Hands, begin
 from rallypoint.rendezvous.reports import Order, Workers
 from rallypoint.rendezvous.settings import CoordinatedSettings
 from rallypoint.rendezvous.state import Card
@@ -87,16 +81,6 @@ Where hundreds have just met, so many connections and watches would stand in the
 
 RETIRE_S: Final = 0.5
 """How long a coordinator that leaves may take to hear its own node's farewell, in seconds."""
-
-
-@dataclass
-class _Hands:
-    """What runs for a handler once it has begun: collected, and ended, apart from it."""
-
-    following: Following
-    coordinator: Coordinator
-    node: str
-    label: str
 
 
 class CoordinatedRendezvousHandler(RendezvousHandler):
@@ -154,7 +138,7 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
         if serve is serve_store and self._is_shared and settings.worker_store == "embedded":
             prepare_to_serve()
         self._workers: Workers | None = None
-        self._hands: _Hands | None = None
+        self._hands: Hands | None = None
 
     # --- torch's methods -----------------------------------------------------------------------------------
 
@@ -316,39 +300,16 @@ class CoordinatedRendezvousHandler(RendezvousHandler):
 
     # --- joining -------------------------------------------------------------------------------------------
 
-    def _begin(self) -> _Hands:
+    def _begin(self) -> Hands:
         """Make what follows, and what stands for the office where that is called for, unless they are there."""
         if self._hands is not None:
             return self._hands
-        settings, rules = self.settings, self.settings.node.rules
-        node = secrets.token_hex(16)
-        label = f"{self._card.host}#{node[:6]}"
-        contact = Contact(self._ground.where, min(rules.answer_s, settings.ttl_s), self._clock)
-        following = Following(
-            self._board,
-            Follower(node, self._card, rules, self._workers, settings.worker_store),
-            node,
-            settings.ttl_s,
-            rules.keep_alive_interval_s,
-            self._space.open,
-            contact,
-            self._run_id,
-            stand=lambda: coordinator.start(),  # noqa: PLW0108 - made below
-            clock=self._clock,
+        self._hands = hands = begin(
+            self._board, self._ground, self.settings, self._card, self._workers, self._space.open, self._clock
         )
-        coordinator = Coordinator(
-            board_opener(self._ground.store, self._run_id, rules.answer_s),
-            lambda: Office(rules, settings.policy, HOLD_S),
-            Holder(node, label),
-            settings.ttl_s,
-            self._run_id,
-            is_over=following.is_over,
-            clock=self._clock,
-        )
-        self._hands = _Hands(following, coordinator, node, label)
-        for stopper in (following.stopper, coordinator.stopper):
+        for stopper in (hands.following.stopper, hands.coordinator.stopper):
             weakref.finalize(self, stopper)
-        return self._hands
+        return hands
 
     def _round_info(self, order: Order) -> RendezvousInfo:
         assert order.endpoint is not None, "who is admitted is told where the workers' store is"
