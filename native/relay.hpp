@@ -1,11 +1,12 @@
-// The relay as a machine, twin of gateway/translator.py with lists.py: c10d requests of many local peers in, requests of
+// The relay as a machine, twin of gateway/translator.py: c10d requests of many local peers in, requests of
 // one session upstream out, and back. The same rules, the same refusals, byte for byte; see there.
 //
 // The reactor drives it as it drives an engine. A call upstream is made where the Python twin gives an effect, and what a
 // peer is owed goes into its output at once. Nothing here makes a system call, reads a clock or throws.
 #pragma once
 
-#include "relay_upstream.hpp"
+#include "relay_answers.hpp"
+#include "relay_readings.hpp"
 
 namespace rallypoint {
 
@@ -20,10 +21,10 @@ struct RelayStatistics {
     uint64_t closed[ENDED + 1];
 };
 
-class Relay final : public Upstream {
+class Relay final : public Answers {
   public:
     Relay(const Limits &limits, Driver &driver, const Secrets &secrets)
-        : Upstream(driver), limits_(limits), key_(secrets.hash_key) {}
+        : Answers(driver, secrets.hash_key), limits_(limits) {}
     ~Relay() {
         give_back(lines_);
         give_back(gone_);
@@ -110,14 +111,13 @@ class Relay final : public Upstream {
     double next_deadline() const {
         const double handshake = strangers_.first == nullptr ? static_cast<double>(INFINITY) : strangers_.first->deadline;
         const double patience = is_given_up_ ? static_cast<double>(INFINITY) : gone_since_ + relay_limits_.patience_s;
-        return fmin(fmin(handshake, patience), probe_at());
+        return fmin(fmin(handshake, patience), fmin(probe_at(), readings_.until()));
     }
 
     // Ask for what peers have wanted to read in this turn, before anything leaves.
     void end_turn() {
-        while (Reading *reading = due_.take_first()) {
-            while (Slot *slot = reading->waiting.take_first()) reading->asked.add(*slot);
-            const Slot &first = *reading->asked.first;
+        while (Reading *reading = readings_.take_due(list_, now_)) {
+            const Slot &first = reading->one();
             if (is_too_large(first.verb, first.fields->size)) {
                 over(*reading, [this](Slot &slot) { refuse(slot); });
                 settle();
@@ -161,6 +161,7 @@ class Relay final : public Upstream {
         lines_.remove(line);
         gone_.add(line);
         strangers_.drop(line);
+        list_.expect_no_more(line);
         input_held_ -= line.held;
         line.is_paused = false;
         withdraw(line);
@@ -217,14 +218,13 @@ class Relay final : public Upstream {
         if (line.peer != nullptr && (line.held > 0 || line.reader.held() > 0)) account(line);
     }
 
-    // Give the next request. The list that came last is compared, which costs less than to look at its items.
+    // Give the next request.
     Reader::Step next(Line &line, Bytes *request) {
         const Bytes rest = line.reader.rest();
-        is_last_list_ = list_ && rest.size > list_->size && line.reader.is_validated &&
-                        takes_list(static_cast<uint8_t>(rest.data[0])) &&
-                        memcmp(rest.data + 1, list_->data(), list_->size) == 0;
+        is_last_list_ = line.reader.is_validated && rest.size > 1 && takes_list(static_cast<uint8_t>(rest.data[0])) &&
+                        list_.begins({rest.data + 1, rest.size - 1});
         if (!is_last_list_) return line.reader.next(limits_.input_size_max, request, refusal_);
-        *request = {rest.data, 1 + list_->size};
+        *request = {rest.data, 1 + list_.size()};
         line.reader.pass(request->size);
         return Reader::REQUEST;
     }
@@ -287,12 +287,9 @@ class Relay final : public Upstream {
     // --- to the server -----------------------------------------------------------------------------------------------
 
     void forward(Line &line, Verb verb, Bytes bytes) {
-        Value *fields = is_last_list_ ? share(list_.get()) : make_value(bytes);
-        const bool is_long = bytes.size >= kLongSize && bytes.size <= kLongSizeMax;
-        if (!is_last_list_ && is_long && takes_list(static_cast<uint8_t>(verb))) {
-            list_.hold(share(fields));
-            list_hash_ = 0;
-        }
+        Value *fields = is_last_list_ ? list_.get() : make_value(bytes);
+        if (!is_last_list_ && takes_list(static_cast<uint8_t>(verb))) list_.keep(fields);
+        list_.expect_no_more(line);
         Slot &slot = add_slot(line, verb, fields);
         if (line.wait != nullptr && slot.replaces_wait()) {
             line.withdrawn = line.wait;
@@ -316,7 +313,10 @@ class Relay final : public Upstream {
     void begin(Slot &slot) {
         Line &line = slot.line;
         line.is_stalled = slot.is_stalling();
-        if (slot.is_shared()) return read(slot);
+        if (slot.is_shared()) {  // at the end of the turn, together with others who want to read the same
+            ++slot.calls;
+            return readings_.add(slot, list_.hash(slot.fields.get()));
+        }
         if (is_too_large(slot.verb, slot.fields->size)) return refuse(slot);
         if (slot.verb == Verb::QUEUE_POP) {
             call(slot, 0, SessionVerb::QUEUE_LEN, share(slot.fields.get()));
@@ -332,15 +332,6 @@ class Relay final : public Upstream {
         if (slot.is_deferred()) line.wait = &asked;
     }
 
-    Call &call(Slot &slot, uint32_t index, SessionVerb verb, Value *fields) {
-        Call &made = ask(verb, fields);
-        made.slot = &slot;
-        made.index = index;
-        ++slot.calls;
-        ++calls_count_;
-        return made;
-    }
-
     // A few bytes more than c10d's largest request are too many; then the refusal says so.
     bool is_too_large(Verb verb, size_t fields_size) {
         const size_t size = fields_size + REQUEST_HEAD_SIZE - 4;
@@ -348,29 +339,6 @@ class Relay final : public Upstream {
         refusal_.say(REQUEST_TOO_LARGE, "%s would be %zu bytes long, the limit for one request is %" PRIu64,
                      kVerbNames[static_cast<unsigned>(verb)], size, kRequestSizeMax);
         return true;
-    }
-
-    // Ask at the end of the turn, together with others who want to read the same.
-    void read(Slot &slot) {
-        const Bytes bytes = slot.fields->bytes();
-        uint64_t hash;
-        if (slot.fields.get() == list_.get()) {
-            if (list_hash_ == 0) list_hash_ = key_.hash(bytes);
-            hash = list_hash_;
-        } else {
-            hash = key_.hash(bytes);
-        }
-        Reading *reading = readings_.find(hash, [&](const Reading &each) {
-            return each.is_of(slot.verb, slot.fields.get(), bytes);
-        });
-        if (reading == nullptr) {
-            reading = new Reading;
-            reading->hash = hash;
-            readings_.add(*reading);
-        }
-        reading->waiting.add(slot);
-        ++slot.calls;
-        if (reading->asked.first == nullptr) due_.put(*reading);
     }
 
     void withdraw(Line &line) {
@@ -410,14 +378,7 @@ class Relay final : public Upstream {
     // A reading's call is over: do something with each that it was for, and ask for those who came meanwhile.
     template <typename Do>
     void over(Reading &reading, Do what) {
-        List<Slot, &Slot::of_reading> readers = reading.asked;
-        reading.asked = {};
-        if (reading.waiting.first != nullptr) {
-            due_.add(reading);
-        } else {
-            readings_.remove(reading);
-            delete &reading;
-        }
+        List<Slot, &Slot::of_reading> readers = readings_.over(reading, list_);
         while (Slot *slot = readers.take_first()) {
             what(*slot);
             let_go(*slot);
@@ -452,6 +413,9 @@ class Relay final : public Upstream {
             refuse(slot, reason_of(code), sentence);
         } else if (slot.refusal < 0) {
             if (!fill(slot, call.index, status, body, value)) return refuse_answer(slot);
+            if (slot.verb == Verb::WAIT && status == Status::OK && line.peer != nullptr && list_.is(slot.fields.get())) {
+                list_.expect(line);
+            }
             if (slot.is_filled) advance(line);
             if (line.postponed != nullptr && line.withdrawn == &call) {
                 Slot &following = *line.postponed;
@@ -467,107 +431,7 @@ class Relay final : public Upstream {
         refuse(slot, ENDED, why);
     }
 
-    // Take what a call has answered; false if that means nothing.
-    bool fill(Slot &slot, uint32_t index, Status status, Bytes body, Value *value) {
-        const bool is_ok = status == Status::OK;
-        switch (slot.verb) {
-        case Verb::WAIT:
-        case Verb::BARRIER:
-            slot.is_filled = true;
-            if (is_ok) slot.put(kGoOn);
-            return true;
-        case Verb::QUEUE_POP: return fill_pop(slot, index, is_ok, body, value);
-        case Verb::MULTI_GET:
-            if (index > 0) return is_ok && fill_one(slot, index - 1, body);
-            if (!is_ok) return status == Status::EXPIRED && gather(slot, body);
-            slot.fill(body, value);
-            return true;
-        default: break;
-        }
-        if (!is_ok) return false;
-        switch (slot.verb) {
-        case Verb::SET:
-        case Verb::APPEND:
-        case Verb::MULTI_SET:
-        case Verb::QUEUE_PUSH: slot.is_filled = true; break;
-        case Verb::CANCEL_WAIT:
-            slot.is_filled = true;
-            slot.put(kCancelled);
-            break;
-        default: slot.fill(body, value);
-        }
-        return true;
-    }
-
-    bool fill_pop(Slot &slot, uint32_t index, bool is_ok, Bytes body, Value *value) {
-        int64_t length;
-        if (index == 0) {
-            if (!is_ok || !Cursor(body).number(&length)) return false;
-            slot.has_length = true;
-            slot.put<int64_t>(length > 1 ? length : 1);  // others may have pushed since
-        } else {
-            slot.has_popped = true;
-            if (is_ok) slot.reply.hold(value != nullptr ? share(value) : make_value(body));
-        }
-        if (!slot.has_length || !slot.has_popped) return true;
-        if (!slot.reply) store<int64_t>(slot.few, 0);
-        slot.is_filled = true;
-        return true;
-    }
-
-    // Ask for the values that are there one by one; the body names those that are missing.
-    bool gather(Slot &slot, Bytes body) {
-        Gathered *gathered = slot.gathered = new Gathered(key_);
-        Cursor missing(body);
-        int64_t count;
-        if (!missing.number(&count)) return false;
-        for (Bytes key; count > 0; --count) {
-            if (!missing.text(&key)) return false;
-            const Name name(key_, key);
-            if (gathered->found.find(name) == nullptr) gathered->found.insert(name);
-        }
-        Fields keys = {slot.fields->data()};
-        for (int64_t left = keys.number(); left > 0; --left) {
-            const Bytes key = keys.text();
-            const Name name(key_, key);
-            if (gathered->found.find(name) != nullptr) continue;
-            gathered->wanted.push(&gathered->found.insert(name)->item);
-            Value *fields = make_value({key.data - 8, 8 + key.size});
-            call(slot, static_cast<uint32_t>(gathered->wanted.count()), SessionVerb::READ, fields);
-        }
-        gathered->left = gathered->wanted.count();
-        if (gathered->left == 0) put_together(slot);
-        return true;
-    }
-    bool fill_one(Slot &slot, size_t at, Bytes body) {
-        Gathered &gathered = *slot.gathered;
-        Cursor fields(body);
-        Bytes value;
-        if (!fields.text(&value)) return false;
-        if (value.size > 0) gathered.wanted[at]->value.hold(make_value(value));
-        if (--gathered.left == 0) put_together(slot);
-        return true;
-    }
-    void put_together(Slot &slot) {
-        Gathered &gathered = *slot.gathered;
-        Fields keys = {slot.fields->data()};
-        for (int64_t left = keys.number(); left > 0; --left) {
-            const Held &value = gathered.found.find(Name(key_, keys.text()))->item.value;
-            store<uint64_t>(gathered.reply.extend(8), value ? value->size : 0);
-            if (value) gathered.reply.append(value.get());
-        }
-        slot.is_filled = true;
-    }
-
     // --- refusals ----------------------------------------------------------------------------------------------------
-
-    static int reason_of(Bytes said) {
-        for (int reason = 0; reason < ENDED; ++reason) {
-            const Code code(reason);
-            if (said == Bytes{code.text, strlen(code.text)}) return reason;
-        }
-        return ENDED;  // also one that this version does not know
-    }
 
     // Take nothing more of a peer, and close it when it has been sent what it is owed before this request.
     void refuse(Slot &slot, int reason, Bytes sentence) {
@@ -670,20 +534,17 @@ class Relay final : public Upstream {
     }
 
     const Limits limits_;
-    const HashKey key_;
     RelayLimits relay_limits_;
     List<Line, &Line::of_relay> lines_, gone_;
     List<Line, &Line::of_strangers> strangers_;
     List<Line, &Line::of_blocked> blocked_;  // that have sent more than is taken now
     List<Line, &Line::of_ready> ready_;      // of these, those that may go on
     List<Line, &Line::of_idle> idle_;        // of which nothing may be left
-    Index<Reading> readings_;
-    List<Reading, &Reading::of_due> due_;
-    Held list_;               // the long list of keys that came last
-    uint64_t list_hash_ = 0;  // 0: not known
-    bool is_last_list_ = false;
+    Readings readings_;
+    LongList list_{key_};
+    bool is_last_list_ = false;  // the request that came last has it
     bool has_room_again_ = false;
-    uint64_t connections_ = 0, calls_count_ = 0, total_ = 0, input_held_ = 0, requests_ = 0;
+    uint64_t connections_ = 0, total_ = 0, input_held_ = 0, requests_ = 0;
     uint64_t closed_[ENDED + 1] = {};
     double now_ = 0;
     double gone_since_ = INFINITY;

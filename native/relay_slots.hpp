@@ -183,7 +183,8 @@ struct Reading : Taken {
     uint64_t hash = 0;
     Reading *next = nullptr;
     List<Slot, &Slot::of_reading> asked, waiting;
-    Link<Reading> of_due;
+    size_t count = 0;  // of those who wait
+    Link<Reading> of_all, of_due;
 
     const Slot &one() const { return asked.first != nullptr ? *asked.first : *waiting.first; }
     bool is_of(Verb verb, const Value *fields, Bytes bytes) const {
@@ -208,6 +209,7 @@ struct Line : Taken {
     Call *wait = nullptr;  // of its WAIT or BARRIER
     Call *withdrawn = nullptr;  // the call that was withdrawn, ...
     Slot *postponed = nullptr;  // ... and what takes its place
+    uint64_t waited = 0;      // the number of the list that it has waited for, if it has asked nothing since
     bool is_unread = false;   // not all that it has sent was looked at
     bool is_paused = false;   // it is to be sent what it has caused before it causes more
     bool is_stalled = false;  // the last slot is to be filled, or begun, before the next request

@@ -226,10 +226,14 @@ class Remote:
             self.got[peer] += self.clients[peer].read(size - len(self.got[peer]))
 
 
+LONG_LISTS = st.tuples(
+    st.sampled_from([Verb.MULTI_GET, Verb.CHECK, Verb.WAIT]),
+    st.sampled_from([[b"a"] * 40, [b"a", b"b"] * 30, [b"a", b"b"] * 30 + [b"c"]]),
+)
 BATCHES = st.lists(
     st.tuples(
         st.sampled_from(PEERS),
-        st.lists(REQUESTS, min_size=1, max_size=4),
+        st.lists(st.one_of(REQUESTS, LONG_LISTS), min_size=1, max_size=4),
         st.lists(st.integers(1, 300), max_size=3),
         st.booleans(),
     ),

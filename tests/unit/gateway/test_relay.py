@@ -231,3 +231,28 @@ def test_large_values_of_many_keys_come_whole_to_several_at_once(server, relay):
             client.ask(Verb.MULTI_GET, keys)
         for client in clients:
             assert client.read(len(expected)) == expected
+
+
+def test_members_that_have_waited_for_the_same_keys_read_them_whoever_else_does(relay):
+    keys = [b"/member/%04d" % number for number in range(100)]
+    members = [relay.client() for _ in range(5)]
+    expected = b"".join(struct.pack("<Q", 12) + key for key in keys)
+    for absent in range(len(members)):
+        for member in members:
+            member.ask(Verb.WAIT, keys)
+            assert member.ping()
+        members[0].ask(Verb.MULTI_SET, [(key, key) for key in keys])
+        for member in members:
+            assert member.read(1) == b"\0"
+        if absent == 4:  # of all rounds but this one, one goes on with something else; here it goes away
+            members[4].close()
+        else:
+            assert members[absent].ping()
+        readers = [member for number, member in enumerate(members) if number != absent]
+        for member in readers:
+            member.ask(Verb.MULTI_GET, keys)
+        for member in readers:
+            assert member.read(len(expected)) == expected
+        for key in keys:
+            readers[0].ask(Verb.DELETE_KEY, key)
+            assert readers[0].read(8) == struct.pack("<q", 1)
