@@ -88,9 +88,14 @@ class Readings {
 
     // Give one that is to be asked for now, null if there is none; it is on its way from then on.
     Reading *take_due(const LongList &list, double now) {
-        if (due_.first == nullptr || is_awaiting_crowd(*due_.first, list, now)) return nullptr;
-        until_ = INFINITY;
-        Reading *reading = due_.take_first();
+        Reading *reading = due_.first;
+        if (reading != nullptr && is_awaiting_crowd(*reading, list, now)) {
+            reading = reading->of_due.after;
+        } else {
+            until_ = INFINITY;
+        }
+        if (reading == nullptr) return nullptr;
+        due_.remove(*reading);
         while (Slot *slot = reading->waiting.take_first()) reading->asked.add(*slot);
         if (list.is(reading->one().fields.get())) crowd_ = reading->count;
         reading->count = 0;
