@@ -21,10 +21,10 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     rallypoint::Options options = {};
     rallypoint::RelayLimits limits;
     unsigned long long unanswered_max, unanswered_size_max, unanswered_total_max;
-    const char *fds;
-    Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "O&(dKKK)y#ddO&", read_limits, &options.limits, &limits.patience_s, &unanswered_max,
-                          &unanswered_size_max, &unanswered_total_max, &fds, &size, &options.linger_s, &options.spin_s,
+    const char *fds, *prefix;
+    Py_ssize_t size, prefix_size;
+    if (!PyArg_ParseTuple(arguments, "O&(dKKK)y#y#ddO&", read_limits, &options.limits, &limits.patience_s, &unanswered_max,
+                          &unanswered_size_max, &unanswered_total_max, &prefix, &prefix_size, &fds, &size, &options.linger_s, &options.spin_s,
                           read_secrets, &options.secrets)) {
         return nullptr;
     }
@@ -40,7 +40,7 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
         Py_DECREF(self);
         return nullptr;
     }
-    reactor->act([&](auto &relay, double) { relay.set(limits); });
+    reactor->act([&](auto &relay, double) { relay.set(limits, {prefix, static_cast<size_t>(prefix_size)}); });
     reinterpret_cast<Object *>(self)->reactor = reactor;
     return self;
 }

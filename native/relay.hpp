@@ -30,7 +30,10 @@ class Relay final : public Answers {
         give_back(gone_);
     }
     // Before the first step.
-    void set(const RelayLimits &limits) { relay_limits_ = limits; }
+    void set(const RelayLimits &limits, Bytes prefix) {
+        relay_limits_ = limits;
+        space_.set(prefix);
+    }
 
     // --- for the owner -----------------------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class Relay final : public Answers {
     void end_turn() {
         while (Reading *reading = readings_.take_due(list_, now_)) {
             const Slot &first = reading->one();
-            if (is_too_large(first.verb, first.fields->size)) {
+            if (is_too_large(first)) {
                 over(*reading, [this](Slot &slot) { refuse(slot); });
                 settle();
                 continue;
@@ -287,8 +290,8 @@ class Relay final : public Answers {
     // --- to the server -----------------------------------------------------------------------------------------------
 
     void forward(Line &line, Verb verb, Bytes bytes) {
-        Value *fields = is_last_list_ ? list_.get() : make_value(bytes);
-        if (!is_last_list_ && takes_list(static_cast<uint8_t>(verb))) list_.keep(fields);
+        Value *fields = is_last_list_ ? list_.get() : space_.outward(verb, bytes);
+        if (!is_last_list_ && takes_list(static_cast<uint8_t>(verb))) list_.keep(bytes, fields, !space_.is_on());
         list_.expect_no_more(line);
         Slot &slot = add_slot(line, verb, fields);
         if (line.wait != nullptr && slot.replaces_wait()) {
@@ -317,10 +320,14 @@ class Relay final : public Answers {
             ++slot.calls;
             return readings_.add(slot, list_.hash(slot.fields.get()));
         }
-        if (is_too_large(slot.verb, slot.fields->size)) return refuse(slot);
+        if (is_too_large(slot)) return refuse(slot);
         if (slot.verb == Verb::QUEUE_POP) {
             call(slot, 0, SessionVerb::QUEUE_LEN, share(slot.fields.get()));
             return cancel(call(slot, 1, SessionVerb::QUEUE_POP, share(slot.fields.get())));
+        }
+        if (space_.is_on() && (slot.verb == Verb::LIST_KEYS || slot.verb == Verb::GETNUMKEYS)) {
+            call(slot, 0, SessionVerb::LIST_PREFIX, space_.all());
+            return;
         }
         Value *fields = share(slot.fields.get());
         if (slot.verb == Verb::CANCEL_WAIT) {
@@ -333,11 +340,12 @@ class Relay final : public Answers {
     }
 
     // A few bytes more than c10d's largest request are too many; then the refusal says so.
-    bool is_too_large(Verb verb, size_t fields_size) {
-        const size_t size = fields_size + REQUEST_HEAD_SIZE - 4;
+    bool is_too_large(const Slot &slot) {
+        const size_t size = slot.fields->size + REQUEST_HEAD_SIZE - 4;
+        if (space_.is_too_long(slot.verb, slot.fields->bytes(), refusal_)) return true;
         if (size <= kRequestSizeMax) return false;
         refusal_.say(REQUEST_TOO_LARGE, "%s would be %zu bytes long, the limit for one request is %" PRIu64,
-                     kVerbNames[static_cast<unsigned>(verb)], size, kRequestSizeMax);
+                     kVerbNames[static_cast<unsigned>(slot.verb)], size, kRequestSizeMax);
         return true;
     }
 

@@ -2,6 +2,7 @@
 // into its slot, which is filled when it knows its reply.
 #pragma once
 
+#include "relay_space.hpp"
 #include "relay_upstream.hpp"
 
 namespace rallypoint {
@@ -39,6 +40,11 @@ class Answers : public Upstream {
         }
         if (!is_ok) return false;
         switch (slot.verb) {
+        case Verb::LIST_KEYS:
+        case Verb::GETNUMKEYS:
+            if (space_.is_on()) return fill_listed(slot, body);
+            slot.fill(body, value);
+            break;
         case Verb::SET:
         case Verb::APPEND:
         case Verb::MULTI_SET:
@@ -62,6 +68,7 @@ class Answers : public Upstream {
     }
 
     const HashKey key_;
+    KeySpace space_;
     uint64_t calls_count_ = 0;  // on their way, for slots and readings
 
   private:
@@ -78,6 +85,15 @@ class Answers : public Upstream {
         if (!slot.has_length || !slot.has_popped) return true;
         if (!slot.reply) store<int64_t>(slot.few, 0);
         slot.is_filled = true;
+        return true;
+    }
+
+    // Of a key space the keys are listed, also to be counted.
+    bool fill_listed(Slot &slot, Bytes body) {
+        Held listed;
+        listed.hold(space_.inward(body));
+        if (!listed) return false;
+        slot.fill(slot.verb == Verb::LIST_KEYS ? listed->bytes() : Bytes{body.data, 8}, nullptr);
         return true;
     }
 

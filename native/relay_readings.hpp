@@ -18,18 +18,20 @@ class LongList {
   public:
     explicit LongList(const HashKey &key) : key_(key) {}
 
-    bool is(const Value *fields) const { return fields == list_.get(); }
+    bool is(const Value *fields) const { return fields == fields_.get(); }
     // Whether these bytes, a request's behind its verb, begin with the list: then they are it, for no list is the
     // beginning of another. To compare costs less than to look at its items.
     bool begins(Bytes bytes) const {
-        return list_ && bytes.size >= list_->size && memcmp(bytes.data, list_->data(), list_->size) == 0;
+        return came_ && bytes.size >= came_->size && memcmp(bytes.data, came_->data(), came_->size) == 0;
     }
-    size_t size() const { return list_->size; }
-    Value *get() { return share(list_.get()); }
-    // Keep another one, if it is worth it.
-    void keep(Value *fields) {
-        if (fields->size < kLongSize || fields->size > kLongSizeMax) return;
-        list_.hold(share(fields));
+    size_t size() const { return came_->size; }
+    // What it is at the server.
+    Value *get() { return share(fields_.get()); }
+    // Keep another one, if it is worth it: the bytes that came, unless they are those of the server's fields.
+    void keep(Bytes came, Value *fields, bool is_same) {
+        if (came.size < kLongSize || came.size > kLongSizeMax) return;
+        came_.hold(is_same ? share(fields) : make_value(came));
+        fields_.hold(share(fields));
         ++number_;
         hash_ = expected_ = 0;
     }
@@ -54,7 +56,7 @@ class LongList {
 
   private:
     const HashKey key_;
-    Held list_;
+    Held came_, fields_;
     uint64_t number_ = 0;  // of how many that is
     uint64_t hash_ = 0;    // 0: not known
     size_t expected_ = 0;

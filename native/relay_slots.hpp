@@ -19,6 +19,27 @@ struct Taken {
     static void operator delete(void *memory) { free(memory); }
 };
 
+// Texts one after the other that may end too soon; unlike `Fields`, which are whole.
+struct Cursor {
+    const char *at, *end;
+
+    explicit Cursor(Bytes bytes) : at(bytes.data), end(bytes.data + bytes.size) {}
+
+    bool number(int64_t *number) {
+        if (end - at < 8) return false;
+        *number = load<int64_t>(at);
+        at += 8;
+        return true;
+    }
+    bool text(Bytes *text) {
+        int64_t size;
+        if (!number(&size) || size < 0 || size > end - at) return false;
+        *text = {at, static_cast<size_t>(size)};
+        at += size;
+        return true;
+    }
+};
+
 // Things by a number of theirs, their `hash`, in chains through their `next`.
 template <typename Thing>
 class Index {

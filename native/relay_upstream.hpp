@@ -12,27 +12,6 @@
 
 namespace rallypoint {
 
-// Texts one after the other that may end too soon; unlike `Fields`, which are whole.
-struct Cursor {
-    const char *at, *end;
-
-    explicit Cursor(Bytes bytes) : at(bytes.data), end(bytes.data + bytes.size) {}
-
-    bool number(int64_t *number) {
-        if (end - at < 8) return false;
-        *number = load<int64_t>(at);
-        at += 8;
-        return true;
-    }
-    bool text(Bytes *text) {
-        int64_t size;
-        if (!number(&size) || size < 0 || size > end - at) return false;
-        *text = {at, static_cast<size_t>(size)};
-        at += size;
-        return true;
-    }
-};
-
 class Upstream {
   public:
     // Where to receive what comes next: for the driver.

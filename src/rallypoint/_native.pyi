@@ -199,6 +199,7 @@ class Relay:
     Args:
         limits: what local peers are granted.
         relay_limits: ``patience_s``, ``unanswered_max``, ``unanswered_size_max``, ``unanswered_total_max``.
+        prefix: the key space's, empty for keys as they are.
         listeners: as of ``Reactor``.
         linger_s: as of ``Reactor``.
         spin_s: as of ``Reactor``.
@@ -214,6 +215,7 @@ class Relay:
         cls,
         limits: RawLimits,
         relay_limits: tuple[float, int, int, int],
+        prefix: bytes,
         listeners: bytes,
         linger_s: float,
         spin_s: float,

@@ -53,7 +53,7 @@ class NativeRelay:
     Args:
         reach: connects to the server, without TLS.
         listeners: bound and listening sockets; the relay owns them from now on.
-        options: how it serves; without a key space, on the system's clock.
+        options: how it serves; on the system's clock, a key space with a name.
         backoff: the pauses between attempts to reach the server.
 
     Raises:
@@ -77,9 +77,10 @@ class NativeRelay:
         limits = replace(options.limits, output_total_max=NUMBER_MAX).compiled()  # a relay bounds each peer's only
         own = options.relay_limits
         bounds = [min(own.unanswered_max, NUMBER_MAX), own.unanswered_size_max, own.unanswered_total_max]
+        prefix = b"" if options.space is None else options.space.prefix
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
         self._relay = module.Relay(
-            limits, (own.patience_s, *bounds), fds, LINGER_S, options.spin_us / 1e6, (os.urandom(32), b"")
+            limits, (own.patience_s, *bounds), prefix, fds, LINGER_S, options.spin_us / 1e6, (os.urandom(32), b"")
         )
         names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
         self._paths = [name for name in names if isinstance(name, str)]

@@ -80,7 +80,7 @@ def make_relay(
     *,
     is_secured: bool = True,
 ) -> AnyRelay:
-    """Give a relay of the twin that runs; the Python one for a key space, and where the connection may be TLS.
+    """Give a relay of the twin that runs; the Python one where the connection may be TLS.
 
     Args:
         reach: connects to the server.
@@ -91,7 +91,8 @@ def make_relay(
     Raises:
         OSError: there are no descriptors left; the listeners are still the caller's.
     """
-    if is_secured or options.space is not None or options.clock is not SYSTEM_CLOCK or native() is None:
+    is_whole = options.space is not None and not options.space.name  # a space without a name is a gateway's
+    if is_secured or is_whole or options.clock is not SYSTEM_CLOCK or native() is None:
         return Relay(reach, listeners, options)
     from rallypoint.gateway.native import NativeRelay
 

@@ -55,7 +55,8 @@ def kind_of(relay):
     [
         (FrontOptions(), False, NativeRelay),
         (FrontOptions(), True, Relay),
-        (FrontOptions(space=KeySpace("rounds/7")), False, Relay),
+        (FrontOptions(space=KeySpace("rounds/7")), False, NativeRelay),
+        (FrontOptions(space=KeySpace()), False, Relay),
         (FrontOptions(clock=ManualClock()), False, Relay),
     ],
 )

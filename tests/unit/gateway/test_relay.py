@@ -82,10 +82,10 @@ def test_local_peers_use_the_servers_keys(server, relay):
     assert server.client().get(b"/k") == b"value"
 
 
-def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
+def test_two_key_spaces_of_one_server_do_not_see_each_other(server, running_relay):
     with (
-        run(Relay, server, space=KeySpace("rounds/7")) as seven,
-        run(Relay, server, space=KeySpace("rounds/70")) as seventy,
+        running_relay(server, space=KeySpace("rounds/7")) as seven,
+        running_relay(server, space=KeySpace("rounds/70")) as seventy,
     ):
         first, second, direct = seven.client(), seventy.client(), server.client()
         first.ask(Verb.SET, b"/k", b"value")
@@ -103,8 +103,8 @@ def test_two_key_spaces_of_one_server_do_not_see_each_other(server):
         assert {first.read(struct.unpack("<Q", first.read(8))[0]) for _ in range(2)} == {b"/k", b"init/"}
 
 
-def test_a_key_that_is_too_long_with_its_prefix_closes_the_peer_that_asked(server):
-    with run(Relay, server, space=KeySpace("rounds/7")) as relay:
+def test_a_key_that_is_too_long_with_its_prefix_closes_the_peer_that_asked(server, running_relay):
+    with running_relay(server, space=KeySpace("rounds/7")) as relay:
         client, other = relay.client(), relay.client()
         client.ask(Verb.SET, b"/" + b"k" * (KEY_SIZE_MAX - 1), b"value")
         assert client.read_end() == b""
