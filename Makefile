@@ -63,9 +63,9 @@ sim: $(VENV)/.test $(NATIVE)  ## many nodes in one thread, whatever goes wrong, 
 # A sanitized run shares no cache with one beside it; nothing of the stores on etcd is native.
 WATCHED := $(BIN)/python tools/sanitized.py
 WATCHED_TESTS := -m pytest -p no:cacheprovider -o timeout=600 --ignore-glob='tests/unit/store/test_etcd*'
-# What drives the native engine, reactor, client, lane and codec. The other tests run no other part of them: what these add
+# What drives the native engine, reactor, relay, client, lane and codec. The other tests run no other part of them: what these add
 # is Python's, or torch's, where sanitizers find nothing of ours.
-WATCHED_UNITS := tests/unit/protocol tests/unit/server tests/unit/store tests/unit/gateway tests/unit/test_twin.py
+WATCHED_UNITS := tests/unit/protocol tests/unit/server tests/unit/store tests/unit/gateway tests/model/test_relay.py tests/unit/test_twin.py
 WATCHED_COMPAT := $(wildcard tests/compat/test_store_*.py) tests/compat/test_engine_beside_torch.py \
 	tests/compat/test_primitives_torch.py tests/compat/test_relay_torch.py tests/compat/test_status_torch.py
 
@@ -77,8 +77,8 @@ sanitize-address: $(VENV)/.test  ## the tests of the native twin, torch among it
 	$(WATCHED) address,undefined $(WATCHED_TESTS) $(WATCHED_UNITS) $(WATCHED_COMPAT)
 
 .PHONY: sanitize-thread
-sanitize-thread: $(VENV)/.test  ## server and client tests under TSan
-	$(WATCHED) thread $(WATCHED_TESTS) tests/unit/server tests/unit/store
+sanitize-thread: $(VENV)/.test  ## server, relay and client tests under TSan
+	$(WATCHED) thread $(WATCHED_TESTS) tests/unit/server tests/unit/store tests/unit/gateway/test_native.py tests/unit/gateway/test_relay.py
 
 .PHONY: fuzz
 fuzz: $(VENV)/.test  ## a minute of wild requests to the native engine, under ASan and UBSan
