@@ -282,6 +282,7 @@ class Reactor final : Driver, Host {
 
     // See whether one peer has spoken alone for long.
     void look_for_solo(int count) {
+        solo_.call_back();
         const uint64_t tag = events_[0].data.u64;
         if (count > 1 || tag != alone_) {
             alone_ = count > 1 || is_descriptor(tag) ? 0 : tag;

@@ -7,9 +7,10 @@
 //     solo                             ╰ recv a ─ recv a ··· recv a ─ back
 //                                              (meanwhile b spoke) ╯
 //
-// A thread asleep in `recv` cannot be called back: it gives the peer back behind its next bytes, be they years away.
-// Meanwhile the reactor sends to the peer, and may close it: then it only shuts the connection down, which ends the
-// sleep, and the descriptor is closed here, so that nobody else gets its number before.
+// Out of its sleep in `recv` the thread is called by a signal, SIGURG, which means nothing to anybody who did not ask for
+// it. One that comes too early, or is not ours to handle, is lost: then the peer is given back behind its next bytes, or
+// at the reactor's next wake-up. Meanwhile the reactor sends to the peer, and may close it: then it only shuts the
+// connection down, which ends the sleep, and the descriptor is closed here, so that nobody else gets its number before.
 #pragma once
 
 #include <pthread.h>
@@ -60,6 +61,10 @@ class Solo {
 
     // Give the connection back behind its next bytes. Without the mutex.
     void want_back() { is_wanted_back_.store(true, std::memory_order_relaxed); }
+    // Give it back now; with the mutex.
+    void call_back() {
+        if (is_reading_) pthread_kill(thread_, SIGURG);
+    }
 
     // A connection is closed; true if its descriptor is for this thread to close.
     bool lets_go(Connection &connection) {
@@ -84,8 +89,15 @@ class Solo {
     bool has_thread() {
         if (is_started_ || has_to_end_) return is_started_;
         if (buffer_ == nullptr) buffer_ = static_cast<char *>(take_memory(kReadSize));
+        struct sigaction known = {};
+        sigaction(SIGURG, nullptr, &known);
+        if (known.sa_handler == SIG_DFL) {
+            known.sa_handler = [](int) {};  // only so that it ends a sleep
+            sigaction(SIGURG, &known, nullptr);
+        }
         sigset_t all, before;
         sigfillset(&all);
+        sigdelset(&all, SIGURG);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         is_started_ = pthread_create(&thread_, nullptr, run, this) == 0;
         pthread_sigmask(SIG_SETMASK, &before, nullptr);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import platform
 import signal
 import socket
 import struct
@@ -24,6 +25,7 @@ from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.loop import ServerLoop
 from rallypoint.server.native import NativeLoop, make_loop
 
+SYS_RECVFROM = {"x86_64": 45, "aarch64": 207}.get(platform.machine())
 NATIVE = [twin for twin in LOOP_TWINS if twin == "native"]  # none where it was not built: nothing to show then
 
 
@@ -367,6 +369,29 @@ def test_a_peer_alone_goes_back_to_the_others_when_they_speak_and_comes_again(wi
         assert all(peer.ping(turn) for turn in range(number % 7) for peer in (other, alone))
         other.close()
         assert all(alone.ping(turn) for turn in range(number % 5))
+
+
+def solo_sleeps_in_recv() -> bool:
+    """Tell whether the thread waits for its peer, not for one to be given."""
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text() == "rallypoint-solo\n":
+            return (task / "syscall").read_text().startswith(f"{SYS_RECVFROM} ")
+    return False
+
+
+@pytest.mark.skipif(SYS_RECVFROM is None, reason="the number of the system call is not known here")
+def test_a_silent_peer_does_not_keep_the_thread_from_the_next_one(with_solo):
+    running, alone = with_solo
+    while not solo_sleeps_in_recv():
+        assert alone.ping()
+    other = running.client()
+    while solo_sleeps_in_recv():  # a signal may come just before the sleep
+        assert other.ping()
+    for number in range(8):
+        assert other.ping(number)
+    while not solo_sleeps_in_recv():
+        assert other.ping()
+    assert alone.ping()
 
 
 def test_what_a_peer_alone_waits_for_comes_from_another(with_solo):
