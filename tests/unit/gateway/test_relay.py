@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 from tests.support.fronts import running_front
-from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, running_loop
+from tests.support.raw_server import LOOP_TWINS, PATIENCE_S, VALIDATE, RawClient, running_loop
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError
@@ -18,6 +18,7 @@ from rallypoint.gateway.spaces import KeySpace
 from rallypoint.gateway.vocabulary import RelayLimits
 from rallypoint.net.address import listen
 from rallypoint.net.retry import Backoff
+from rallypoint.protocol.codec import encode_request
 from rallypoint.protocol.spec import KEY_SIZE_MAX, Verb
 from rallypoint.server.engine import Engine
 from rallypoint.server.limits import Limits
@@ -256,3 +257,104 @@ def test_members_that_have_waited_for_the_same_keys_read_them_whoever_else_does(
         for key in keys:
             readers[0].ask(Verb.DELETE_KEY, key)
             assert readers[0].read(8) == struct.pack("<q", 1)
+
+
+def test_more_requests_than_may_be_on_their_way_are_answered_in_order(server, running_relay):
+    with running_relay(server, relay_limits=RelayLimits(unanswered_max=2)) as relay:
+        client = relay.client()
+        client.send(encode_request(Verb.ADD, b"/n", 1) * 100)
+        assert client.read(800) == b"".join(struct.pack("<q", number) for number in range(1, 101))
+
+
+def test_less_than_one_request_of_all_peers_may_be_on_its_way(server, running_relay):
+    with running_relay(server, relay_limits=RelayLimits(unanswered_total_max=1)) as relay:
+        clients = [relay.client() for _ in range(4)]
+        for client in clients:
+            client.send(encode_request(Verb.ADD, b"/n", 1) * 20)
+        sums = [number for client in clients for number in struct.unpack("<20q", client.read(160))]
+        assert sorted(sums) == list(range(1, 81))
+
+
+def test_replies_over_the_bound_come_all_the_same(server, running_relay):
+    with running_relay(server, limits=Limits(output_size_max=1000)) as relay:
+        client = relay.client()
+        client.ask(Verb.SET, b"/k", b"x" * 600)
+        client.send(encode_request(Verb.GET, b"/k") * 20 + encode_request(Verb.PING, 7))
+        assert client.read(20 * 608 + 4) == (struct.pack("<Q", 600) + b"x" * 600) * 20 + struct.pack("<I", 7)
+
+
+def test_all_that_a_peer_has_sent_is_served_though_it_is_gone(server, running_relay):
+    with running_relay(server, relay_limits=RelayLimits(unanswered_max=2)) as relay:
+        client, other = relay.client(), relay.client()
+        client.send(encode_request(Verb.ADD, b"/n", 1) * 100)
+        client.close()
+        while other.get(b"/n") != b"100":
+            pass
+
+
+def test_a_wait_ends_with_the_next_one_or_when_it_is_cancelled(server, relay):
+    client = relay.client()
+    client.ask(Verb.WAIT, [b"/never"])
+    client.ask(Verb.WAIT, [b"/k"])
+    client.ask(Verb.SET, b"/k", b"")
+    assert client.read(1) == b"\0"
+    client.ask(Verb.WAIT, [b"/never"])
+    client.ask(Verb.CANCEL_WAIT)
+    assert client.read(1) == b"\1"
+    assert client.ping()
+    assert server.statistics().waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("opening", "sentence"),
+    [
+        (VALIDATE + encode_request(Verb.ADD, b"/n", 1) + b"\x63", "the verb byte is 99, the last known one is 18"),
+        (VALIDATE + encode_request(Verb.ADD, b"/n", 1) + VALIDATE, "VALIDATE came again"),
+        (VALIDATE + encode_request(Verb.ADD, b"/n", 1) + b"\3" + b"\xff" * 8, "GET claims a key of"),
+        (b"RPS1", "it speaks the session dialect; here c10d is spoken, in which it may come again"),
+        (b"GET / HTTP/1.1", "the connection opened with the byte 0x47 instead of VALIDATE (0x00)"),
+    ],
+)
+def test_what_is_no_request_closes_its_peer_behind_what_it_is_owed(relay, opening, sentence):
+    client = RawClient(relay.address, validates=False)
+    client.send(opening)
+    expected = struct.pack("<q", 1) if opening.startswith(VALIDATE) else b""
+    assert client.read_end() == expected
+    client.close()
+    relay.wait_for_line(sentence)
+    assert sum(relay.front.statistics(PATIENCE_S).closed.values()) == 1
+
+
+def test_a_peer_that_does_not_shake_hands_is_closed(server, running_relay):
+    with running_relay(server, limits=Limits(handshake_timeout_s=0.05)) as relay:
+        client = RawClient(relay.address, validates=False)
+        assert client.read_end() == b""
+        client.close()
+        relay.wait_for_line("VALIDATE did not come within 0.05 s")
+
+
+def test_begun_requests_of_all_peers_are_bounded(server, running_relay):
+    with running_relay(server, limits=Limits(input_total_max=1000)) as relay:
+        small, large = relay.client(), relay.client()
+        small.send(encode_request(Verb.SET, b"/k", b"x" * 2000)[:500])
+        large.send(encode_request(Verb.SET, b"/k", b"x" * 2000)[:900])
+        assert large.read_end() == b""
+        relay.wait_for_line("begun requests of all peers hold 1400 bytes, this one's 900, the limit is 1000")
+
+
+def test_an_item_is_popped_once_and_a_missing_one_is_told(relay):
+    client = relay.client()
+    for item in (b"1", b"2" * 5000):
+        client.ask(Verb.QUEUE_PUSH, b"/q", item)
+    for _ in range(3):
+        client.ask(Verb.QUEUE_POP, b"/q")
+    got = struct.pack("<qQ", 2, 1) + b"1" + struct.pack("<qQ", 1, 5000) + b"2" * 5000 + struct.pack("<q", 0)
+    assert client.read(len(got)) == got
+
+
+def test_keys_that_are_missing_are_empty_among_others(relay):
+    client = relay.client()
+    client.ask(Verb.SET, b"/there", b"x" * 5000)
+    client.ask(Verb.MULTI_GET, [b"/missing", b"/there", b"/missing", b"/there"])
+    there = struct.pack("<Q", 5000) + b"x" * 5000
+    assert client.read(2 * (8 + len(there))) == (bytes(8) + there) * 2
