@@ -3,6 +3,7 @@
 // Built against the stable ABI of CPython 3.10, so that one build serves every later version.
 #include "module.hpp"
 
+#include <malloc.h>
 #include <sys/random.h>
 
 #include "session_dialect.hpp"
@@ -74,6 +75,18 @@ PyObject *hmac_sha256(PyObject *, PyObject *arguments) {
     return PyBytes_FromStringAndSize(digest, sizeof digest);
 }
 
+PyObject *keep_memory(PyObject *, PyObject *size) {
+    const long kept = PyLong_AsLong(size);
+    if (PyErr_Occurred()) return nullptr;
+#ifdef M_TRIM_THRESHOLD
+    mallopt(M_TRIM_THRESHOLD, static_cast<int>(kept));
+    mallopt(M_MMAP_THRESHOLD, static_cast<int>(kept / 8));
+#else
+    (void)kept;
+#endif
+    return Py_NewRef(Py_None);
+}
+
 PyObject *as_list(const void *numbers, size_t count) {
     PyObject *list = PyList_New(static_cast<Py_ssize_t>(count));
     for (size_t i = 0; i < count && list != nullptr; ++i) {
@@ -86,7 +99,11 @@ PyObject *as_list(const void *numbers, size_t count) {
 }
 
 PyMODINIT_FUNC PyInit__native() {
-    static PyMethodDef functions[] = {{"hmac_sha256", hmac_sha256, METH_VARARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+    static PyMethodDef functions[] = {
+        {"hmac_sha256", hmac_sha256, METH_VARARGS, nullptr},
+        {"keep_memory", keep_memory, METH_O, nullptr},
+        {nullptr, nullptr, 0, nullptr},
+    };
     static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "rallypoint._native", "See _native.pyi.", -1, functions};
     PyObject *module = PyModule_Create(&definition);
     const bool is_whole = module != nullptr && add_engine(module) && add_reactor(module) && add_client(module) &&

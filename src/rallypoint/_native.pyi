@@ -27,6 +27,9 @@ RawSecrets: TypeAlias = tuple[bytes, bytes]
 def hmac_sha256(key: bytes, text: bytes, /) -> bytes:
     """Give the HMAC-SHA256 that proofs and ids are made with; for tests."""
 
+def keep_memory(size: int, /) -> None:
+    """Have the C library keep so many bytes of freed memory for the process; nothing where it has no such setting."""
+
 class Engine:
     """One server's state without sockets, twin of ``server.engine.Engine``; for tests that drive both.
 

@@ -16,7 +16,7 @@ from rallypoint.errors import AuthenticationError
 from rallypoint.gateway.front import DEFAULT_OPTIONS, Front, FrontOptions
 from rallypoint.gateway.upstream import Reach, Upstream
 from rallypoint.net.retry import DEFAULT_BACKOFF, Backoff
-from rallypoint.server.child import log_to_stderr
+from rallypoint.server.child import keep_memory, log_to_stderr
 from rallypoint.server.foreground import run_until_signalled
 from rallypoint.twin import native
 
@@ -125,4 +125,5 @@ def serve(
     relay = make_relay(reach, listeners, replace(options, log=log_to_stderr), is_secured=is_secured)
     gc.collect()
     gc.freeze()  # what is there now stays to the end: no need to look at it again and again
+    keep_memory()
     return run_until_signalled(relay, on_ready=on_ready)

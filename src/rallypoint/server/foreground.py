@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from rallypoint.net.address import close_listener
-from rallypoint.server.child import collect_seldom, log_to_stderr, raise_descriptor_limit
+from rallypoint.server.child import collect_seldom, keep_memory, log_to_stderr, raise_descriptor_limit
 from rallypoint.server.daemon import local_offers
 from rallypoint.server.descriptors import widen_table
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, Limits
@@ -71,6 +71,7 @@ def serve(
             raise_descriptor_limit()
             widen_table()
             collect_seldom()
+            keep_memory()
             journal = None
             if data_dir is not None:
                 from rallypoint.server.durable import open_journal  # loads SQLite

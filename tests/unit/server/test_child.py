@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import resource
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +28,9 @@ from rallypoint.server.child import (
 )
 from rallypoint.server.limits import DEFAULT_LIMITS, Limits
 from rallypoint.server.security import Security
+from rallypoint.twin import native
+
+IS_WATCHED = "san.so" in os.environ.get("LD_PRELOAD", "")  # a sanitizer has memory of its own
 
 
 @pytest.fixture(params=LOOP_TWINS, autouse=True)
@@ -47,6 +52,7 @@ def same_process(monkeypatch):
     monkeypatch.setattr(child.signal, "signal", lambda *_: None)
     monkeypatch.setattr(child, "raise_descriptor_limit", lambda: None)
     monkeypatch.setattr(child, "collect_seldom", lambda: None)
+    monkeypatch.setattr(child, "keep_memory", lambda: None)
 
 
 def listener_fds(*listeners):
@@ -174,6 +180,33 @@ def test_full_collections_come_seldom_and_young_ones_as_ever():
         assert gc.get_threshold() == (*before[:2], FULL_COLLECTION_EVERY)
     finally:
         gc.set_threshold(*before)
+
+
+FAULTS = """
+import resource, sys
+from rallypoint.server.child import keep_memory
+
+if sys.argv[1] == "kept":
+    keep_memory()
+for turn in range(11):
+    values = [b"x" * (1 << 20) for _ in range(20)]
+    values.clear()
+    if turn == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    native() is None or platform.libc_ver()[0] != "glibc" or IS_WATCHED, reason="only glibc has such a setting"
+)
+def test_memory_that_was_freed_is_at_hand():
+    def faults(how):
+        command = [sys.executable, "-c", FAULTS, how]
+        env = {**os.environ, "RALLYPOINT_PURE": ""}
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
+
+    assert faults("kept") < faults("as usual") / 4
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(monkeypatch):
