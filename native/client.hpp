@@ -13,6 +13,7 @@
 #include "stream.hpp"
 
 namespace rallypoint {
+namespace {  // the server has its own Connection, the relay its own Call
 
 constexpr size_t kDirectSize = 16384;              // larger values are received into their own memory
 constexpr size_t kChunkSizeMax = 8 * 1024 * 1024;  // memory taken for an announced size before its bytes are there
@@ -334,4 +335,5 @@ class Call {
     bool was_sent_ = false;
 };
 
+}  // namespace
 }  // namespace rallypoint
