@@ -133,7 +133,8 @@ class TCPStore(TCPSessionCalls):
         try:
             if is_master:
                 self._start_server(master_listen_fd, bool(multi_tenant), server)
-            self._connect(deadline.remaining_s())
+            # An error names the time that was given, unless a server's start has taken of it.
+            self._connect(deadline.remaining_s() if is_master else self._own_timeout_s)
             if wait_for_workers and world_size is not None and world_size > 0:
                 self._join(world_size, deadline)
         except BaseException:
