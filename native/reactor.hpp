@@ -287,7 +287,7 @@ class Reactor final : Driver, Host {
         if (count > 1 || tag != alone_) {
             alone_ = count > 1 || is_descriptor(tag) ? 0 : tag;
             alone_times_ = 0;
-        } else if (++alone_times_ == options_.solo_after && ledger_ == nullptr && options_.spin_s == 0 && turns_.empty()) {
+        } else if (may_have_solo() && ++alone_times_ >= options_.solo_after && turns_.empty()) {
             alone_times_ = 0;
             Connection &connection = *reinterpret_cast<Connection *>(static_cast<uintptr_t>(tag));
             if (!is_plain(connection)) return;
@@ -295,6 +295,8 @@ class Reactor final : Driver, Host {
             watch(connection);
         }
     }
+
+    bool may_have_solo() const { return options_.solo_after > 0 && ledger_ == nullptr && options_.spin_s == 0; }
 
     // Whether all that there is to do for a connection is to read it.
     static bool is_plain(const Connection &connection) {

@@ -37,12 +37,18 @@ def tune(sock: socket.socket) -> None:
         _spare_congestion_control(sock, sock.getpeername())
 
 
-def tune_listener(listener: socket.socket) -> None:
-    """Set up what a listener accepts, as far as the system lets that be done once for all."""
-    if listener.family == socket.AF_UNIX or not _IS_INHERITED:
-        return
+def tune_listener(listener: socket.socket) -> bool:
+    """Set up what a listener accepts, as far as the system lets that be done once for all.
+
+    Returns:
+        Whether that is all; else each connection that it accepts wants ``tune_accepted``.
+    """
+    if listener.family == socket.AF_UNIX:
+        return True
+    if not _IS_INHERITED:
+        return False
     _set_up(listener)
-    _spare_congestion_control(listener, listener.getsockname())
+    return _spare_congestion_control(listener, listener.getsockname())
 
 
 def tune_accepted(sock: socket.socket, address: Any) -> None:
@@ -55,10 +61,10 @@ def tune_accepted(sock: socket.socket, address: Any) -> None:
     Raises:
         OSError: it is gone again already.
     """
-    if not _IS_INHERITED:
-        tune(sock)
-    elif sock.family != socket.AF_UNIX:
+    if _IS_INHERITED:
         _spare_congestion_control(sock, address)
+    else:
+        tune(sock)
 
 
 def _set_up(sock: socket.socket) -> None:
@@ -72,7 +78,11 @@ def _set_up(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def _spare_congestion_control(sock: socket.socket, address: Any) -> None:
-    if hasattr(socket, "TCP_CONGESTION") and is_loopback(str(address[0]).removeprefix("::ffff:")):
+def _spare_congestion_control(sock: socket.socket, address: Any) -> bool:
+    """Take the lightest algorithm against congestion if an address is this machine's; tell whether it is."""
+    if not is_loopback(str(address[0]).removeprefix("::ffff:")):
+        return False
+    if hasattr(socket, "TCP_CONGESTION"):
         with contextlib.suppress(OSError):  # a sandbox may refuse it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _LIGHTEST)
+    return True

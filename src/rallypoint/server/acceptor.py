@@ -44,7 +44,7 @@ class Acceptor:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         for listener in listeners:
             listener.setblocking(False)
-            tune_listener(listener)
+        self._tuned = {listener.fileno() for listener in listeners if tune_listener(listener)}
         self._log = log
         self._reserve: int | None = None
         self._refill()
@@ -86,7 +86,8 @@ class Acceptor:
                 refused += 1
                 continue
             try:
-                tune_accepted(sock, address)
+                if fd not in self._tuned:
+                    tune_accepted(sock, address)
             except OSError:  # gone again already
                 sock.close()
                 continue
