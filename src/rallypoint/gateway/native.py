@@ -20,31 +20,26 @@ import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from time import monotonic
 
 from rallypoint.clock import Deadline
 from rallypoint.errors import AuthenticationError, DistNetworkError, DistStoreError
-from rallypoint.events import emit, follow
+from rallypoint.events import follow
 from rallypoint.gateway.front import DEFAULT_OPTIONS, FrontOptions
 from rallypoint.gateway.upstream import Reach
 from rallypoint.gateway.vocabulary import RelayStatistics
 from rallypoint.net.address import format_endpoint
 from rallypoint.net.retry import ATTEMPT_S_MAX, DEFAULT_BACKOFF, Backoff
 from rallypoint.net.stream import Stream
-from rallypoint.net.unix import remove_stale_file
 from rallypoint.protocol.spec import CloseReason
 from rallypoint.server.limits import DRAIN_S, LINGER_S, NUMBER_MAX
-from rallypoint.server.refusals import RefusalLog
-from rallypoint.server.vocabulary import EndReason
+from rallypoint.server.notices import Notices
 from rallypoint.store.uplink import Link
 from rallypoint.twin import native
 
 __all__ = ["NativeRelay"]
 
 _LABEL = "rallypoint-relay"
-_OWN_NOTE = -100  # as native/notices.hpp: a line that is not about a peer
 _REASONS = tuple(CloseReason)
-_ENDS = tuple(EndReason)
 
 
 class NativeRelay:
@@ -82,14 +77,9 @@ class NativeRelay:
         self._relay = module.Relay(
             limits, (own.patience_s, *bounds), prefix, fds, LINGER_S, options.spin_us / 1e6, (os.urandom(32), b"")
         )
-        names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
-        self._paths = [name for name in names if isinstance(name, str)]
-        for listener in listeners:
-            listener.detach()
+        self._notices = Notices(listeners, options.log)
         self._reach = reach
         self._backoff = backoff
-        self._log = options.log
-        self._refusals = RefusalLog(options.log, monotonic())
         self._refusal: AuthenticationError | None = None
         self._has_ended = threading.Event()
         self._lock = threading.Lock()  # around what the connector does with the relay
@@ -201,26 +191,9 @@ class NativeRelay:
         self._relay.observe(is_observed)
 
     def _heed(self) -> None:
-        """Log what the relay tells, connect if it wants that, remove the files of listeners that it has closed."""
+        """Tell what the relay has left to be told, and connect if it wants that."""
         left_out, lines, wanted_session = self._relay.take_notices()
-        self._refusals.leave_out(left_out)
-        for line in lines.decode(errors="replace").split("\0")[:-1]:
-            number, _, message = line.partition(" ")
-            self._note(int(number), message)
+        self._notices.tell(left_out, lines, is_listening=self._relay.is_listening())
         if wanted_session is not None:
             self._drop_stream()
             self._connect_soon(wanted_session)
-        if self._paths and not self._relay.is_listening():
-            for path in self._paths:
-                remove_stale_file(path)
-            self._paths = []
-
-    def _note(self, number: int, message: str) -> None:
-        if number == _OWN_NOTE:
-            self._log(message)
-        elif number < -1:
-            emit("server.disconnected", message, reason=_ENDS[-2 - number].name)
-        else:
-            self._refusals.note(message, monotonic())
-            if number >= 0:
-                emit("server.refused", message, reason=_REASONS[number].name)

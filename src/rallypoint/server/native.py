@@ -17,13 +17,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 from rallypoint.clock import SYSTEM_CLOCK
-from rallypoint.events import emit, follow
-from rallypoint.net.unix import remove_stale_file
-from rallypoint.protocol.spec import CloseReason
+from rallypoint.events import follow
 from rallypoint.server.descriptors import fitting
 from rallypoint.server.limits import DEFAULT_LIMITS, DRAIN_S, LINGER_S, Limits
-from rallypoint.server.refusals import RefusalLog, log_line
-from rallypoint.server.vocabulary import EndReason
+from rallypoint.server.notices import Notices
+from rallypoint.server.refusals import log_line
 from rallypoint.twin import native
 
 if TYPE_CHECKING:
@@ -39,9 +37,6 @@ SOLO_AFTER = 64
 """How many wake-ups in a row are one peer's alone before a thread reads nobody but it, which spares a system call."""
 
 Loop: TypeAlias = "NativeLoop | ServerLoop"
-
-_REASON_NAMES = tuple(reason.name for reason in CloseReason)
-_END_NAMES = tuple(reason.name for reason in EndReason)
 
 
 def make_loop(
@@ -127,16 +122,12 @@ class NativeLoop:
         fds = array("i", [listener.fileno() for listener in listeners]).tobytes()
         secrets = (os.urandom(32), b"" if token is None else token.reveal())
         self._reactor = module.Reactor(limits.compiled(), fds, LINGER_S, spin_us / 1e6, SOLO_AFTER, secrets)
-        names = [listener.getsockname() for listener in listeners if listener.family == socket.AF_UNIX]
-        self._paths = [name for name in names if isinstance(name, str)]
-        for listener in listeners:
-            listener.detach()
+        self._notices = Notices(listeners, log)
         if journal is not None and state is not None:
             from rallypoint.server.native_engine import restore
 
             restore(self._reactor, state, journal.data_id, monotonic())
             self._reactor.commit_to(journal)
-        self._refusals = RefusalLog(log, monotonic())
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], None]] = {self._reactor.fileno(): self._heed}
         self._poll.register(self._reactor.fileno(), select.POLLIN)
@@ -235,19 +226,5 @@ class NativeLoop:
         self._reactor.observe(is_observed)
 
     def _heed(self) -> None:
-        """Log what the reactor has refused; remove the files of listeners that it has closed."""
-        left_out, lines = self._reactor.take_notices()
-        self._refusals.leave_out(left_out)
-        for line in lines.decode(errors="replace").split("\0")[:-1]:
-            word, _, message = line.partition(" ")
-            reason = int(word)
-            if reason < -1:
-                emit("server.disconnected", message, reason=_END_NAMES[-2 - reason])
-                continue
-            self._refusals.note(message, monotonic())
-            if reason >= 0:
-                emit("server.refused", message, reason=_REASON_NAMES[reason])
-        if self._paths and not self._reactor.is_listening():
-            for path in self._paths:
-                remove_stale_file(path)
-            self._paths = []
+        """Tell what the reactor has left to be told."""
+        self._notices.tell(*self._reactor.take_notices(), is_listening=self._reactor.is_listening())

@@ -137,7 +137,7 @@ def test_refusals_that_nobody_takes_are_counted_beyond_a_bound():
 
     for twin in NATIVE:
         with running_loop(twin=twin) as server:
-            log = server.loop._refusals = SlowLog()
+            log = server.loop._notices._refusals = SlowLog()
             refuse(server)
             assert log.is_asleep.wait(PATIENCE_S)
             for _ in range(2000):
