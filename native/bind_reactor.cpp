@@ -1,7 +1,5 @@
 // The type `_native.Reactor`: a reactor as Python holds it. What may wait gives the interpreter lock away.
-#include "module.hpp"
-
-#include "reactor.hpp"
+#include "bind_thread.hpp"
 
 namespace {
 
@@ -58,6 +56,8 @@ struct Object {
     JournalLedger *ledger;  // null for a server in memory
 };
 
+using Thread = rallypoint::Thread<Object>;
+
 Reactor *&reactor_of(PyObject *self) { return reinterpret_cast<Object *>(self)->reactor; }
 
 PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
@@ -78,62 +78,22 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     return nullptr;
 }
 
-void wait(Reactor &reactor) {
-    Py_BEGIN_ALLOW_THREADS
-    reactor.wait();
-    Py_END_ALLOW_THREADS
-}
-
 void dealloc(PyObject *self) {
-    if (Reactor *reactor = reactor_of(self)) {
-        reactor->stop(0);
-        wait(*reactor);
-        Reactor::destroy(reactor);
-    }
+    Thread::give_back(self);
     delete reinterpret_cast<Object *>(self)->ledger;
     free_object(self);
 }
 
-PyObject *start(PyObject *self, PyObject *) {
-    return reactor_of(self)->start() ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
-}
-
-PyObject *stop(PyObject *self, PyObject *drain_s) {
-    const double seconds = PyFloat_AsDouble(drain_s);
-    if (seconds == -1.0 && PyErr_Occurred()) return nullptr;
-    reactor_of(self)->stop(seconds);
-    return Py_NewRef(Py_None);
-}
-
 PyObject *join(PyObject *self, PyObject *) {
-    wait(*reactor_of(self));
-    reactor_of(self)->close();
+    Py_DECREF(Thread::join(self, nullptr));
     JournalLedger *ledger = reinterpret_cast<Object *>(self)->ledger;
     return ledger != nullptr && ledger->raise() ? nullptr : Py_NewRef(Py_None);
-}
-
-PyObject *fileno(PyObject *self, PyObject *) { return PyLong_FromLong(reactor_of(self)->fd()); }
-
-PyObject *has_ended(PyObject *self, PyObject *) { return PyBool_FromLong(reactor_of(self)->has_ended()); }
-
-PyObject *is_listening(PyObject *self, PyObject *) { return PyBool_FromLong(reactor_of(self)->is_listening()); }
-
-template <class Look>
-void visit(PyObject *self, Look look) {
-    Py_BEGIN_ALLOW_THREADS
-    reactor_of(self)->visit(look);
-    Py_END_ALLOW_THREADS
-}
-
-PyObject *observe(PyObject *self, PyObject *is_observed) {
-    reactor_of(self)->observe(is_observed == Py_True);
-    return Py_NewRef(Py_None);
 }
 
 PyObject *take_notices(PyObject *self, PyObject *) {
     Value *lines = rallypoint::make_value(0);
     unsigned long long left_out;
-    visit(self, [&](auto &, auto &, auto &notices) { left_out = notices.take(lines); });
+    Thread::visit(self, [&](auto &, auto &, auto &notices) { left_out = notices.take(lines); });
     PyObject *taken = Py_BuildValue("(Ky#)", left_out, lines->data(), static_cast<Py_ssize_t>(lines->size));
     release(lines);
     return taken;
@@ -151,7 +111,7 @@ PyObject *restore(PyObject *self, PyObject *arguments) {
     Py_ssize_t size;
     double now;
     if (!PyArg_ParseTuple(arguments, "y#d", &changes, &size, &now)) return nullptr;
-    visit(self, [&](auto &engine, auto &, auto &) { engine.restore({changes, static_cast<size_t>(size)}, now); });
+    Thread::visit(self, [&](auto &engine, auto &, auto &) { engine.restore({changes, static_cast<size_t>(size)}, now); });
     return Py_NewRef(Py_None);
 }
 
@@ -160,7 +120,7 @@ PyObject *remember(PyObject *self, PyObject *arguments) {
     Py_ssize_t size;
     long long revision, lease_last;
     if (!PyArg_ParseTuple(arguments, "y#LL", &data_id, &size, &revision, &lease_last)) return nullptr;
-    visit(self, [&](auto &engine, auto &, auto &) {
+    Thread::visit(self, [&](auto &engine, auto &, auto &) {
         engine.remember({data_id, static_cast<size_t>(size)}, revision, lease_last);
     });
     return Py_NewRef(Py_None);
@@ -168,7 +128,7 @@ PyObject *remember(PyObject *self, PyObject *arguments) {
 
 PyObject *statistics(PyObject *self, PyObject *) {
     rallypoint::Statistics seen;
-    visit(self, [&](auto &engine, auto &, auto &) { seen = engine.statistics(); });
+    Thread::visit(self, [&](auto &engine, auto &, auto &) { seen = engine.statistics(); });
     return as_list(&seen, sizeof seen / sizeof(uint64_t));
 }
 
@@ -178,7 +138,7 @@ PyObject *figures(PyObject *self, PyObject *) {
         rallypoint::Engine::Figures engine;
         uint64_t ends[Reactor::END_REASONS];
     } seen;
-    visit(self, [&](auto &engine, auto &, auto &) {
+    Thread::visit(self, [&](auto &engine, auto &, auto &) {
         seen.engine = engine.figures();
         memcpy(seen.ends, reactor_of(self)->ends(), sizeof seen.ends);
     });
@@ -187,7 +147,7 @@ PyObject *figures(PyObject *self, PyObject *) {
 
 PyObject *connections(PyObject *self, PyObject *) {
     Value *seen = rallypoint::make_value(0);
-    visit(self, [&](auto &, auto &connections, auto &) {
+    Thread::visit(self, [&](auto &, auto &connections, auto &) {
         for (const Connection *each = connections.first; each != nullptr; each = each->of_reactor.after) {
             const uint64_t facts[] = {static_cast<uint64_t>(each->fd), each->output.size(), each->is_blocked};
             seen = grow(seen, {reinterpret_cast<const char *>(facts), sizeof facts});
@@ -199,19 +159,14 @@ PyObject *connections(PyObject *self, PyObject *) {
 }
 
 PyMethodDef methods[] = {
-    {"start", start, METH_NOARGS, nullptr},
-    {"stop", stop, METH_O, nullptr},
+    RALLYPOINT_THREAD_METHODS(Thread),
     {"join", join, METH_NOARGS, nullptr},
-    {"fileno", fileno, METH_NOARGS, nullptr},
-    {"has_ended", has_ended, METH_NOARGS, nullptr},
-    {"is_listening", is_listening, METH_NOARGS, nullptr},
     {"take_notices", take_notices, METH_NOARGS, nullptr},
     {"commit_to", commit_to, METH_O, nullptr},
     {"restore", restore, METH_VARARGS, nullptr},
     {"remember", remember, METH_VARARGS, nullptr},
     {"statistics", statistics, METH_NOARGS, nullptr},
     {"figures", figures, METH_NOARGS, nullptr},
-    {"observe", observe, METH_O, nullptr},
     {"connections", connections, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

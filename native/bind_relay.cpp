@@ -1,7 +1,5 @@
 // The type `_native.Relay`: a relay and its reactor as Python holds them. What may wait gives the interpreter lock away.
-#include "module.hpp"
-
-#include "reactor.hpp"
+#include "bind_thread.hpp"
 #include "relay.hpp"
 
 namespace {
@@ -15,7 +13,9 @@ struct Object {
     Reactor *reactor;
 };
 
-Reactor &reactor_of(PyObject *self) { return *reinterpret_cast<Object *>(self)->reactor; }
+using Thread = rallypoint::Thread<Object>;
+
+Reactor &reactor_of(PyObject *self) { return Thread::of(self); }
 
 PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     rallypoint::Options options = {};
@@ -45,47 +45,9 @@ PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *) {
     return self;
 }
 
-void wait(Reactor &reactor) {
-    Py_BEGIN_ALLOW_THREADS
-    reactor.wait();
-    Py_END_ALLOW_THREADS
-}
-
 void dealloc(PyObject *self) {
-    if (Reactor *reactor = reinterpret_cast<Object *>(self)->reactor) {
-        reactor->stop(0);
-        wait(*reactor);
-        Reactor::destroy(reactor);
-    }
+    Thread::give_back(self);
     free_object(self);
-}
-
-PyObject *start(PyObject *self, PyObject *) {
-    return reactor_of(self).start() ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
-}
-
-PyObject *stop(PyObject *self, PyObject *drain_s) {
-    const double seconds = PyFloat_AsDouble(drain_s);
-    if (seconds == -1.0 && PyErr_Occurred()) return nullptr;
-    reactor_of(self).stop(seconds);
-    return Py_NewRef(Py_None);
-}
-
-PyObject *join(PyObject *self, PyObject *) {
-    wait(reactor_of(self));
-    reactor_of(self).close();
-    return Py_NewRef(Py_None);
-}
-
-PyObject *fileno(PyObject *self, PyObject *) { return PyLong_FromLong(reactor_of(self).fd()); }
-
-PyObject *has_ended(PyObject *self, PyObject *) { return PyBool_FromLong(reactor_of(self).has_ended()); }
-
-PyObject *is_listening(PyObject *self, PyObject *) { return PyBool_FromLong(reactor_of(self).is_listening()); }
-
-PyObject *observe(PyObject *self, PyObject *is_observed) {
-    reactor_of(self).observe(is_observed == Py_True);
-    return Py_NewRef(Py_None);
 }
 
 PyObject *as_bytes(Value *value) {
@@ -98,8 +60,7 @@ PyObject *as_bytes(Value *value) {
 PyObject *take_notices(PyObject *self, PyObject *) {
     Value *lines = rallypoint::make_value(0), *wish = nullptr;
     unsigned long long left_out = 0;
-    Py_BEGIN_ALLOW_THREADS
-    reactor_of(self).visit([&](auto &relay, auto &, auto &notices) {
+    Thread::visit(self, [&](auto &relay, auto &, auto &notices) {
         left_out = notices.take(lines);
         // A copy: counts are the reactor's.
         if (Value *session = relay.take_wish()) {
@@ -107,7 +68,6 @@ PyObject *take_notices(PyObject *self, PyObject *) {
             release(session);
         }
     });
-    Py_END_ALLOW_THREADS
     return Py_BuildValue("(KNN)", left_out, as_bytes(lines), wish == nullptr ? Py_NewRef(Py_None) : as_bytes(wish));
 }
 
@@ -154,20 +114,13 @@ PyObject *miss(PyObject *self, PyObject *arguments) {
 
 PyObject *statistics(PyObject *self, PyObject *) {
     rallypoint::RelayStatistics seen;
-    Py_BEGIN_ALLOW_THREADS
-    reactor_of(self).visit([&](auto &relay, auto &, auto &) { seen = relay.statistics(); });
-    Py_END_ALLOW_THREADS
+    Thread::visit(self, [&](auto &relay, auto &, auto &) { seen = relay.statistics(); });
     return as_list(&seen, sizeof seen / sizeof(uint64_t));
 }
 
 PyMethodDef methods[] = {
-    {"start", start, METH_NOARGS, nullptr},
-    {"stop", stop, METH_O, nullptr},
-    {"join", join, METH_NOARGS, nullptr},
-    {"fileno", fileno, METH_NOARGS, nullptr},
-    {"has_ended", has_ended, METH_NOARGS, nullptr},
-    {"is_listening", is_listening, METH_NOARGS, nullptr},
-    {"observe", observe, METH_O, nullptr},
+    RALLYPOINT_THREAD_METHODS(Thread),
+    {"join", Thread::join, METH_NOARGS, nullptr},
     {"take_notices", take_notices, METH_NOARGS, nullptr},
     {"adopt", adopt, METH_VARARGS, nullptr},
     {"miss", miss, METH_VARARGS, nullptr},
